@@ -1,0 +1,35 @@
+/**
+ * What a cluster engine gives: members, one total order of messages and views, quorum. Everything above it is the same
+ * for every engine. An engine's member id names one incarnation of one daemon: it is never reused.
+ */
+export type MemberId = string
+
+export interface EngineView {
+  /** All members, in the order in which they joined. The same list on every member. */
+  readonly members: readonly MemberId[]
+  readonly joined: readonly MemberId[]
+  readonly left: readonly MemberId[]
+}
+
+export interface EngineEvents {
+  /** In one total order with `message` on all members. The first view contains this member. */
+  view(view: EngineView): void
+  message(sender: MemberId, payload: Buffer): void
+  /** Called at join and on each change. */
+  quorum(quorate: boolean): void
+  /** The engine cannot go on (its service died, this member was thrown out). The daemon leaves service at once. */
+  failed(reason: string): void
+}
+
+export interface Engine {
+  readonly name: string
+  /** Valid after join. */
+  readonly self: MemberId
+  /** True when a partition's minority is told by `quorum(false)`; false (local) when there can be no partition. */
+  readonly hasQuorum: boolean
+  join(events: EngineEvents): Promise<void>
+  /** Orderly: the others see a view without this member. */
+  leave(): Promise<void>
+  /** Delivered to every member, this one too, in total order. Never calls back before it returns. */
+  broadcast(payload: Buffer): void
+}

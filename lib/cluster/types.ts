@@ -1,0 +1,91 @@
+import type { VdiCommand } from '../vdi/types.js'
+
+export interface NodeInfo {
+  /** 16 hex digits, made when the store was created; never changes */
+  id: string
+  /** host name or what the administrator calls it: for people */
+  name: string
+  host: string
+  port: number
+  /** Unix socket of the same listener, for peers on the same host */
+  socket?: string
+  /** Failure domain. Default: the host name (local engine: the node id, so that one host can try 3 copies) */
+  zone: string
+  /** bytes of disk this node offers; 0: gateway only */
+  space: number
+  /** fixed when the node first joins, in proportion to space; 0: gateway only */
+  vnodes: number
+}
+
+export interface EpochRecord {
+  number: number
+  /** ms since the Unix epoch */
+  time: number
+  /** sorted by id */
+  nodes: NodeInfo[]
+}
+
+export interface ClusterConfig {
+  /** 16 hex digits; changes with each format */
+  clusterId: string
+  formatTime: number
+  copies: number
+  blockSizeShift: number
+}
+
+export type ClusterCommand =
+  | { type: 'format'; clusterId: string; copies: number; blockSizeShift: number; force: boolean }
+  /** This node holds valid copies of all its share in `epoch` */
+  | { type: 'recovered'; epoch: number }
+  /** The node does not answer: drop it from the node list though the engine still counts it. It must say HELLO again. */
+  | { type: 'expel'; node: string; epoch: number; reason: string }
+  /** Orderly stop of all daemons */
+  | { type: 'shutdown' }
+  /** Cold start without these missing nodes */
+  | { type: 'force-start' }
+  | { type: 'exclusive-enter'; token: string }
+  | { type: 'exclusive-leave'; token: string }
+  | { type: 'vdi'; command: VdiCommand }
+
+export type ClusterStatus =
+  | 'joining'
+  | 'waiting-for-format'
+  /** cold start: not all nodes of the newest epoch are here; `Cluster.missing` names them */
+  | 'waiting-for-nodes'
+  | 'running'
+  /** no quorum: I/O waits */
+  | 'halted'
+  /** expelled; rejoining */
+  | 'expelled'
+  | 'stopped'
+
+/** The cluster as the layers above see it (lib/cluster/cluster.ts implements it). */
+export interface ClusterView {
+  readonly self: NodeInfo
+  readonly status: ClusterStatus
+  /** For people: why status is what it is, and what to do: "waiting for node b (10.0.0.2); dog cluster recover ..." */
+  readonly statusReason: string
+  /** null before format */
+  readonly config: ClusterConfig | null
+  /** Newest epoch; null before format */
+  readonly epoch: EpochRecord | null
+  /** Every epoch still needed, oldest first: at least back to the lowest recoveredEpoch of any known node */
+  readonly history: readonly EpochRecord[]
+  /** node id -> newest epoch it has reported `recovered` for */
+  readonly recovered: ReadonlyMap<string, number>
+  /**
+   * Resolves with the command's result once it is delivered and durable on this member; `everywhere`: on all present
+   * members. Rejects with SheepError: the command's own refusal, or halted / shutting-down / timeout.
+   */
+  propose(command: ClusterCommand, everywhere?: boolean): Promise<unknown>
+  /** One member at a time, in total order; let go when the holder leaves. */
+  exclusive<T>(run: () => Promise<T>): Promise<T>
+}
+
+export interface ClusterListener {
+  /** Epoch record is durable here. `previous` is null at format or at this member's start. Called in total order. */
+  epochChanged(current: EpochRecord, previous: EpochRecord | null, left: readonly string[]): void
+  /** After each delivered command that was applied (result is what the proposer gets). Called in total order. */
+  commandApplied(command: ClusterCommand, sender: string, result: unknown): void
+  statusChanged(status: ClusterStatus, reason: string): void
+}

@@ -1,0 +1,88 @@
+import type { Completion, DiskSpace, Extent } from '../host/interfaces.js'
+import type { Oid } from '../vdi/oid.js'
+
+/**
+ * One object of this node. The epochs are what its file's header says. Fields above `queue` belong to the store; those below are
+ * lib/replication's to use and mean nothing to the store.
+ */
+export interface StoredObject {
+  readonly oid: Oid
+  writeEpoch: number
+  checkEpoch: number
+  /** Has writes that no sync covered yet */
+  dirty: boolean
+  /** An entry in the intent log is durable */
+  intent: boolean
+  /** Removed: any further use is an error */
+  removed: boolean
+
+  /** Epoch in which replication found this copy fit to serve; 0 unknown. A cache. */
+  validEpoch: number
+  /** Taken from the intent log at start, or its writer has left: to be checked before use */
+  suspect: boolean
+  /** node id of the gateway that wrote last; '' unknown */
+  writer: string
+  /** Clock.now() of the last write, for dropping quiet intents */
+  lastWrite: number
+}
+
+/** An object being received: invisible until committed. */
+export interface StagedObject {
+  readonly oid: Oid
+  write(buffer: Uint8Array, bufferOffset: number, length: number, position: number, done: Completion): void
+  /** Syncs, then replaces the object atomically and durably. The new StoredObject is `store.get(oid)` afterwards. */
+  commit(writeEpoch: number, checkEpoch: number, done: Completion): void
+  abort(): void
+}
+
+/**
+ * Objects of one node on disk. Layout under the disk's root: `obj/XX/OID` (XX: last two hex digits of the oid, so that
+ * neighbouring objects spread over 256 directories), `stage/OID`, `intent`. A file is a 4096-byte header, then the
+ * object's bytes at 4096 + position; never-written parts are holes and read as zeros, also past the file's end.
+ *
+ * Data calls complete inline when the disk does. Positions are within the object. Callers never have two
+ * overlapping writes of one object in flight.
+ */
+export interface ObjectStore {
+  /** Number of objects */
+  readonly count: number
+  get(oid: Oid): StoredObject | undefined
+  all(): IterableIterator<StoredObject>
+  /** All of one VDI (data, inode, VM state) */
+  ofVdi(vid: number): StoredObject[]
+  /** New empty object; an existing one of this oid is replaced by an empty one. The file's existence is durable after the
+   *  next sync of its vid. Throws DiskError (28: no space) */
+  create(oid: Oid, writeEpoch: number): StoredObject
+  remove(object: StoredObject): void
+  read(object: StoredObject, buffer: Uint8Array, bufferOffset: number, length: number, position: number, done: Completion): void
+  write(object: StoredObject, buffer: Uint8Array, bufferOffset: number, length: number, position: number, done: Completion): void
+  /** Reads as zeros afterwards, blocks given back */
+  punch(object: StoredObject, position: number, length: number, done: Completion): void
+  /** Reads as zeros afterwards, blocks kept or reserved */
+  zero(object: StoredObject, position: number, length: number, done: Completion): void
+  /** Reserves blocks */
+  allocate(object: StoredObject, length: number, done: Completion): void
+  /** Ranges with data, positions within the object */
+  extents(object: StoredObject, position: number, length: number): Extent[]
+  usedBytes(object: StoredObject): number
+  /** Header update, synchronous; durable with the object's next sync */
+  setWriteEpoch(object: StoredObject, epoch: number): void
+  setCheckEpoch(object: StoredObject, epoch: number): void
+  /** Everything completed before the call is durable afterwards: dirty objects of this vid, their headers, and the creation
+   *  and removal of files. Requests that arrive while one runs share the next. Cost grows with dirty objects only. */
+  syncVdi(vid: number, done: Completion): void
+  /** The same for one object */
+  syncObject(object: StoredObject, done: Completion): void
+  stage(oid: Oid): StagedObject
+
+  /** Durable before done; many calls in one turn or while a sync runs share one sync. Sets object.intent. */
+  addIntent(object: StoredObject, done: Completion): void
+  /** Need not be durable at once */
+  dropIntents(objects: readonly StoredObject[]): void
+  /** oids that the log held at open: written since they were last known clean, when this node stopped */
+  readonly intentsAtOpen: ReadonlySet<Oid>
+
+  space(): DiskSpace
+  /** Closes all files; a clean stop after syncing all */
+  close(): Promise<void>
+}

@@ -1,0 +1,19 @@
+import type { Oid } from './oid.js'
+
+/**
+ * Whole-object access through replication, for VDI operations (not the data path). All calls wait out epoch changes
+ * and recovery. SheepError: no-object, no-space, io, halted.
+ */
+export interface ObjectIo {
+  /** `length` bytes from `position`; zeros where nothing was written. no-object when no replica has it. */
+  read(oid: Oid, position: number, length: number): Promise<Buffer>
+  write(oid: Oid, position: number, data: Buffer): Promise<void>
+  /** Creates (or empties) the object on all replicas and writes `data` at `position`. `copies` from the registry entry. */
+  create(oid: Oid, position: number, data: Buffer): Promise<void>
+  /** Everything written to objects of this vid is durable on all replicas */
+  flush(vid: number): Promise<void>
+  /** Removes on every node that may have it; absent is fine */
+  remove(oids: readonly Oid[]): Promise<void>
+  /** Preallocates: creates the object with `length` bytes reserved, zeros */
+  allocate(oid: Oid, length: number): Promise<void>
+}

@@ -1,0 +1,89 @@
+/** What the registry keeps of a VDI. One entry a vid: a working VDI, a snapshot, or one on its way in or out. */
+export type VdiState =
+  /** vid and name reserved; its inode object is being written by `creator` */
+  | 'creating'
+  | 'live'
+  /** out of sight; its objects are being freed */
+  | 'deleting'
+  /** all freed; kept because descendants live and objects named by this vid may still be theirs */
+  | 'deleted'
+
+export interface VdiEntry {
+  vid: number
+  name: string
+  /** '' unless a snapshot with a tag */
+  tag: string
+  /** 1, 2, ... per name for snapshots; the working VDI has the next number */
+  snapId: number
+  /** 0 none */
+  parent: number
+  /** bytes */
+  size: number
+  copies: number
+  /** log2 of the object size in bytes; 22 is 4 MiB */
+  blockSizeShift: number
+  /** ms since the Unix epoch */
+  createTime: number
+  /** 0: working VDI */
+  snapshotTime: number
+  state: VdiState
+  /** node id that is creating it; '' once live */
+  creator: string
+  preallocated: boolean
+}
+
+export interface VdiLock {
+  vid: number
+  /** node id of the gateway */
+  node: string
+  /** unique within the node: one open volume */
+  session: string
+  mode: 'write' | 'read'
+  /** ms since the Unix epoch */
+  since: number
+  /** for people: what holds it, as "NBD client, pid 4711" */
+  holder: string
+}
+
+/** Commands to the registry; each is applied on every member in one order and has the same result everywhere. */
+export type VdiCommand =
+  /** new VDI, or clone when parent is a snapshot's vid. Result: {vid}. exists / not-found / table-full / invalid */
+  | {
+      op: 'create'
+      name: string
+      size: number
+      copies: number
+      blockSizeShift: number
+      parent: number
+      preallocated: boolean
+    }
+  /** creating -> live */
+  | { op: 'ready'; vid: number }
+  /** creating -> deleting */
+  | { op: 'abort'; vid: number }
+  /** Reserves a child vid of the working VDI `vid` for the snapshot. Result: {vid: child}. exists: tag is taken */
+  | { op: 'snapshot-begin'; vid: number; tag: string }
+  /** `vid` becomes a snapshot with this tag, the child the working VDI; write locks on vid move to the child */
+  | { op: 'snapshot-commit'; vid: number; child: number; tag: string }
+  /** Reserves a child of snapshot `snapshot` that is to replace the working VDI of its name. locked: it is open */
+  | { op: 'rollback-begin'; snapshot: number }
+  /** The child becomes the working VDI; the former one goes to deleting. Result: {deleting: vid or 0} */
+  | { op: 'rollback-commit'; child: number }
+  /** live -> deleting. locked: it is open. */
+  | { op: 'delete-begin'; vid: number }
+  /** deleting -> deleted, or gone when no descendant needs the vid */
+  | { op: 'delete-done'; vid: number }
+  /** The working VDI and all snapshots of the name */
+  | { op: 'rename'; name: string; newName: string }
+  | { op: 'resize'; vid: number; size: number }
+  | { op: 'set-tag'; vid: number; tag: string }
+  /** `write` on a working VDI excludes other writers; `read` is for snapshots and shared readers. Result: the entry */
+  | { op: 'lock'; vid: number; session: string; mode: 'write' | 'read'; holder: string }
+  | { op: 'unlock'; vid: number; session: string }
+
+export interface CommandContext {
+  /** node id of the proposer */
+  sender: string
+  /** ms since the Unix epoch, from the proposer: the same on every member */
+  time: number
+}
