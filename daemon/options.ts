@@ -1,0 +1,329 @@
+/**
+ * What the command line of `sheep` says, checked once and made explicit: everything after this file works with values
+ * that are complete and valid.
+ */
+import { networkInterfaces, hostname as osHostname } from 'node:os'
+import { join, resolve } from 'node:path'
+import { Command, CommanderError, Option } from 'commander'
+import { SheepError } from '../lib/errors.js'
+import type { LogLevel } from '../lib/host/interfaces.js'
+
+export const DEFAULT_PORT = 7000
+export const DEFAULT_STORE = '/var/lib/sheepdog'
+
+/** sockaddr_un.sun_path is 108 bytes with its final NUL (unix(7)). */
+const SOCKET_PATH_BYTES_MAX = 107
+
+export interface TcpAddress {
+  /** An IP address or host name, without brackets */
+  host: string
+  port: number
+}
+
+export type ClusterChoice =
+  /** Daemons on one host that find each other in `directory` (absolute) */
+  { engine: 'local'; directory: string } | { engine: 'corosync' }
+
+export interface NbdOptions {
+  /** Absolute path */
+  socket: string
+  /** null: no TCP */
+  tcp: TcpAddress | null
+  /** Directory with server-cert.pem, server-key.pem, ca-cert.pem; null: no TLS */
+  tls: string | null
+  /** TCP beyond loopback may be used without TLS */
+  allowPlain: boolean
+}
+
+export interface SheepOptions {
+  /** Absolute. Created when missing */
+  store: string
+  cluster: ClusterChoice
+  /** Control, peers and legacy clients over TCP */
+  listen: TcpAddress
+  /** The same listener on a Unix socket, absolute path */
+  socket: string
+  /** What other members connect to */
+  address: TcpAddress
+  /** For people: this host's name */
+  name: string
+  /** Failure domain; '' is the engine's default (the host; local engine: the node) */
+  zone: string
+  /** Offers no disk space */
+  gatewayOnly: boolean
+  /** False: nothing is synced to disk, power loss loses data */
+  sync: boolean
+  nbd: NbdOptions
+  foreground: boolean
+  logLevel: LogLevel
+  /** Where the log goes when not in the foreground, absolute */
+  logFile: string
+  /** '' none */
+  pidFile: string
+}
+
+/** What of the host decides a default. */
+export interface HostFacts {
+  hostname: string
+  /** Addresses that other hosts may reach, the preferred one first */
+  addresses: string[]
+  /** Where sockets of running programs belong */
+  runtimeDirectory: string
+  directory: string
+}
+
+export function hostFacts(): HostFacts {
+  const addresses = Object.values(networkInterfaces())
+    .flatMap((list) => list ?? [])
+    .filter((entry) => !entry.internal && !(entry.family === 'IPv6' && entry.scopeid !== 0))
+    .sort((a, b) => a.family.localeCompare(b.family))
+    .map((entry) => entry.address)
+  const user = process.getuid?.() ?? 0
+  const runtimeDirectory =
+    user === 0 ? '/run/sheepdog' : join(process.env.XDG_RUNTIME_DIR ?? `/tmp/sheepdog-${user}`, 'sheepdog')
+  return { hostname: osHostname(), addresses, runtimeDirectory, directory: process.cwd() }
+}
+
+/** `--help` and `--version`: text for stdout, and nothing else to do. */
+export interface OptionsText {
+  text: string
+}
+
+/**
+ * @param words the command line without the program's name
+ * @throws SheepError invalid, unsupported
+ */
+export function parseOptions(words: string[], version: string, facts: HostFacts): SheepOptions | OptionsText {
+  let text = ''
+  const command = sheepCommand(version)
+    .exitOverride()
+    .configureOutput({
+      writeOut: (part) => {
+        text += part
+      },
+      writeErr: () => {},
+    })
+  try {
+    command.parse(words, { from: 'user' })
+  } catch (error) {
+    if (!(error instanceof CommanderError)) throw error
+    if (error.exitCode === 0) return { text }
+    throw invalid(error.message.replace(/^error: /, ''))
+  }
+  return checked(command.opts<RawOptions>(), command.args, facts)
+}
+
+interface RawOptions {
+  cluster: string
+  port: string
+  bind?: string
+  myaddr?: string
+  zone?: string
+  gateway?: true
+  foreground?: true
+  log?: string
+  pidfile?: string
+  nosync?: true
+  nbdSocket?: string
+  nbdPort?: string
+  nbdBind?: string
+  tls?: string
+  allowPlain?: true
+}
+
+function sheepCommand(version: string): Command {
+  return new Command('sheep')
+    .description(
+      'Serve a store directory of this host as part of a Sheepdog cluster.\n' +
+        'Without -f it goes to the background and returns once it serves, or says what it waits for.',
+    )
+    .usage('[options] [STORE]')
+    .argument('[STORE]', `directory of this host's objects, made when missing (default: ${DEFAULT_STORE})`)
+    .allowExcessArguments(false)
+    .addOption(new Option('-c, --cluster <ENGINE>', 'local[:DIR] or corosync').default('local'))
+    .addOption(new Option('-p, --port <PORT>', 'TCP port for dog, peers and clients').default(String(DEFAULT_PORT)))
+    .option('-b, --bind <ADDRESS>', 'listen on this address (default: 127.0.0.1 with local, else all)')
+    .option('-y, --myaddr <ADDRESS>', 'address that other members use to reach this one')
+    .option('-z, --zone <ZONE>', 'failure domain: copies go to different zones (default: this host)')
+    .option('-g, --gateway', 'keep no objects here, only serve clients')
+    .option('-f, --foreground', 'stay in the foreground, log to stderr')
+    .option('-l, --log <SETTINGS>', 'level=error|warning|notice|info|debug, dir=DIR, separated by commas')
+    .option('-P, --pidfile <FILE>', "write the daemon's process id there")
+    .option('-n, --nosync', 'never sync to disk: faster, and a power loss loses data')
+    .option('--nbd-socket <PATH>', 'Unix socket of the NBD server (default: STORE/nbd.sock)')
+    .option('--nbd-port <PORT>', 'serve NBD over TCP too, on this port (usual: 10809)')
+    .option('--nbd-bind <ADDRESS>', 'address for NBD over TCP (default: 127.0.0.1)')
+    .option('--tls <DIR>', 'TLS for NBD over TCP: DIR has server-cert.pem, server-key.pem, ca-cert.pem')
+    .option('--allow-plain', 'let NBD over TCP leave this host without TLS')
+    .version(version, '-v, --version', 'print the version')
+    .helpOption('-h, --help', 'print this help')
+    .addHelpText('after', EXAMPLES)
+}
+
+const EXAMPLES = `
+Examples:
+  sheep /srv/sheepdog                              one daemon on this host
+  sheep -p 7001 /srv/sheepdog1                     a second one beside it; they find each other
+  sheep -z rack1 -l level=debug /srv/sheepdog      name the failure domain, log more
+  sheep --nbd-port 10809 /srv/sheepdog             NBD over TCP for clients of this host
+
+Then: dog cluster format -c 1    (once), dog vdi create NAME SIZE, dog node list
+`
+
+function checked(raw: RawOptions, words: string[], facts: HostFacts): SheepOptions {
+  const store = storeOf(words[0] ?? DEFAULT_STORE, facts)
+  const cluster = clusterOf(raw.cluster, facts)
+  const port = portOf(raw.port, '-p')
+  const bind = addressOf(raw.bind ?? (cluster.engine === 'local' ? '127.0.0.1' : '0.0.0.0'), '-b')
+  const log = logOf(raw.log ?? '', store, facts)
+  if (raw.nbdBind !== undefined && raw.nbdPort === undefined) {
+    throw invalid('--nbd-bind says where, but --nbd-port is missing', 'add --nbd-port 10809')
+  }
+  const nbdTcp =
+    raw.nbdPort === undefined
+      ? null
+      : { host: addressOf(raw.nbdBind ?? '127.0.0.1', '--nbd-bind'), port: portOf(raw.nbdPort, '--nbd-port') }
+  const tls = raw.tls === undefined ? null : pathOf(raw.tls, '--tls', facts)
+  if (nbdTcp && nbdTcp.port === port) throw invalid(`-p and --nbd-port are both ${port}`, 'give NBD another port')
+  if (nbdTcp && tls === null && !raw.allowPlain && !isLoopback(nbdTcp.host)) {
+    throw invalid(
+      `NBD on ${nbdTcp.host} without TLS lets anyone on that network read and write every volume`,
+      'add --tls DIR, or --allow-plain if that network is yours alone',
+    )
+  }
+  return {
+    store,
+    cluster,
+    listen: { host: bind, port },
+    socket: socketOf(join(store, 'sock'), 'the store directory'),
+    address: { host: reachableAddress(raw.myaddr, bind, cluster, facts), port },
+    name: facts.hostname,
+    zone: zoneOf(raw.zone),
+    gatewayOnly: raw.gateway === true,
+    sync: raw.nosync !== true,
+    nbd: {
+      socket: socketOf(
+        raw.nbdSocket === undefined ? join(store, 'nbd.sock') : pathOf(raw.nbdSocket, '--nbd-socket', facts),
+        '--nbd-socket',
+      ),
+      tcp: nbdTcp,
+      tls,
+      allowPlain: raw.allowPlain === true,
+    },
+    foreground: raw.foreground === true,
+    logLevel: log.level,
+    logFile: log.file,
+    pidFile: raw.pidfile === undefined ? '' : pathOf(raw.pidfile, '-P', facts),
+  }
+}
+
+function storeOf(word: string, facts: HostFacts): string {
+  const stores = word.split(',')
+  if (stores.length > 1) {
+    throw new SheepError(
+      'unsupported',
+      `${stores.length} store directories were given; a daemon uses one for now`,
+      `start with one, e.g. sheep ${stores[0]}, or one daemon with its own -p for each directory`,
+    )
+  }
+  return pathOf(word, 'STORE', facts)
+}
+
+function clusterOf(text: string, facts: HostFacts): ClusterChoice {
+  if (text === 'local') return { engine: 'local', directory: join(facts.runtimeDirectory, 'local') }
+  if (text.startsWith('local:')) {
+    return { engine: 'local', directory: pathOf(text.slice('local:'.length), '-c local:DIR', facts) }
+  }
+  if (text === 'corosync') return { engine: 'corosync' }
+  throw invalid(`-c ${quoted(text)} is no cluster engine`, 'use local, local:DIR or corosync')
+}
+
+function reachableAddress(given: string | undefined, bind: string, cluster: ClusterChoice, facts: HostFacts): string {
+  if (given !== undefined) {
+    const address = addressOf(given, '-y')
+    if (isWildcard(address)) throw invalid(`-y ${address} is no address that others can connect to`)
+    return address
+  }
+  if (!isWildcard(bind)) return bind
+  if (cluster.engine === 'local') return '127.0.0.1'
+  if (facts.addresses.length > 0) return facts.addresses[0]
+  throw invalid('this host has no network address that other members could use', 'say which one with -y ADDRESS')
+}
+
+function logOf(text: string, store: string, facts: HostFacts): { level: LogLevel; file: string } {
+  let level: LogLevel = 'info'
+  let directory = store
+  for (const setting of text === '' ? [] : text.split(',')) {
+    const at = setting.indexOf('=')
+    const key = at < 0 ? 'level' : setting.slice(0, at)
+    const value = setting.slice(at + 1)
+    if (key === 'level') level = levelOf(value)
+    else if (key === 'dir') directory = pathOf(value, '-l dir', facts)
+    else
+      throw invalid(`-l knows no setting ${quoted(key)}`, 'use -l level=debug or -l level=info,dir=/var/log/sheepdog')
+  }
+  return { level, file: join(directory, 'sheep.log') }
+}
+
+const LOG_LEVELS: readonly LogLevel[] = ['error', 'warning', 'notice', 'info', 'debug']
+
+function levelOf(text: string): LogLevel {
+  const level = LOG_LEVELS.find((known) => known === text)
+  if (level === undefined) throw invalid(`${quoted(text)} is no log level`, `use one of ${LOG_LEVELS.join(', ')}`)
+  return level
+}
+
+function portOf(text: string, option: string): number {
+  const port = /^[0-9]{1,5}$/.test(text) ? Number(text) : 0
+  if (port < 1 || port > 65535)
+    throw invalid(`${option} ${quoted(text)} is no TCP port`, 'use a number from 1 to 65535')
+  return port
+}
+
+function addressOf(text: string, option: string): string {
+  const address = /^\[.*\]$/.test(text) ? text.slice(1, -1) : text
+  if (!/^[0-9A-Za-z.:_%-]+$/.test(address)) {
+    throw invalid(`${option} ${quoted(text)} is no address`, 'use an IP address or a host name, without a port')
+  }
+  return address
+}
+
+/** Zones appear in tables and messages of every member. */
+function zoneOf(text: string | undefined): string {
+  if (text === undefined) return ''
+  if (text === '' || Buffer.byteLength(text) > 64 || /[\s\p{Cc}]/u.test(text)) {
+    throw invalid(`-z ${quoted(text)} is no zone name`, 'use 1 to 64 bytes without spaces, e.g. -z rack1')
+  }
+  return text
+}
+
+function pathOf(text: string, option: string, facts: HostFacts): string {
+  if (text === '' || text.includes('\0')) throw invalid(`${option} needs a path`)
+  return resolve(facts.directory, text)
+}
+
+function socketOf(path: string, source: string): string {
+  if (Buffer.byteLength(path) > SOCKET_PATH_BYTES_MAX) {
+    throw invalid(
+      `${path} is too long for a Unix socket (${Buffer.byteLength(path)} bytes, at most ${SOCKET_PATH_BYTES_MAX})`,
+      `choose a shorter path for ${source}`,
+    )
+  }
+  return path
+}
+
+export function isWildcard(host: string): boolean {
+  return host === '0.0.0.0' || host === '::'
+}
+
+export function isLoopback(host: string): boolean {
+  return host === 'localhost' || host === '::1' || /^127(\.[0-9]{1,3}){3}$/.test(host)
+}
+
+function quoted(text: string): string {
+  return JSON.stringify(text.length > 80 ? `${text.slice(0, 80)}...` : text)
+}
+
+function invalid(message: string, hint = 'sheep --help lists the options'): SheepError {
+  return new SheepError('invalid', message, hint)
+}
