@@ -1,0 +1,150 @@
+/**
+ * Real daemons on this host for tests and the bench: a fresh directory, free ports, the programs as users start them.
+ * Whatever happens, no process and no directory is left behind.
+ */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { closeSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { ended, freePorts, type Outcome, ProcessError, type RunOptions, run, until } from './process.js'
+
+const root = join(import.meta.dirname, '..', '..', '..')
+export const sheepProgram = join(root, 'dist', 'daemon', 'sheep.js')
+export const dogProgram = join(root, 'dist', 'lib', 'dog', 'main.js')
+
+const startLimit = 30_000
+const healLimit = 120_000
+
+export interface ClusterOptions {
+  nodes: number
+  /** Default 3, or the number of nodes when there are fewer */
+  copies?: number
+  /** For all daemons, before the store */
+  sheepOptions?: readonly string[]
+  /** Default true */
+  format?: boolean
+  /** Default a fresh one under the system's temporary directory */
+  directory?: string
+}
+
+export interface Node {
+  readonly index: number
+  readonly store: string
+  readonly port: number
+  readonly log: string
+  child: ChildProcess | null
+}
+
+const live = new Set<TestCluster>()
+process.on('exit', () => {
+  for (const cluster of live) cluster.destroy()
+})
+
+export class TestCluster {
+  readonly nodes: Node[] = []
+
+  private constructor(
+    readonly directory: string,
+    private readonly sheepOptions: readonly string[],
+  ) {
+    live.add(this)
+  }
+
+  static async start(options: ClusterOptions): Promise<TestCluster> {
+    const directory = options.directory ?? mkdtempSync(join(tmpdir(), 'sheep-'))
+    const cluster = new TestCluster(directory, options.sheepOptions ?? [])
+    try {
+      const ports = await freePorts(options.nodes, 10_000 + ((process.pid * 61) % 20_000))
+      for (const [index, port] of ports.entries()) {
+        const store = join(directory, `n${index}`)
+        cluster.nodes.push({ index, store, port, log: `${store}.log`, child: null })
+      }
+      await Promise.all(cluster.nodes.map((node) => cluster.startNode(node.index)))
+      if (options.format ?? true) {
+        const copies = options.copies ?? Math.min(3, options.nodes)
+        await cluster.dog(['cluster', 'format', '-c', String(copies)])
+      }
+      return cluster
+    } catch (error) {
+      await cluster.stop()
+      throw error
+    }
+  }
+
+  /** Starts a daemon that does not run, and waits until it answers. */
+  async startNode(index: number, extra: readonly string[] = []): Promise<void> {
+    const node = this.nodes[index]
+    const log = openSync(node.log, 'a')
+    const engine = `local:${join(this.directory, 'local')}`
+    const args = [sheepProgram, '-f', '-c', engine, '-p', String(node.port), ...this.sheepOptions, ...extra, node.store]
+    const child = spawn(process.execPath, args, { stdio: ['ignore', log, log] })
+    closeSync(log)
+    node.child = child
+    await until(`daemon ${index} to answer; its log:\n${this.logOf(index)}`, startLimit, async () => {
+      if (child.exitCode !== null || child.signalCode !== null)
+        throw new Error(`daemon ${index} ended with ${child.exitCode ?? child.signalCode}:\n${this.logOf(index)}`)
+      return (await this.tryDog(['node', 'info'], index)).code === 0
+    })
+  }
+
+  logOf(index: number): string {
+    return readFileSync(this.nodes[index].log, 'utf8').slice(-4000)
+  }
+
+  pid(index: number): number {
+    const pid = this.nodes[index].child?.pid
+    if (pid === undefined) throw new Error(`daemon ${index} does not run`)
+    return pid
+  }
+
+  /** The daemon has ended when this resolves. */
+  async killNode(index: number, signal: NodeJS.Signals = 'SIGKILL'): Promise<void> {
+    const { child } = this.nodes[index]
+    if (!child) return
+    child.kill(signal)
+    await ended(child)
+    this.nodes[index].child = null
+  }
+
+  /** URI of an export at a daemon. */
+  nbd(name: string, index = 0): string {
+    return `nbd+unix:///${encodeURIComponent(name)}?socket=${this.nbdSocket(index)}`
+  }
+
+  nbdSocket(index = 0): string {
+    return join(this.nodes[index].store, 'nbd.sock')
+  }
+
+  tryDog(args: readonly string[], index = 0, options: RunOptions = {}): Promise<Outcome> {
+    return run(process.execPath, [dogProgram, ...args, '-p', String(this.nodes[index].port)], options)
+  }
+
+  /** Rejects with ProcessError when the exit code is not 0. */
+  async dog(args: readonly string[], index = 0, options: RunOptions = {}): Promise<Outcome> {
+    const outcome = await this.tryDog(args, index, options)
+    if (outcome.code !== 0) throw new ProcessError(`dog ${args.join(' ')}`, outcome)
+    return outcome
+  }
+
+  /** What `dog --json` answers; the caller says its shape. */
+  async json<T>(args: readonly string[], index = 0): Promise<T> {
+    return JSON.parse((await this.dog([...args, '--json'], index)).stdout)
+  }
+
+  /** Waits until every copy is where it belongs, as `dog cluster info` says. */
+  async healthy(index = 0): Promise<void> {
+    await until('recovery to end', healLimit, async () => (await this.json<unknown[]>(['node', 'recovery'], index)).length === 0)
+  }
+
+  /** Kills what still runs and removes the directory; for `process.on('exit')`, where nothing can be awaited. */
+  destroy(): void {
+    live.delete(this)
+    for (const node of this.nodes) node.child?.kill('SIGKILL')
+    rmSync(this.directory, { recursive: true, force: true, maxRetries: 3 })
+  }
+
+  async stop(): Promise<void> {
+    await Promise.all(this.nodes.map((node) => this.killNode(node.index)))
+    this.destroy()
+  }
+}

@@ -1,0 +1,49 @@
+/** fio with its nbd engine, and what it measured. */
+import { must, ProcessError } from './process.js'
+
+export interface FioSide {
+  ios: number
+  iops: number
+  /** bytes per second */
+  bandwidth: number
+  latencyMeanUs: number
+  latencyP99Us: number
+}
+
+export interface FioResult {
+  read: FioSide
+  write: FioSide
+}
+
+/** How long fio may take over its `--runtime`: start, connect, verify, end. */
+const graceLimit = 120_000
+
+/** What we use of one side of a job in fio's JSON (fio(1), "json output"). */
+interface FioJson {
+  total_ios: number
+  iops: number
+  bw_bytes: number
+  clat_ns?: { mean?: number; percentile?: Record<string, number> }
+}
+
+function side(job: FioJson): FioSide {
+  return {
+    ios: job.total_ios,
+    iops: job.iops,
+    bandwidth: job.bw_bytes,
+    latencyMeanUs: (job.clat_ns?.mean ?? 0) / 1000,
+    latencyP99Us: (job.clat_ns?.percentile?.['99.000000'] ?? 0) / 1000,
+  }
+}
+
+/** Runs one job; `options` are fio's own, without dashes: `['rw=randread', 'bs=4k', 'runtime=2s', 'time_based']`. */
+export async function fio(uri: string, options: readonly string[], limit = graceLimit): Promise<FioResult> {
+  const args = ['--name=job', '--ioengine=nbd', `--uri=${uri}`, '--output-format=json', ...options.map((o) => `--${o}`)]
+  const outcome = await must('fio', args, { limit })
+  // fio writes warnings before its JSON, on the same stream.
+  const start = outcome.stdout.indexOf('{')
+  if (start < 0) throw new ProcessError(`fio ${options.join(' ')}`, outcome)
+  const [job] = JSON.parse(outcome.stdout.slice(start)).jobs
+  if (job.error !== 0) throw new ProcessError(`fio ${options.join(' ')}: job error ${job.error}`, outcome)
+  return { read: side(job.read), write: side(job.write) }
+}
