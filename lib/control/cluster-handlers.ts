@@ -1,0 +1,68 @@
+import { SheepError } from '../errors.js'
+import type { Handlers } from './dispatch.js'
+import { nodeSummaries } from './nodes.js'
+import type { ControlServices } from './services.js'
+import type { ClusterInfo } from './verbs.js'
+
+/** As Sheepdog's administrators know it. */
+const DEFAULT_COPIES = 3
+/** 4 MiB */
+const DEFAULT_BLOCK_SIZE_SHIFT = 22
+
+export const clusterHandlers: Handlers<'cluster'> = {
+  'cluster.info': async (services) => clusterInfo(services),
+
+  'cluster.format': async (services, { copies, blockSizeShift, force }) => {
+    await services.cluster.propose(
+      {
+        type: 'format',
+        clusterId: services.random.hex(8),
+        copies: copies || DEFAULT_COPIES,
+        blockSizeShift: blockSizeShift || DEFAULT_BLOCK_SIZE_SHIFT,
+        force,
+      },
+      true,
+    )
+    return clusterInfo(services)
+  },
+
+  'cluster.shutdown': async (services) => {
+    await services.cluster.propose({ type: 'shutdown' })
+    return {}
+  },
+
+  'cluster.recover': async (services) => {
+    const { status } = services.cluster
+    if (status !== 'waiting-for-nodes') {
+      throw new SheepError(
+        'invalid',
+        `the cluster waits for no missing nodes: it is ${status}`,
+        'dog cluster info says what it does; lost copies are made again by themselves',
+      )
+    }
+    await services.cluster.propose({ type: 'force-start' })
+    return clusterInfo(services)
+  },
+
+  'cluster.check': async (services, { repair }, progress) => services.check(services.volumes.list(), repair, progress),
+}
+
+function clusterInfo(services: ControlServices): ClusterInfo {
+  const { status, statusReason, config, epoch, history, recovered } = services.cluster
+  const current = epoch?.number ?? 0
+  return {
+    version: services.version,
+    status,
+    reason: statusReason,
+    recovering: nodeSummaries(services).filter(
+      (node) => epoch !== null && node.vnodes > 0 && (recovered.get(node.id) ?? 0) < current,
+    ),
+    config: config && {
+      clusterId: config.clusterId,
+      created: config.formatTime,
+      copies: config.copies,
+      objectSize: 2 ** config.blockSizeShift,
+    },
+    epochs: [...history].reverse(),
+  }
+}

@@ -1,0 +1,180 @@
+/**
+ * What the control verbs need of a node. Thin on purpose: a verb checks its arguments, calls one of these, and shapes the
+ * answer. Everything here is JSON when it leaves, so that a node can be asked about another one over a peer call.
+ */
+import type { ClusterView } from '../cluster/types.js'
+import type { VolumeOpener } from '../gateway/types.js'
+import type { Clock, Log, LogLevel, Random } from '../host/interfaces.js'
+import type { VdiEntry, VdiLock } from '../vdi/types.js'
+
+/** How far something long is; and the way to learn that nobody waits for it any more. */
+export interface Progress {
+  /** `total` 0: unknown. `text`: what is being done, for people; '' keeps the last one. */
+  report(done: number, total: number, text: string): void
+  /** True once the client has gone: the work may stop at a point where stopping is safe. */
+  readonly cancelled: boolean
+}
+
+export interface CreateRequest {
+  name: string
+  /** bytes */
+  size: number
+  /** 0: the cluster's default */
+  copies: number
+  /** 0: the cluster's default, or larger when the size needs it */
+  blockSizeShift: number
+  preallocate: boolean
+}
+
+/** `snapshot` is a tag or a decimal snapshot id; '' is the working VDI. All throw SheepError. */
+export interface VdiService {
+  /** `progress` counts bytes preallocated */
+  create(request: CreateRequest, progress: Progress): Promise<VdiEntry>
+  /** The snapshot's entry */
+  snapshot(name: string, tag: string): Promise<VdiEntry>
+  /** The clone's entry */
+  clone(source: string, snapshot: string, name: string): Promise<VdiEntry>
+  /** The new working VDI's entry */
+  rollback(name: string, snapshot: string): Promise<VdiEntry>
+  delete(name: string, snapshot: string, progress: Progress): Promise<void>
+  resize(name: string, size: number, shrink: boolean): Promise<VdiEntry>
+  rename(name: string, newName: string): Promise<void>
+  /** In bytes, per entry in the same order. used: objects it owns; shared: objects it reads of its ancestors */
+  usage(entries: readonly VdiEntry[]): Promise<VdiUsage[]>
+  locks(): VdiLock[]
+}
+
+export interface VdiUsage {
+  used: number
+  shared: number
+}
+
+export interface CheckProblem {
+  /** 16 hex digits */
+  oid: string
+  /**
+   * missing: a replica lacks the object; differs: its bytes differ from the others'; lost: no replica has it;
+   * unreadable: its disk fails
+   */
+  kind: 'missing' | 'differs' | 'lost' | 'unreadable'
+  /** ids of the nodes whose copy is wrong */
+  nodes: string[]
+  repaired: boolean
+}
+
+export interface CheckReport {
+  objects: number
+  /** Compared, over all replicas */
+  bytes: number
+  problems: CheckProblem[]
+}
+
+export interface ObjectLocation {
+  /** 16 hex digits */
+  oid: string
+  /** -1 for the inode object */
+  index: number
+  /** vid that owns the object; 0: a hole, nothing is stored */
+  owner: number
+  /** In ring order, those that should have it first */
+  copies: ObjectCopy[]
+}
+
+export interface ObjectCopy {
+  /** node id */
+  node: string
+  /** Placement puts a copy here */
+  expected: boolean
+  /** 'unknown': the node did not answer */
+  state: 'valid' | 'stale' | 'missing' | 'unknown'
+  /** Blocks in use, bytes */
+  used: number
+}
+
+export interface NodeSpace {
+  /** bytes */
+  total: number
+  free: number
+  /** By objects of this store */
+  used: number
+  objects: number
+}
+
+export interface RecoveryProgress {
+  /** False: all copies of this node's share are valid */
+  active: boolean
+  epoch: number
+  objectsDone: number
+  objectsTotal: number
+  bytesDone: number
+  bytesTotal: number
+  /** Since it began */
+  seconds: number
+  /** Why it does not go on, for people; '' when it does */
+  waiting: string
+}
+
+export interface RequestCounts {
+  active: number
+  total: number
+  read: number
+  write: number
+  flush: number
+  remove: number
+  readBytes: number
+  writeBytes: number
+}
+
+export interface NodeStatistics {
+  /** seconds */
+  uptime: number
+  /** Of user and system time, seconds */
+  cpu: number
+  /** Resident, bytes */
+  memory: number
+  clients: RequestCounts
+  peers: RequestCounts
+}
+
+export interface DiskInfo {
+  path: string
+  total: number
+  free: number
+  used: number
+  objects: number
+  state: 'working' | 'full' | 'failed'
+}
+
+export interface LogLine {
+  /** ms since the Unix epoch */
+  time: number
+  level: LogLevel
+  message: string
+}
+
+/** Of one node, this or another. Method names are the peer calls' names, behind "node.". */
+export interface NodeService {
+  space(): Promise<NodeSpace>
+  recovery(): Promise<RecoveryProgress>
+  statistics(): Promise<NodeStatistics>
+  disks(): Promise<DiskInfo[]>
+  log(lines: number): Promise<LogLine[]>
+  /** Starts its orderly leave and returns */
+  stop(): Promise<void>
+}
+
+export interface ControlServices {
+  readonly version: string
+  readonly clock: Clock
+  readonly random: Random
+  readonly log: Log
+  readonly cluster: ClusterView
+  readonly volumes: VolumeOpener
+  readonly vdis: VdiService
+  /** A member of the newest epoch, or this node. SheepError not-found, unreachable from its methods */
+  node(id: string): NodeService
+  /** Compares all replicas of all objects of these VDIs, repairs when asked. `progress` counts bytes */
+  check(entries: readonly VdiEntry[], repair: boolean, progress: Progress): Promise<CheckReport>
+  /** `index` -1: the inode object */
+  locate(entry: VdiEntry, index: number): Promise<ObjectLocation>
+}
