@@ -5,6 +5,7 @@
 import type { ClusterView } from '../cluster/types.js'
 import type { VolumeOpener } from '../gateway/types.js'
 import type { Clock, Log, LogLevel, Random } from '../host/interfaces.js'
+import type { RecoveryProgress } from '../replication/recovery.js'
 import type { VdiEntry, VdiLock } from '../vdi/types.js'
 
 /** How far something long is; and the way to learn that nobody waits for it any more. */
@@ -100,18 +101,9 @@ export interface NodeSpace {
   objects: number
 }
 
-export interface RecoveryProgress {
-  /** False: all copies of this node's share are valid */
-  active: boolean
-  epoch: number
-  objectsDone: number
-  objectsTotal: number
-  bytesDone: number
-  bytesTotal: number
-  /** Since it began */
+/** lib/replication's own progress, with the time since it began in place of a clock's reading. */
+export interface RecoveryReport extends Omit<RecoveryProgress, 'since'> {
   seconds: number
-  /** Why it does not go on, for people; '' when it does */
-  waiting: string
 }
 
 export interface RequestCounts {
@@ -155,7 +147,7 @@ export interface LogLine {
 /** Of one node, this or another. Method names are the peer calls' names, behind "node.". */
 export interface NodeService {
   space(): Promise<NodeSpace>
-  recovery(): Promise<RecoveryProgress>
+  recovery(): Promise<RecoveryReport>
   statistics(): Promise<NodeStatistics>
   disks(): Promise<DiskInfo[]>
   log(lines: number): Promise<LogLine[]>

@@ -3,7 +3,9 @@
  * (dog, D-Bus) import this one list, so neither can drift from it. docs/control-protocol.md describes the transport.
  */
 import type { ClusterStatus, NodeInfo } from '../cluster/types.js'
-import { SheepError } from '../errors.js'
+import { MAX_COPIES } from '../placement/ring.js'
+import { checkShift, checkSize } from '../vdi/inode.js'
+import { checkName, checkTag, NAME_BYTES_MAX, snapIdOf } from '../vdi/name.js'
 import type { VdiLock } from '../vdi/types.js'
 import { type Checked, type Checker, flag, integer, object, optional, text } from './check.js'
 import type {
@@ -13,14 +15,9 @@ import type {
   NodeSpace,
   NodeStatistics,
   ObjectLocation,
-  RecoveryProgress,
+  RecoveryReport,
 } from './services.js'
 
-export const NAME_BYTES_MAX = 255
-export const COPIES_MAX = 31
-/** Objects of 1 MiB to 256 MiB */
-export const BLOCK_SIZE_SHIFT_MIN = 20
-export const BLOCK_SIZE_SHIFT_MAX = 28
 export const LOG_LINES_MAX = 10_000
 
 /** One VDI or snapshot, as lists show it. */
@@ -90,22 +87,29 @@ export interface LockInfo extends VdiLock {
   nodeName: string
 }
 
-const vdiName: Checker<string> = name('a volume name', false)
-const newVdiName: Checker<string> = name('a volume name', true)
-const newTag: Checker<string> = (value, path) => {
-  const tag = newTagText(value, path)
-  if (/^[0-9]+$/.test(tag)) {
-    throw new SheepError('invalid', `tag ${tag} would be taken for a snapshot's id`, `use another one, e.g. v${tag}`)
-  }
-  return tag
+const vdiName: Checker<string> = (value) => {
+  checkName(value)
+  return value
 }
-const newTagText = name('a tag', true)
-/** Tag or id of a snapshot */
-const snapshot = name('a tag or snapshot id', false)
-const size = integer(0, Number.MAX_SAFE_INTEGER)
-const copies = optional(integer(0, COPIES_MAX), 0)
-const blockSizeShift: Checker<number> = optional((value, path) => {
-  return value === 0 ? 0 : integer(BLOCK_SIZE_SHIFT_MIN, BLOCK_SIZE_SHIFT_MAX)(value, path)
+const newTag: Checker<string> = (value) => {
+  checkTag(value)
+  return value
+}
+/** Tag or id */
+const snapshot: Checker<string> = (value) => {
+  if (typeof value !== 'string' || snapIdOf(value) === 0) checkTag(value)
+  return value
+}
+/** '' is the working VDI */
+const snapshotOrNone: Checker<string> = optional((value, path) => (value === '' ? '' : snapshot(value, path)), '')
+const size: Checker<number> = (value) => {
+  checkSize(value)
+  return value
+}
+const copies = optional(integer(0, MAX_COPIES), 0)
+const blockSizeShift: Checker<number> = optional((value) => {
+  if (value !== 0) checkShift(value)
+  return value as number
 }, 0)
 const node = optional(text(NAME_BYTES_MAX), '')
 
@@ -133,32 +137,32 @@ export const VERBS = {
   'cluster.check': verb<CheckReport>()({ repair: optional(flag, false) }),
 
   /** Progress in bytes when preallocating */
-  'vdi.create': verb<VdiInfo>()({ name: newVdiName, size, copies, blockSizeShift, preallocate: optional(flag, false) }),
+  'vdi.create': verb<VdiInfo>()({ name: vdiName, size, copies, blockSizeShift, preallocate: optional(flag, false) }),
   /** '' is all; else the VDI of this name and its snapshots */
   'vdi.list': verb<{ vdis: VdiInfo[] }>()({ name: optional(vdiName, '') }),
   'vdi.snapshot': verb<VdiInfo>()({ name: vdiName, tag: newTag }),
-  'vdi.clone': verb<VdiInfo>()({ source: vdiName, snapshot, name: newVdiName }),
+  'vdi.clone': verb<VdiInfo>()({ source: vdiName, snapshot, name: vdiName }),
   'vdi.rollback': verb<VdiInfo>()({ name: vdiName, snapshot }),
-  'vdi.delete': verb<Record<string, never>>()({ name: vdiName, snapshot: optional(snapshot, '') }),
+  'vdi.delete': verb<Record<string, never>>()({ name: vdiName, snapshot: snapshotOrNone }),
   'vdi.resize': verb<VdiInfo>()({ name: vdiName, size, shrink: optional(flag, false) }),
-  'vdi.rename': verb<Record<string, never>>()({ name: vdiName, newName: newVdiName }),
+  'vdi.rename': verb<Record<string, never>>()({ name: vdiName, newName: vdiName }),
   /** Progress in bytes */
   'vdi.check': verb<CheckReport>()({
     name: vdiName,
-    snapshot: optional(snapshot, ''),
+    snapshot: snapshotOrNone,
     repair: optional(flag, false),
   }),
   /** index -1: the inode object */
   'vdi.locate': verb<ObjectLocation>()({
     name: vdiName,
-    snapshot: optional(snapshot, ''),
+    snapshot: snapshotOrNone,
     index: optional(integer(-1, 0xffffff), -1),
   }),
   'lock.list': verb<{ locks: LockInfo[] }>()({}),
 
   'node.list': verb<{ nodes: NodeSummary[] }>()({}),
   'node.info': verb<NodeInfoAnswer>()({}),
-  'node.recovery': verb<{ nodes: OfNode<RecoveryProgress>[] }>()({}),
+  'node.recovery': verb<{ nodes: OfNode<RecoveryReport>[] }>()({}),
   /** `node` in these: number, id or name; '' is the daemon asked; 'all' */
   'node.stat': verb<{ nodes: OfNode<NodeStatistics>[] }>()({ node }),
   'node.md': verb<{ nodes: OfNode<DiskInfo[]>[] }>()({ node }),
@@ -177,27 +181,6 @@ export function isVerb(value: unknown): value is Verb {
 /** VOLUME_OPEN's payload. */
 export const volumeOpenRequest = object({
   name: vdiName,
-  snapshot: optional(snapshot, ''),
+  snapshot: snapshotOrNone,
   readOnly: optional(flag, false),
 })
-
-/**
- * Names and tags: 1 to 255 bytes. `NAME@TAG` names a snapshot and names become file names, so new ones have neither
- * '/' nor '@'. Existing ones are only looked up: what cannot exist is simply not found.
- */
-function name(what: string, isNew: boolean): Checker<string> {
-  const general = text(NAME_BYTES_MAX)
-  return (value, path) => {
-    const checked = general(value, path)
-    if (checked === '')
-      throw new SheepError('invalid', `${path} is empty`, `give ${what} of 1 to ${NAME_BYTES_MAX} bytes`)
-    if (isNew && (/[/@]/.test(checked) || checked === '.' || checked === '..')) {
-      throw new SheepError(
-        'invalid',
-        `${JSON.stringify(checked)} cannot be ${what}`,
-        "leave out '/' and '@', and use more than dots",
-      )
-    }
-    return checked
-  }
-}
