@@ -6,6 +6,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { closeSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import type { ClusterInfo } from '../../lib/control/verbs.js'
 import { ended, freePorts, type Outcome, ProcessError, type RunOptions, run, until } from './process.js'
 
 const root = join(import.meta.dirname, '..', '..', '..')
@@ -106,6 +107,10 @@ export class TestCluster {
     this.nodes[index].child = null
   }
 
+  get stores(): string[] {
+    return this.nodes.map((node) => node.store)
+  }
+
   /** URI of an export at a daemon. */
   nbd(name: string, index = 0): string {
     return `nbd+unix:///${encodeURIComponent(name)}?socket=${this.nbdSocket(index)}`
@@ -115,8 +120,13 @@ export class TestCluster {
     return join(this.nodes[index].store, 'nbd.sock')
   }
 
+  /** `dog` as words for node's own command line. `port`: of a daemon that is none of ours. */
+  dogWords(args: readonly string[], port: number): string[] {
+    return [dogProgram, '-p', String(port), ...args]
+  }
+
   tryDog(args: readonly string[], index = 0, options: RunOptions = {}): Promise<Outcome> {
-    return run(process.execPath, [dogProgram, ...args, '-p', String(this.nodes[index].port)], options)
+    return run(process.execPath, this.dogWords(args, this.nodes[index].port), options)
   }
 
   /** Rejects with ProcessError when the exit code is not 0. */
@@ -131,9 +141,14 @@ export class TestCluster {
     return JSON.parse((await this.dog([...args, '--json'], index)).stdout)
   }
 
-  /** Waits until every copy is where it belongs, as `dog cluster info` says. */
+  /** Waits until all daemons are members and every copy is where it belongs. */
   async healthy(index = 0): Promise<void> {
-    await until('recovery to end', healLimit, async () => (await this.json<unknown[]>(['node', 'recovery'], index)).length === 0)
+    await until('recovery to end', healLimit, async () => {
+      const info = await this.json<ClusterInfo>(['cluster', 'info'], index)
+      const members = info.epochs[0]?.nodes.length
+      const running = this.nodes.filter((node) => node.child !== null).length
+      return info.status === 'running' && members === running && info.recovering.length === 0
+    })
   }
 
   /** Kills what still runs and removes the directory; for `process.on('exit')`, where nothing can be awaited. */

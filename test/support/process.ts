@@ -7,6 +7,8 @@ export interface Outcome {
   /** exit code; 128 + signal number's usual meaning is not imitated: a signal gives -1 */
   code: number
   stdout: string
+  /** stdout as it came */
+  bytes: Buffer
   stderr: string
   /** wall time, milliseconds */
   ms: number
@@ -65,9 +67,11 @@ export function run(command: string, args: readonly string[], options: RunOption
     })
     child.on('close', (code) => {
       clearTimeout(timer)
+      const bytes = Buffer.concat(stdout)
       const outcome = {
         code: code ?? -1,
-        stdout: Buffer.concat(stdout).toString(),
+        stdout: bytes.toString(),
+        bytes,
         stderr: Buffer.concat(stderr).toString(),
         ms: performance.now() - start,
       }

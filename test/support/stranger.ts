@@ -1,0 +1,60 @@
+/** Sends raw bytes to a port or socket as any stranger can, and says what happened. */
+import { connect } from 'node:net'
+
+export interface Reaction {
+  /** What the server sent before it closed or fell silent */
+  answer: Buffer
+  /** The server closed the connection */
+  closed: boolean
+}
+
+/** `at` is a TCP port on loopback or a Unix socket's path. Waits until the server closes or has been silent for `quiet` ms. */
+export function tell(at: number | string, pieces: readonly Buffer[], quiet = 300): Promise<Reaction> {
+  return new Promise((resolve, reject) => {
+    const socket = typeof at === 'number' ? connect(at, '127.0.0.1') : connect(at)
+    const answer: Buffer[] = []
+    let closed = false
+    let timer = setTimeout(() => socket.destroy(), quiet * 4)
+    const rest = () => {
+      clearTimeout(timer)
+      timer = setTimeout(() => socket.destroy(), quiet)
+    }
+    socket.on('connect', () => {
+      for (const piece of pieces) socket.write(piece)
+      rest()
+    })
+    socket.on('data', (data) => {
+      answer.push(data)
+      rest()
+    })
+    socket.on('end', () => {
+      closed = true
+    })
+    // A reset is the server's way to say no while we still send.
+    socket.on('error', (error: NodeJS.ErrnoException) => {
+      closed = true
+      if (error.code === 'ECONNREFUSED' || error.code === 'ENOENT') reject(error)
+    })
+    socket.on('close', () => {
+      clearTimeout(timer)
+      resolve({ answer: Buffer.concat(answer), closed })
+    })
+  })
+}
+
+/** A 48-byte header of the sheepdog protocol (wire-protocol.md) with fields at their offsets. */
+export function sheepdogHeader(fields: {
+  version?: number
+  opcode: number
+  flags?: number
+  id?: number
+  length?: number
+}): Buffer {
+  const header = Buffer.alloc(48)
+  header[0] = fields.version ?? 2
+  header[1] = fields.opcode
+  header.writeUInt16LE(fields.flags ?? 0, 2)
+  header.writeUInt32LE(fields.id ?? 1, 8)
+  header.writeUInt32LE(fields.length ?? 0, 12)
+  return header
+}
