@@ -1,0 +1,320 @@
+/**
+ * What a volume may hold. One `Lineage` follows one content: a working volume, or a snapshot's frozen one. For each cell it
+ * keeps the set of stamps that a read may return now, and the set that may be there after power loss of everything:
+ *
+ * - requests of one volume that overlap take effect in the order of their issue, so with all writes acknowledged exactly
+ *   one stamp may be read;
+ * - a write that failed or whose gateway died may have happened or not; the first read of it decides for good;
+ * - a completed flush makes durable what was complete, or was read, when it was issued; FUA its own cells; power loss of
+ *   everything leaves for each cell the durable stamp or any issued after it.
+ *
+ * Cells about which everything is certain are one number in an array; only the others have a `Cell`.
+ */
+import { describeCell, stampOf, TORN } from './stamps.js'
+import type { Verdict } from './trace.js'
+
+/** A write in flight or one whose end is unknown. */
+export interface Write {
+  readonly stamp: number
+  readonly first: number
+  readonly count: number
+  /** Its place in the order of issue */
+  readonly sequence: number
+  /** When it was acknowledged, in events of this lineage; 0: not */
+  acknowledged: number
+  state: 'flying' | 'done' | 'failed'
+  readonly durable: boolean
+}
+
+export interface Read {
+  readonly first: number
+  readonly count: number
+  readonly expected: Int32Array
+  /** cells about which there was more to know at issue */
+  readonly open: Map<number, Expectation>
+}
+
+interface Expectation {
+  /** The last write that was in flight at issue */
+  last: Write | null
+  /** All that might be there when that write fails; or what may be read when there was none */
+  candidates: readonly number[]
+  generation: number
+}
+
+export interface Flush {
+  readonly issued: number
+}
+
+class Cell {
+  visible: number[]
+  /** Sequence of the newest acknowledged write in `visible`, or of the event that fixed it */
+  visibleSequence = 0
+  /** When `visible` became what it is */
+  visibleSince = 0
+  generation = 0
+  durable: number[]
+  /** Issued after what is durable, oldest first */
+  later: Write[] = []
+  flying: Write[] = []
+
+  constructor(stamp: number) {
+    this.visible = [stamp]
+    this.durable = [stamp]
+  }
+}
+
+function unite(...lists: readonly (readonly number[])[]): number[] {
+  return [...new Set(lists.flat())]
+}
+
+/** How many wrong cells one report names. */
+const CELLS_REPORTED = 4
+
+export class Lineage {
+  #stable: Int32Array
+  readonly #open = new Map<number, Cell>()
+  /** Counts issues and completions: the lineage's own time */
+  #time = 0
+  /** Snapshots being taken: they may or may not see what is written now */
+  readonly #watchers = new Set<Lineage>()
+
+  constructor(
+    readonly name: string,
+    readonly cellSize: number,
+    public cells: number,
+    readonly verdict: Verdict,
+  ) {
+    this.#stable = new Int32Array(cells)
+  }
+
+  get openCells(): number {
+    return this.#open.size
+  }
+
+  // writes
+
+  beginWrite(stamp: number, first: number, count: number, durable = false): Write {
+    const write: Write = { stamp, first, count, sequence: ++this.#time, acknowledged: 0, state: 'flying', durable }
+    for (let i = first; i < first + count; i++) {
+      const cell = this.#cell(i)
+      cell.flying.push(write)
+      cell.later.push(write)
+    }
+    for (const watcher of this.#watchers) watcher.#mayHold(write)
+    return write
+  }
+
+  endWrite(write: Write): void {
+    write.state = 'done'
+    write.acknowledged = ++this.#time
+    for (let i = write.first; i < write.first + write.count; i++) {
+      const cell = this.#cell(i)
+      remove(cell.flying, write)
+      if (write.sequence > cell.visibleSequence) this.#see(cell, [write.stamp], write.sequence)
+      if (write.durable) this.#settleAt(cell, write)
+      this.#close(i, cell)
+    }
+  }
+
+  /** Failed, or its gateway died: it may have happened, and until somebody reads it may seem to happen later. */
+  failWrite(write: Write): void {
+    write.state = 'failed'
+    this.#time++
+    for (let i = write.first; i < write.first + write.count; i++) {
+      const cell = this.#cell(i)
+      remove(cell.flying, write)
+      if (write.sequence > cell.visibleSequence) {
+        cell.visible = unite(cell.visible, [write.stamp])
+        cell.visibleSince = this.#time
+        cell.generation++
+      }
+    }
+  }
+
+  // reads
+
+  beginRead(first: number, count: number): Read {
+    this.#time++
+    const open = new Map<number, Expectation>()
+    for (let i = first; i < first + count; i++) {
+      const cell = this.#open.get(i)
+      if (!cell) continue
+      const last = cell.flying.at(-1) ?? null
+      const newer = last && last.sequence > cell.visibleSequence ? last : null
+      open.set(i, {
+        last: newer,
+        candidates: newer
+          ? unite(
+              cell.visible,
+              cell.flying.map((write) => write.stamp),
+            )
+          : cell.visible,
+        generation: cell.generation,
+      })
+    }
+    return { first, count, expected: this.#stable.slice(first, first + count), open }
+  }
+
+  endRead(read: Read, bytes: Buffer, who: string): void {
+    this.#time++
+    const wrong: string[] = []
+    for (let i = 0; i < read.count; i++) {
+      const index = read.first + i
+      const stamp = stampOf(bytes, i * this.cellSize, this.cellSize, index)
+      const expectation = read.open.get(index)
+      const problem =
+        stamp === TORN
+          ? `holds ${describeCell(bytes, i * this.cellSize, this.cellSize)}`
+          : expectation
+            ? this.#unexpected(expectation, stamp)
+            : stamp === read.expected[i]
+              ? ''
+              : `is ${stamp}, must be ${read.expected[i]}`
+      if (problem !== '') {
+        wrong.push(`cell ${index} (byte ${index * this.cellSize}) ${problem}`)
+        continue
+      }
+      const cell = this.#open.get(index)
+      if (cell && expectation && cell.generation === expectation.generation && cell.visible.length > 1) {
+        this.#see(cell, [stamp], cell.visibleSequence)
+      }
+    }
+    if (wrong.length === 0) return
+    const more = wrong.length > CELLS_REPORTED ? `, and ${wrong.length - CELLS_REPORTED} cells more` : ''
+    this.verdict.report('wrong read', `${who}: ${this.name}: ${wrong.slice(0, CELLS_REPORTED).join('; ')}${more}`)
+  }
+
+  #unexpected(expectation: Expectation, stamp: number): string {
+    const { last, candidates } = expectation
+    if (last && stamp === last.stamp) return ''
+    if ((!last || last.state === 'failed') && candidates.includes(stamp)) return ''
+    const must = last && last.state !== 'failed' ? `write ${last.stamp} issued before it` : `one of ${candidates}`
+    return `is ${stamp}, must be ${must}`
+  }
+
+  // durability
+
+  beginFlush(): Flush {
+    return { issued: ++this.#time }
+  }
+
+  endFlush(flush: Flush): void {
+    this.#time++
+    for (const [index, cell] of [...this.#open]) {
+      if (cell.visibleSince <= flush.issued) {
+        cell.durable = cell.visible
+        cell.later = [...cell.flying]
+      } else {
+        const covered = cell.later.findLast((write) => write.acknowledged > 0 && write.acknowledged <= flush.issued)
+        if (covered) this.#settleAt(cell, covered)
+      }
+      this.#close(index, cell)
+    }
+  }
+
+  /** Every host lost power (or every holder of something did): nothing is in flight any more. */
+  powerLoss(): void {
+    this.#time++
+    for (const cell of this.#open.values()) {
+      const possible = unite(
+        cell.visible,
+        cell.durable,
+        cell.later.map((write) => write.stamp),
+      )
+      this.#see(cell, possible, this.#time)
+      cell.durable = possible
+      cell.later = []
+    }
+  }
+
+  // operations
+
+  /** The content that a snapshot which begins now may hold; until `endSnapshot` what is written may be in it, too. */
+  beginSnapshot(name: string): Lineage {
+    const snapshot = this.copy(name)
+    this.#watchers.add(snapshot)
+    return snapshot
+  }
+
+  endSnapshot(snapshot: Lineage): void {
+    this.#watchers.delete(snapshot)
+  }
+
+  /** The same content under another name (clone, rollback, or the start of a snapshot). */
+  copy(name: string): Lineage {
+    const copy = new Lineage(name, this.cellSize, this.cells, this.verdict)
+    copy.#stable = this.#stable.slice()
+    copy.#time = this.#time
+    for (const [index, cell] of this.#open) {
+      const other = new Cell(0)
+      other.visible = unite(
+        cell.visible,
+        cell.flying.filter((w) => w.sequence > cell.visibleSequence).map((w) => w.stamp),
+      )
+      other.visibleSequence = this.#time
+      other.visibleSince = this.#time
+      other.durable = unite(
+        cell.durable,
+        cell.later.map((write) => write.stamp),
+        other.visible,
+      )
+      copy.#open.set(index, other)
+    }
+    return copy
+  }
+
+  #mayHold(write: Write): void {
+    for (let i = write.first; i < write.first + write.count; i++) {
+      if (i >= this.cells) continue
+      const cell = this.#cell(i)
+      cell.visible = unite(cell.visible, [write.stamp])
+      cell.durable = unite(cell.durable, [write.stamp])
+      cell.generation++
+    }
+  }
+
+  /** New cells read as zeros; cells cut off are gone. */
+  resize(cells: number): void {
+    const stable = new Int32Array(cells)
+    stable.set(this.#stable.subarray(0, Math.min(cells, this.cells)))
+    this.#stable = stable
+    for (const index of [...this.#open.keys()]) if (index >= cells) this.#open.delete(index)
+    this.cells = cells
+  }
+
+  #cell(index: number): Cell {
+    let cell = this.#open.get(index)
+    if (!cell) {
+      cell = new Cell(this.#stable[index])
+      this.#open.set(index, cell)
+    }
+    return cell
+  }
+
+  #see(cell: Cell, visible: number[], sequence: number): void {
+    cell.visible = visible
+    cell.visibleSequence = sequence
+    cell.visibleSince = this.#time
+    cell.generation++
+  }
+
+  /** `write` is durable: what was before it is past. */
+  #settleAt(cell: Cell, write: Write): void {
+    if (!cell.later.includes(write)) return
+    cell.durable = [write.stamp]
+    cell.later = cell.later.filter((other) => other.sequence > write.sequence)
+  }
+
+  #close(index: number, cell: Cell): void {
+    if (cell.flying.length > 0 || cell.later.length > 0) return
+    if (cell.visible.length !== 1 || cell.durable.length !== 1 || cell.visible[0] !== cell.durable[0]) return
+    this.#stable[index] = cell.visible[0]
+    this.#open.delete(index)
+  }
+}
+
+function remove(list: Write[], write: Write): void {
+  const at = list.indexOf(write)
+  if (at >= 0) list.splice(at, 1)
+}
