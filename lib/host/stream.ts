@@ -8,8 +8,8 @@
  * callbacks matter at 4 KiB. What the kernel does not take goes through socket.write until that has drained.
  */
 import { writeSync, writevSync } from 'node:fs'
-import { Socket } from 'node:net'
-import { TLSSocket, type TLSSocketOptions } from 'node:tls'
+import type { Socket } from 'node:net'
+import { TLSSocket, type Server as TlsServer } from 'node:tls'
 import { assert } from '../assert.js'
 import { SLAB_SIZE_MAX, type Slab, takeSlab } from './slab.js'
 
@@ -26,6 +26,8 @@ const RECEIVE_KEEP = 2 << 20
 /** With less room than this the next read starts in another slab. */
 const RECEIVE_ROOM = 32 << 10
 const BATCH_SIZE = 256 << 10
+/** How long `end` waits for the peer to take what was sent and close. */
+const END_MS_MAX = 5000
 
 export interface StreamHandler {
   /**
@@ -40,7 +42,7 @@ export interface StreamHandler {
   message(slab: Slab, start: number, end: number): void
   /** Once, never from within a call into the stream; no message after it. `reason` is for the log. */
   closed(reason: string): void
-  /** The backlog has gone down to 0. */
+  /** Some of the backlog has gone out; `backlog` says what is left. */
   drained?(): void
 }
 
@@ -249,7 +251,7 @@ export class Stream {
     this.socket.write(slab.bytes.subarray(start, end), () => {
       slab.release()
       this.queued -= length
-      if (this.queued === 0 && this.isOpen) this.handler.drained?.()
+      if (this.isOpen) this.handler.drained?.()
     })
   }
 
@@ -348,7 +350,7 @@ export class Stream {
 
   /**
    * Sends what is queued, then the end of the stream. No more messages are taken. It closes when the peer does: closing
-   * first, with bytes unread, would make TCP throw away what was sent. The caller bounds the time by `close`.
+   * first, with bytes unread, would make TCP throw away what was sent. A peer that does not is cut off in 5 s.
    */
   end(reason: string): void {
     if (!this.isOpen || this.ending) return
@@ -358,41 +360,36 @@ export class Stream {
     this.flush()
     if (!this.isOpen) return
     this.socket.end()
+    setTimeout(() => this.close(reason), END_MS_MAX).unref()
     if (this.paused) this.socket.resume()
     this.paused = false
   }
 
   /**
-   * From here on the peer speaks TLS. To be called within `message`, when the peer may not have sent anything behind
-   * it: such bytes would pass for encrypted ones, so they close the stream.
+   * From here on the peer speaks TLS, as `server` demands; it serves this stream alone. To be called within `message`,
+   * when the peer may not have sent anything behind it: such bytes would pass for encrypted ones, so they close the
+   * stream.
    */
-  startTls(options: TLSSocketOptions): void {
+  startTls(server: TlsServer): void {
     assert(!this.encrypted, 'TLS starts once')
     if (this.start !== this.filled) {
       this.close('plain bytes after the request for TLS')
       return
     }
     this.flush()
-    const plain = this.socket
-    plain.removeAllListeners()
     this.fd = -1
-    this.socket = new TLSSocket(plain, options)
-    this.attach()
+    server.once('secureConnection', (socket) => {
+      this.socket = socket
+      this.attach()
+    })
+    server.once('tlsClientError', (error) => this.close(`TLS: ${error.message}`))
+    server.emit('connection', this.socket)
   }
 
   private attach(): void {
     const { socket } = this
     if (socket instanceof TLSSocket) {
-      socket.on('data', (chunk: Buffer) => {
-        for (let done = 0; done < chunk.length && this.isOpen; ) {
-          const room = this.receiveBuffer()
-          const length = Math.min(room.length, chunk.length - done)
-          room.set(chunk.subarray(done, done + length))
-          done += length
-          this.received(length)
-        }
-      })
-      socket.on('tlsClientError', (error: Error) => this.close(`TLS: ${error.message}`))
+      socket.on('data', (chunk: Buffer) => this.decrypted(chunk))
     } else if (socket.connecting) {
       socket.once('connect', () => this.connected())
     } else {
@@ -401,18 +398,35 @@ export class Stream {
     socket.on('error', (error: NodeJS.ErrnoException) => {
       if (this.reason === '') this.reason = error.code ?? error.message
     })
-    socket.on('end', () => this.close('the peer closed'))
-    socket.on('close', () => {
-      this.isOpen = false
-      this.fd = -1
-      this.slab.release()
-      this.handler.closed(this.reason === '' ? 'closed' : this.reason)
+    socket.on('end', () => {
+      if (socket === this.socket) this.close('the peer closed')
     })
+    // Under TLS the plain socket is no longer ours to watch.
+    socket.on('close', () => {
+      if (socket === this.socket) this.ended()
+    })
+  }
+
+  private ended(): void {
+    this.isOpen = false
+    this.fd = -1
+    this.slab.release()
+    this.handler.closed(this.reason === '' ? 'closed' : this.reason)
+  }
+
+  private decrypted(chunk: Buffer): void {
+    for (let done = 0; done < chunk.length && this.isOpen; ) {
+      const room = this.receiveBuffer()
+      const length = Math.min(room.length, chunk.length - done)
+      room.set(chunk.subarray(done, done + length))
+      done += length
+      this.received(length)
+    }
   }
 
   private connected(): void {
     const handle = (this.socket as unknown as { _handle: RawHandle | null })._handle
     const fd = handle?.fd
-    if (typeof fd === 'number' && fd >= 0 && this.socket instanceof Socket) this.fd = fd
+    if (fd !== undefined && fd >= 0) this.fd = fd
   }
 }
