@@ -32,6 +32,8 @@ export interface StagedObject {
   write(buffer: Uint8Array, bufferOffset: number, length: number, position: number, done: Completion): void
   /** Syncs, then replaces the object atomically and durably. The new StoredObject is `store.get(oid)` afterwards. */
   commit(writeEpoch: number, checkEpoch: number, done: Completion): void
+  /** Also during a commit, as long as it has not completed: then nothing is put in place and commit's done gets -125
+   *  (ECANCELED). After completion: no effect. */
   abort(): void
 }
 
@@ -79,7 +81,8 @@ export interface ObjectStore {
   addIntent(object: StoredObject, done: Completion): void
   /** Need not be durable at once */
   dropIntents(objects: readonly StoredObject[]): void
-  /** oids that the log held at open: written since they were last known clean, when this node stopped */
+  /** oids that the log held at open: written since they were last known clean, when this node stopped. Such objects start
+   *  `dirty` (the page cache may hold what was never synced) with `intent` set. */
   readonly intentsAtOpen: ReadonlySet<Oid>
 
   space(): DiskSpace

@@ -1,0 +1,439 @@
+/**
+ * Opens VDIs for front-ends: takes and keeps the cluster-wide lock, loads the index, and passes on what the cluster
+ * says meanwhile (snapshots, resizes, a lost lock). One volume object per VDI and daemon; clients that may share one do.
+ */
+import type { ClusterCommand, ClusterView } from '../cluster/types.js'
+import { asSheepError, SheepError } from '../errors.js'
+import type { Clock, Completion, Extent, Log, Random } from '../host/interfaces.js'
+import type { Peers } from '../replication/peers.js'
+import type { CallHandler } from '../replication/peer-session.js'
+import type { Replica } from '../replication/replica.js'
+import { decodeOids, encodeOids } from '../replication/survey.js'
+import type { Topology } from '../replication/topology.js'
+import { decodeIndex, entriesFor, INDEX_OFFSET } from '../vdi/inode.js'
+import { formatReference } from '../vdi/name.js'
+import { inodeOid, type Oid, vidOf } from '../vdi/oid.js'
+import { type Registry, referenceOf } from '../vdi/registry.js'
+import type { VdiEntry } from '../vdi/types.js'
+import { RoutedIo } from './object-io.js'
+import { Router } from './router.js'
+import type { OpenRequest, Volume, VolumeOpener } from './types.js'
+import { GatewayVolume } from './volume.js'
+
+const CLEAN_TIMEOUT_MS = 5_000
+const UNLOCK_RETRY_MS = 1_000
+const SESSION_BYTES = 8
+
+export interface GatewayOptions {
+  cluster: ClusterView
+  registry: () => Registry
+  topology: Topology
+  peers: Peers
+  replica: Replica
+  clock: Clock
+  random: Random
+  log: Log
+  /** Frees (owner, index) when nothing refers to it any more (lib/vdi/operations.ts) */
+  release: (vid: number, owner: number, index: number) => Promise<void>
+}
+
+interface OpenVolume {
+  volume: GatewayVolume
+  session: string
+  shareable: boolean
+  readonly clients: Set<SharedVolume>
+  /** Set once the last client has gone */
+  closing: Promise<void> | null
+  holder: string
+  /** Node that holds back its writes for a snapshot; '' none */
+  heldBy: string
+}
+
+export class Gateway implements VolumeOpener {
+  readonly router: Router
+  readonly io: RoutedIo
+  private readonly open_ = new Map<string, OpenVolume>()
+  private readonly opening = new Map<string, Promise<OpenVolume>>()
+
+  constructor(private readonly options: GatewayOptions) {
+    const { topology, replica, peers, clock, cluster } = options
+    this.router = new Router({ self: cluster.self.id, topology, replica, peers, clock })
+    this.io = new RoutedIo({ router: this.router, copiesOf: this.copiesOf, storeNodes: this.storeNodes })
+  }
+
+  // --- VolumeOpener -----------------------------------------------------------------------------------------------
+
+  list(): VdiEntry[] {
+    return this.options.registry().live()
+  }
+
+  find(name: string, snapshot: string): VdiEntry {
+    this.mustRun()
+    return this.options.registry().find(name, snapshot)
+  }
+
+  async open(request: OpenRequest): Promise<Volume> {
+    const entry = this.find(request.name, request.snapshot)
+    const readOnly = request.readOnly || entry.snapshotTime !== 0
+    const key = `${entry.vid}${readOnly ? 'r' : 'w'}`
+    if (request.shareable) {
+      const shared = [...this.open_.values()].find(
+        (open) => open.shareable && open.volume.vid === entry.vid && open.volume.readOnly === readOnly,
+      )
+      if (shared !== undefined && shared.closing === null && !shared.volume.isRevoked) return this.share(shared)
+      // Its last client has just gone: the next one waits until its lock is free.
+      if (shared?.closing) await shared.closing
+      const opening = this.opening.get(key)
+      if (opening !== undefined) return this.share(await opening)
+    }
+    const opening = this.lockAndLoad(entry, readOnly, request)
+    if (!request.shareable) return this.share(await opening)
+    this.opening.set(key, opening)
+    try {
+      return this.share(await opening)
+    } finally {
+      this.opening.delete(key)
+    }
+  }
+
+  /** What this daemon has open, for `dog` and for a clean stop. */
+  volumes(): { volume: GatewayVolume; holder: string; session: string }[] {
+    return [...this.open_.values()]
+  }
+
+  async closeAll(): Promise<void> {
+    await Promise.all([...this.open_.values()].map((open) => open.volume.close()))
+  }
+
+  // --- what the cluster says --------------------------------------------------------------------------------------
+
+  epochChanged(left: readonly string[]): void {
+    for (const open of this.open_.values()) {
+      open.volume.epochChanged()
+      if (open.heldBy !== '' && left.includes(open.heldBy)) this.releaseHold(open)
+    }
+    this.router.resume()
+  }
+
+  commandApplied(command: ClusterCommand): void {
+    if (command.type !== 'vdi') return
+    const vdi = command.command
+    const registry = this.options.registry()
+    if (vdi.op === 'snapshot-commit') {
+      for (const open of this.open_.values()) {
+        if (open.volume.readOnly || open.volume.vid !== vdi.vid) continue
+        const child = registry.get(vdi.child)
+        if (child !== undefined) open.volume.entryChanged(child)
+        this.releaseHold(open)
+      }
+    } else if (vdi.op === 'resize' || vdi.op === 'rename' || vdi.op === 'set-tag') {
+      for (const open of this.open_.values()) {
+        const entry = registry.get(open.volume.vid)
+        if (entry !== undefined && entry !== open.volume.entry) open.volume.entryChanged(entry)
+      }
+    }
+  }
+
+  /** After this node was out of the cluster: what it no longer holds the lock of must not be written by it. */
+  recheckLocks(): void {
+    const registry = this.options.registry()
+    const self = this.options.cluster.self.id
+    for (const open of [...this.open_.values()]) {
+      const held = registry.locks().some((lock) => lock.node === self && lock.session === open.session)
+      if (held) continue
+      this.options.log('warning', `the lock of ${referenceOf(open.volume.entry)} is lost; its clients must open it again`)
+      open.volume.revoke()
+      this.open_.delete(open.session)
+    }
+  }
+
+  /** Peer calls that the other nodes make to this gateway. */
+  calls(): Map<string, CallHandler> {
+    const hold: CallHandler = async (argument, _body, from) => {
+      await this.holdHere(vidIn(argument), from)
+      return { json: null, body: Buffer.alloc(0) }
+    }
+    const release: CallHandler = async (argument, _body, from) => {
+      for (const open of this.writers(vidIn(argument))) if (open.heldBy === from) this.releaseHold(open)
+      return { json: null, body: Buffer.alloc(0) }
+    }
+    const clean: CallHandler = async (argument, body) => {
+      this.options.replica.clean(decodeOids(body), (argument as { ended?: unknown }).ended === true)
+      return { json: null, body: Buffer.alloc(0) }
+    }
+    return new Map([
+      ['hold', hold],
+      ['release', release],
+      ['clean', clean],
+    ])
+  }
+
+  /**
+   * Holds back the writes of an open VDI, wherever it is open: none is in flight and all are flushed when this resolves,
+   * until the returned function is called, a snapshot of it is committed, or this node leaves.
+   */
+  async hold(vid: number): Promise<() => void> {
+    const { cluster, peers, registry, log } = this.options
+    const self = cluster.self.id
+    const lock = registry().lockOf(vid)
+    if (lock === undefined || lock.mode !== 'write') return () => {}
+    if (lock.node === self) {
+      await this.holdHere(vid, self)
+      return () => {
+        for (const open of this.writers(vid)) if (open.heldBy === self) this.releaseHold(open)
+      }
+    }
+    await peers.call(lock.node, 'hold', { vid })
+    return () => {
+      peers.call(lock.node, 'release', { vid }).catch((error: unknown) => {
+        log('warning', `releasing vid ${vid.toString(16)} on node ${lock.node}: ${asSheepError(error).message}`)
+      })
+    }
+  }
+
+  // --- inside -----------------------------------------------------------------------------------------------------
+
+  readonly copiesOf = (vid: number): number => this.options.registry().get(vid)?.copies ?? 0
+
+  readonly storeNodes = (): string[] => {
+    const current = this.options.topology.current
+    return current === null ? [] : current.nodes.filter((node) => node.vnodes > 0).map((node) => node.id)
+  }
+
+  private mustRun(): void {
+    const { cluster } = this.options
+    if (cluster.status === 'running') return
+    const code =
+      cluster.status === 'waiting-for-format'
+        ? 'wait-for-format'
+        : cluster.status === 'stopped'
+          ? 'shutting-down'
+          : cluster.status === 'halted'
+            ? 'halted'
+            : 'starting-up'
+    throw new SheepError(code, cluster.statusReason === '' ? `the cluster is ${cluster.status}` : cluster.statusReason)
+  }
+
+  private async lockAndLoad(entry: VdiEntry, readOnly: boolean, request: OpenRequest): Promise<OpenVolume> {
+    const { cluster, random, clock, log, topology } = this.options
+    const session = random.hex(SESSION_BYTES)
+    const mode = readOnly ? 'read' : 'write'
+    const command = { op: 'lock', vid: entry.vid, session, mode, holder: request.holder } as const
+    let locked: VdiEntry
+    try {
+      locked = (await cluster.propose({ type: 'vdi', command })) as VdiEntry
+    } catch (error) {
+      throw this.sayWhere(asSheepError(error), entry)
+    }
+    try {
+      const count = entriesFor(locked.size, locked.blockSizeShift)
+      const bytes = await this.io.read(inodeOid(locked.vid), INDEX_OFFSET, count * 4)
+      const volume = new GatewayVolume({
+        router: this.router,
+        clock,
+        log,
+        entry: this.options.registry().get(locked.vid) ?? locked,
+        readOnly,
+        entries: decodeIndex(bytes),
+        copiesOf: this.copiesOf,
+        storeNodes: this.storeNodes,
+        replicasOf: (oid) => topology.replicas(oid, this.copiesOf(vidOf(oid))).map((node) => node.id),
+        unreferenced: (owner, index) => this.unreferenced(session, owner, index),
+        clean: (oids, ended) => this.clean(oids, ended),
+        closed: () => this.closed(session),
+      })
+      const open: OpenVolume = {
+        volume,
+        session,
+        shareable: request.shareable,
+        clients: new Set(),
+        closing: null,
+        holder: request.holder,
+        heldBy: '',
+      }
+      volume.onChange = (what) => {
+        for (const client of [...open.clients]) client.onChange?.(what)
+      }
+      this.open_.set(session, open)
+      return open
+    } catch (error) {
+      await this.unlock(locked.vid, session)
+      throw error
+    }
+  }
+
+  private share(open: OpenVolume): Volume {
+    return new SharedVolume(open, () => {
+      if (open.clients.size > 0) return Promise.resolve()
+      open.closing = open.volume.close()
+      return open.closing
+    })
+  }
+
+  private async closed(session: string): Promise<void> {
+    const open = this.open_.get(session)
+    if (open === undefined) return
+    this.open_.delete(session)
+    await this.unlock(open.volume.vid, session)
+  }
+
+  /** The lock must go even when the cluster pauses: a lock that stays keeps the VDI from everybody. */
+  private async unlock(vid: number, session: string): Promise<void> {
+    const { cluster, clock, log } = this.options
+    while (cluster.status !== 'stopped') {
+      try {
+        await cluster.propose({ type: 'vdi', command: { op: 'unlock', vid, session } })
+        return
+      } catch (error) {
+        const { code, message } = asSheepError(error)
+        if (code === 'not-locked' || code === 'shutting-down' || code === 'not-found') return
+        log('warning', `unlocking vid ${vid.toString(16)}: ${message}`)
+        await new Promise<void>((resolve) => clock.after(UNLOCK_RETRY_MS, resolve))
+      }
+    }
+  }
+
+  private unreferenced(session: string, owner: number, index: number): void {
+    const { registry, release, log } = this.options
+    const open = this.open_.get(session)
+    const former = registry().get(owner)
+    // The owner is live: it refers to the object itself.
+    if (open === undefined || former === undefined || former.state === 'live') return
+    const { vid } = open.volume
+    // The index entry that let go of it must be durable first, or a power loss brings it back without its object.
+    this.io
+      .flush(vid)
+      .then(() => release(vid, owner, index))
+      .catch((error: unknown) => {
+        log('warning', `an object of deleted VDI ${owner.toString(16)} stays until the next check: ${String(error)}`)
+      })
+  }
+
+  private async clean(oids: readonly Oid[], ended: boolean): Promise<void> {
+    if (oids.length === 0) return
+    const { topology, peers, replica, cluster, log } = this.options
+    const byNode = new Map<string, Oid[]>()
+    for (const oid of oids) {
+      const copies = this.copiesOf(vidOf(oid))
+      if (copies === 0) continue
+      for (const node of topology.replicas(oid, copies)) {
+        const list = byNode.get(node.id)
+        if (list === undefined) byNode.set(node.id, [oid])
+        else list.push(oid)
+      }
+    }
+    await Promise.all(
+      [...byNode].map(async ([node, list]) => {
+        if (node === cluster.self.id) {
+          replica.clean(list, ended)
+          return
+        }
+        try {
+          await peers.call(node, 'clean', { ended }, encodeOids(list), CLEAN_TIMEOUT_MS)
+        } catch (error) {
+          // They stay in that node's log: a check more after a crash, nothing worse.
+          log('debug', `clean on node ${node}: ${asSheepError(error).message}`)
+        }
+      }),
+    )
+  }
+
+  private writers(vid: number): OpenVolume[] {
+    return [...this.open_.values()].filter((open) => open.volume.vid === vid && !open.volume.readOnly)
+  }
+
+  private async holdHere(vid: number, by: string): Promise<void> {
+    for (const open of this.writers(vid)) {
+      if (open.heldBy !== '') throw new SheepError('busy', `a snapshot of ${open.volume.entry.name} is being taken`)
+      open.heldBy = by
+      await open.volume.hold()
+      const result = await new Promise<number>((resolve) => open.volume.flush({ complete: resolve }))
+      if (result < 0) {
+        this.releaseHold(open)
+        throw new SheepError('io', `flushing ${open.volume.entry.name} failed with errno ${-result}`)
+      }
+    }
+  }
+
+  private releaseHold(open: OpenVolume): void {
+    open.heldBy = ''
+    open.volume.release()
+  }
+
+  private sayWhere(error: SheepError, entry: VdiEntry): SheepError {
+    if (error.code !== 'locked') return error
+    const lock = this.options.registry().lockOf(entry.vid)
+    if (lock === undefined) return error
+    const node = this.options.topology.node(lock.node)
+    const where = node === undefined ? lock.node : `${node.name} (${node.host}:${node.port})`
+    return new SheepError(
+      'locked',
+      `${formatReference(entry.name, '')} is open on ${where}: ${lock.holder}`,
+      'close it there, or snapshot it and open the snapshot; dog vdi lock list shows all that are open',
+    )
+  }
+}
+
+/** One client's hold on a volume that several may share. */
+class SharedVolume implements Volume {
+  onChange: ((what: 'resized' | 'revoked') => void) | null = null
+  private readonly volume: GatewayVolume
+  private closing: Promise<void> | null = null
+
+  constructor(
+    private readonly open: OpenVolume,
+    private readonly leave: () => Promise<void>,
+  ) {
+    this.volume = open.volume
+    open.clients.add(this)
+  }
+
+  get entry(): VdiEntry {
+    return this.volume.entry
+  }
+  get size(): number {
+    return this.volume.size
+  }
+  get readOnly(): boolean {
+    return this.volume.readOnly
+  }
+  get objectSize(): number {
+    return this.volume.objectSize
+  }
+
+  read(buffer: Uint8Array, bufferOffset: number, length: number, offset: number, done: Completion): void {
+    this.volume.read(buffer, bufferOffset, length, offset, done)
+  }
+
+  write(buffer: Uint8Array, bufferOffset: number, length: number, offset: number, fua: boolean, done: Completion): void {
+    this.volume.write(buffer, bufferOffset, length, offset, fua, done)
+  }
+
+  zero(length: number, offset: number, keepBlocks: boolean, fua: boolean, done: Completion): void {
+    this.volume.zero(length, offset, keepBlocks, fua, done)
+  }
+
+  discard(length: number, offset: number, fua: boolean, done: Completion): void {
+    this.volume.discard(length, offset, fua, done)
+  }
+
+  flush(done: Completion): void {
+    this.volume.flush(done)
+  }
+
+  extents(length: number, offset: number): Promise<Extent[]> {
+    return this.volume.extents(length, offset)
+  }
+
+  close(): Promise<void> {
+    this.open.clients.delete(this)
+    this.closing ??= this.leave()
+    return this.closing
+  }
+}
+
+function vidIn(argument: unknown): number {
+  const vid = (argument as { vid?: unknown } | null)?.vid
+  if (typeof vid !== 'number') throw new SheepError('invalid', 'the call names no vid')
+  return vid
+}

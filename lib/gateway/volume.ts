@@ -1,0 +1,641 @@
+/**
+ * An open VDI: splits requests at object boundaries and turns each piece into replicated operations.
+ *
+ *     write to an object of this vid      WRITE on all replicas
+ *     write into a hole                   CREATE with the data, then the index entry; others for that object wait
+ *     write to an ancestor's object       copy on write (copy-on-write.ts), then as an object of this vid
+ *     discard of a whole object           index entry to 0, then REMOVE
+ *     flush                               FLUSH to every node that took a write since the last one
+ *
+ * An answer to a client means that all of this is on all replicas, the index entry included.
+ */
+import { assert } from '../assert.js'
+import type { Clock, Completion, Extent, Log, Timer } from '../host/interfaces.js'
+import { FLAG_CREATE, FLAG_FUA, FLAG_KEEP_BLOCKS } from '../protocol/header.js'
+import { READ, REMOVE, WRITE, ZERO } from '../replication/request.js'
+import { entriesFor } from '../vdi/inode.js'
+import { dataOid, inodeOid, type Oid, vidOf } from '../vdi/oid.js'
+import type { VdiEntry } from '../vdi/types.js'
+import { CopyOnWrite } from './copy-on-write.js'
+import { Flusher } from './flusher.js'
+import { IndexTable } from './index-table.js'
+import { type Ordered, RequestOrder } from './request-order.js'
+import type { Router } from './router.js'
+import type { Volume } from './types.js'
+
+const ESHUTDOWN = -108
+const EROFS_AS_EPERM = -1
+const POOL_MAX = 256
+/** Objects quiet and flushed for this long leave the intent logs. */
+const QUIET_MS = 10_000
+const SWEEP_MS = 5_000
+
+export interface VolumeOptions {
+  router: Router
+  clock: Clock
+  log: Log
+  entry: VdiEntry
+  readOnly: boolean
+  entries: Uint32Array
+  copiesOf: (vid: number) => number
+  /** Nodes that may hold objects of this VDI: for flushes */
+  storeNodes: () => readonly string[]
+  replicasOf: (oid: Oid) => readonly string[]
+  /** Object `index` of `owner` is referred to by this VDI no more; frees it when nothing else refers to it */
+  unreferenced: (owner: number, index: number) => void
+  /** Tells the replicas of these objects that they are flushed, and quiet; `ended`: nobody will write them for now */
+  clean: (oids: readonly Oid[], ended: boolean) => Promise<void>
+  closed: () => Promise<void>
+}
+
+const enum Kind {
+  Read = 0,
+  Write = 1,
+  Zero = 2,
+}
+
+export class GatewayVolume implements Volume {
+  onChange: ((what: 'resized' | 'revoked') => void) | null = null
+  entry: VdiEntry
+  readonly readOnly: boolean
+  readonly objectSize: number
+  readonly shift: number
+  readonly index: IndexTable
+  readonly order = new RequestOrder<VolumeRequest>()
+  readonly flusher: Flusher
+  readonly copyOnWrite: CopyOnWrite
+  readonly counters = { reads: 0, writes: 0, readBytes: 0, writeBytes: 0, flushes: 0 }
+  /** Objects that wait for an index entry or a copy, with the pieces that wait for them */
+  readonly allocating = new Map<number, Piece[]>()
+  /** Index -> Clock.now() of the last write, for objects that may be in the intent logs */
+  private readonly hot = new Map<number, number>()
+  private readonly requests: VolumeRequest[] = []
+  private readonly pieces: Piece[] = []
+  private sweepTimer: Timer | null = null
+  private revoked = false
+  private closing: Promise<void> | null = null
+
+  constructor(readonly options: VolumeOptions) {
+    this.entry = options.entry
+    this.readOnly = options.readOnly
+    this.shift = options.entry.blockSizeShift
+    this.objectSize = 2 ** this.shift
+    this.index = new IndexTable(options.router, options.entry.vid, options.entry.copies, options.entries)
+    this.flusher = new Flusher(options)
+    this.copyOnWrite = new CopyOnWrite(options.router)
+    if (!this.readOnly) this.sweepLater()
+  }
+
+  get size(): number {
+    return this.entry.size
+  }
+
+  get vid(): number {
+    return this.entry.vid
+  }
+
+  read(buffer: Uint8Array, bufferOffset: number, length: number, offset: number, done: Completion): void {
+    this.counters.reads++
+    this.counters.readBytes += length
+    this.submit(Kind.Read, buffer, bufferOffset, length, offset, 0, done)
+  }
+
+  write(
+    buffer: Uint8Array,
+    bufferOffset: number,
+    length: number,
+    offset: number,
+    fua: boolean,
+    done: Completion,
+  ): void {
+    this.counters.writes++
+    this.counters.writeBytes += length
+    this.submit(Kind.Write, buffer, bufferOffset, length, offset, fua ? FLAG_FUA : 0, done)
+  }
+
+  zero(length: number, offset: number, keepBlocks: boolean, fua: boolean, done: Completion): void {
+    const flags = (fua ? FLAG_FUA : 0) | (keepBlocks ? FLAG_KEEP_BLOCKS : 0)
+    this.submit(Kind.Zero, EMPTY, 0, length, offset, flags, done)
+  }
+
+  discard(length: number, offset: number, fua: boolean, done: Completion): void {
+    this.submit(Kind.Zero, EMPTY, 0, length, offset, fua ? FLAG_FUA : 0, done)
+  }
+
+  flush(done: Completion): void {
+    this.counters.flushes++
+    if (this.revoked) done.complete(ESHUTDOWN)
+    else if (this.readOnly) done.complete(0)
+    else this.flusher.flush(this.entry.vid, this.index, done)
+  }
+
+  async extents(length: number, offset: number): Promise<Extent[]> {
+    const found: Extent[] = []
+    const end = offset + length
+    for (let at = offset; at < end; ) {
+      const index = Math.floor(at / this.objectSize)
+      const stop = Math.min(end, (index + 1) * this.objectSize)
+      if (this.index.get(index) !== 0) {
+        const last = found[found.length - 1]
+        if (last !== undefined && last.offset + last.length === at) last.length += stop - at
+        else found.push({ offset: at, length: stop - at })
+      }
+      at = stop
+    }
+    return found
+  }
+
+  close(): Promise<void> {
+    this.closing ??= this.shut()
+    return this.closing
+  }
+
+  // --- what the gateway does to it --------------------------------------------------------------------------------
+
+  /** From now on no change begins; resolves when none is in flight. */
+  hold(): Promise<void> {
+    return new Promise((resolve) => this.order.hold(resolve))
+  }
+
+  release(): void {
+    this.order.release()
+  }
+
+  /** The registry's word on this VDI changed: it was resized, renamed, or a snapshot gave it a new vid. */
+  entryChanged(entry: VdiEntry): void {
+    const former = this.entry
+    this.entry = entry
+    if (entry.vid !== former.vid) {
+      assert(this.order.changingCount === 0, 'a snapshot is taken while no write is in flight')
+      this.index.vid = entry.vid
+      // Every object is the snapshot's now, flushed when the volume was held, and never written again.
+      const quiet = [inodeOid(former.vid), ...[...this.hot.keys()].map((index) => dataOid(former.vid, index))]
+      this.hot.clear()
+      void this.options.clean(quiet, true)
+    }
+    if (entry.size !== former.size) {
+      this.index.resize(entriesFor(entry.size, entry.blockSizeShift))
+      this.onChange?.('resized')
+    }
+  }
+
+  epochChanged(): void {
+    this.flusher.epochChanged()
+  }
+
+  /** The lock is gone: everything in flight and to come fails. */
+  revoke(): void {
+    if (this.revoked) return
+    this.revoked = true
+    const { vid } = this.entry
+    // The front-end first: it drops its clients, who come again, rather than telling them of failures.
+    this.onChange?.('revoked')
+    this.options.router.revoke((oid) => vidOf(oid) === vid)
+    this.order.release()
+  }
+
+  get isRevoked(): boolean {
+    return this.revoked
+  }
+
+  // --- requests ---------------------------------------------------------------------------------------------------
+
+  private submit(
+    kind: Kind,
+    buffer: Uint8Array,
+    bufferOffset: number,
+    length: number,
+    offset: number,
+    flags: number,
+    done: Completion,
+  ): void {
+    if (this.revoked) {
+      done.complete(ESHUTDOWN)
+      return
+    }
+    if (this.readOnly && kind !== Kind.Read) {
+      done.complete(EROFS_AS_EPERM)
+      return
+    }
+    assert(offset >= 0 && length >= 0 && offset + length <= this.size, 'a request lies within the volume')
+    if (length === 0) {
+      done.complete(0)
+      return
+    }
+    const request = this.requests.length > 0 ? (this.requests.pop() as VolumeRequest) : new VolumeRequest(this)
+    request.kind = kind
+    request.start = offset
+    request.end = offset + length
+    request.buffer = buffer
+    request.bufferOffset = bufferOffset
+    request.flags = flags
+    request.done = done
+    this.order.admit(request)
+  }
+
+  piece(): Piece {
+    return this.pieces.length > 0 ? (this.pieces.pop() as Piece) : new Piece(this)
+  }
+
+  recyclePiece(piece: Piece): void {
+    if (this.pieces.length < POOL_MAX) this.pieces.push(piece)
+  }
+
+  recycleRequest(request: VolumeRequest): void {
+    if (this.requests.length < POOL_MAX) this.requests.push(request)
+  }
+
+  /** A completed change of this object is on its replicas, not yet synced. */
+  touched(index: number): void {
+    this.hot.set(index, this.options.clock.now())
+    this.flusher.touched(index, this.entry.vid)
+  }
+
+  forgotten(index: number): void {
+    this.hot.delete(index)
+  }
+
+  // --- quiet objects ----------------------------------------------------------------------------------------------
+
+  private sweepLater(): void {
+    this.sweepTimer = this.options.clock.after(SWEEP_MS, () => {
+      this.sweep()
+      if (this.closing === null && !this.revoked) this.sweepLater()
+    })
+  }
+
+  private sweep(): void {
+    const now = this.options.clock.now()
+    const quiet: number[] = []
+    let unflushed = false
+    const busy = this.busyObjects()
+    for (const [index, at] of this.hot) {
+      if (now - at < QUIET_MS || this.allocating.has(index) || busy.has(index)) continue
+      if (at < this.flusher.flushedThrough) quiet.push(index)
+      else unflushed = true
+    }
+    // A guest that never flushes would keep its objects in the logs for ever.
+    if (unflushed) this.flusher.flush(this.entry.vid, this.index, IGNORED)
+    if (quiet.length === 0) return
+    for (const index of quiet) this.hot.delete(index)
+    void this.options.clean(
+      quiet.map((index) => dataOid(this.entry.vid, index)),
+      false,
+    )
+  }
+
+  private hotOids(): Oid[] {
+    return [inodeOid(this.entry.vid), ...[...this.hot.keys()].map((index) => dataOid(this.entry.vid, index))]
+  }
+
+  private busyObjects(): Set<number> {
+    const busy = new Set<number>()
+    for (const request of this.order.running()) {
+      const last = Math.floor((request.end - 1) / this.objectSize)
+      for (let index = Math.floor(request.start / this.objectSize); index <= last; index++) busy.add(index)
+    }
+    return busy
+  }
+
+  private async shut(): Promise<void> {
+    this.sweepTimer?.cancel()
+    if (!this.revoked && !this.readOnly) {
+      await this.hold()
+      const result = await new Promise<number>((resolve) => {
+        this.flusher.flush(this.entry.vid, this.index, { complete: resolve })
+      })
+      if (result < 0) this.options.log('warning', `closing ${this.entry.name}: flush failed with errno ${-result}`)
+      else await this.options.clean(this.hotOids(), true)
+    }
+    this.revoked = true
+    await this.options.closed()
+    this.order.release()
+  }
+}
+
+/** What a client asked for; done when its pieces are. */
+class VolumeRequest implements Ordered {
+  start = 0
+  end = 0
+  kind = Kind.Read
+  slot = -1
+  buffer: Uint8Array = EMPTY
+  bufferOffset = 0
+  flags = 0
+  done: Completion | null = null
+  private pending = 0
+  private result = 0
+  private readonly afterFlush: Completion = { complete: (result) => this.finish(result) }
+
+  constructor(private readonly volume: GatewayVolume) {}
+
+  get changes(): boolean {
+    return this.kind !== Kind.Read
+  }
+
+  begin(): void {
+    const { volume } = this
+    if (volume.isRevoked) {
+      this.finish(ESHUTDOWN)
+      return
+    }
+    const size = volume.objectSize
+    this.result = 0
+    const first = Math.floor(this.start / size)
+    const last = Math.floor((this.end - 1) / size)
+    this.pending = last - first + 1
+    const { start, end, bufferOffset } = this
+    for (let index = first; index <= last; index++) {
+      const from = Math.max(start, index * size)
+      const to = Math.min(end, (index + 1) * size)
+      const piece = volume.piece()
+      piece.request = this
+      piece.index = index
+      piece.position = from - index * size
+      piece.length = to - from
+      piece.bufferOffset = bufferOffset + (from - start)
+      piece.begin()
+    }
+  }
+
+  pieceDone(result: number): void {
+    if (result < 0) this.result = result
+    if (--this.pending > 0) return
+    if (this.result < 0) {
+      this.finish(this.result)
+    } else if ((this.flags & FLAG_FUA) !== 0 && this.changes && this.volume.index.dirty) {
+      // The data is durable by its own flag; the way to it must be too.
+      this.volume.flusher.flush(this.volume.vid, this.volume.index, this.afterFlush)
+    } else {
+      this.finish(this.end - this.start)
+    }
+  }
+
+  private finish(result: number): void {
+    const done = this.done as Completion
+    const { volume } = this
+    const outcome = result === 0 ? this.end - this.start : result
+    this.done = null
+    this.buffer = EMPTY
+    volume.order.leave(this)
+    volume.recycleRequest(this)
+    done.complete(outcome)
+  }
+}
+
+const enum Stage {
+  /** The operation on the object itself */
+  Object = 0,
+  /** Created; next the index entry */
+  Create = 1,
+  /** The index entry after a creation */
+  Enter = 2,
+  /** The index entry is 0; next the removal */
+  Clear = 3,
+  Remove = 4,
+  /** Created, but refused somewhere: taking back what there is */
+  Undo = 5,
+}
+
+/** The part of a request that lies in one object. */
+class Piece implements Completion {
+  request: VolumeRequest = NO_REQUEST
+  index = 0
+  position = 0
+  length = 0
+  bufferOffset = 0
+  private stage = Stage.Object
+  private owner = 0
+  private failure = 0
+
+  constructor(private readonly volume: GatewayVolume) {}
+
+  begin(): void {
+    const { request, volume, index } = this
+    this.stage = Stage.Object
+    const owner = volume.index.get(index)
+    this.owner = owner
+    if (request.kind === Kind.Read) {
+      this.read(owner)
+      return
+    }
+    if (volume.allocating.size > 0) {
+      const waiting = volume.allocating.get(index)
+      if (waiting !== undefined) {
+        waiting.push(this)
+        return
+      }
+    }
+    if (request.kind === Kind.Write) this.write(owner)
+    else this.zero(owner)
+  }
+
+  complete(result: number): void {
+    const { volume, index } = this
+    switch (this.stage) {
+      case Stage.Object:
+        if (this.request.kind !== Kind.Read && result >= 0) volume.touched(index)
+        this.end(result)
+        return
+      case Stage.Create:
+        if (result < 0) this.undo(result)
+        else {
+          volume.touched(index)
+          this.stage = Stage.Enter
+          volume.index.set(index, volume.vid, false, this)
+        }
+        return
+      case Stage.Enter:
+        this.allocated(result)
+        return
+      case Stage.Clear:
+        if (result < 0) this.allocated(result)
+        else this.remove()
+        return
+      case Stage.Remove:
+        this.allocated(result)
+        return
+      default:
+        this.allocated(this.failure)
+    }
+  }
+
+  private read(owner: number): void {
+    const { request, volume, index } = this
+    if (owner === 0) {
+      request.buffer.fill(0, this.bufferOffset, this.bufferOffset + this.length)
+      this.end(this.length)
+      return
+    }
+    const { router, copiesOf } = volume.options
+    const copies = owner === volume.vid ? volume.entry.copies : copiesOf(owner)
+    router.submit(
+      READ,
+      dataOid(owner, index),
+      copies,
+      request.buffer,
+      this.bufferOffset,
+      this.length,
+      this.position,
+      0,
+      false,
+      this,
+    )
+  }
+
+  private write(owner: number): void {
+    const { request, volume, index } = this
+    if (owner !== 0 && owner !== volume.vid) {
+      this.copy(owner)
+      return
+    }
+    let flags = request.flags
+    if (owner === 0) {
+      volume.allocating.set(index, [])
+      this.stage = Stage.Create
+      flags |= FLAG_CREATE
+    }
+    volume.options.router.submit(
+      WRITE,
+      dataOid(volume.vid, index),
+      volume.entry.copies,
+      request.buffer,
+      this.bufferOffset,
+      this.length,
+      this.position,
+      flags,
+      false,
+      this,
+    )
+  }
+
+  private zero(owner: number): void {
+    const { request, volume, index } = this
+    const keep = (request.flags & FLAG_KEEP_BLOCKS) !== 0
+    const objectEnd = Math.min(volume.objectSize, volume.size - index * volume.objectSize)
+    const whole = this.position === 0 && this.length >= objectEnd
+    if (owner === 0 && !keep) {
+      this.end(this.length)
+      return
+    }
+    if (whole && !keep) {
+      volume.allocating.set(index, [])
+      this.stage = Stage.Clear
+      volume.index.set(index, 0, true, this)
+      return
+    }
+    if (owner !== 0 && owner !== volume.vid) {
+      this.copy(owner)
+      return
+    }
+    let flags = request.flags
+    if (owner === 0) {
+      volume.allocating.set(index, [])
+      this.stage = Stage.Create
+      flags |= FLAG_CREATE
+    }
+    volume.options.router.submit(
+      ZERO,
+      dataOid(volume.vid, index),
+      volume.entry.copies,
+      EMPTY,
+      0,
+      this.length,
+      this.position,
+      flags,
+      false,
+      this,
+    )
+  }
+
+  /** The object is an ancestor's: makes an own one with this change in it. */
+  private copy(owner: number): void {
+    const { request, volume, index } = this
+    volume.allocating.set(index, [])
+    const overlay =
+      request.kind === Kind.Write
+        ? request.buffer.subarray(this.bufferOffset, this.bufferOffset + this.length)
+        : Buffer.alloc(this.length)
+    volume.copyOnWrite.run(
+      {
+        from: dataOid(owner, index),
+        fromCopies: volume.options.copiesOf(owner),
+        to: dataOid(volume.vid, index),
+        toCopies: volume.entry.copies,
+        objectSize: volume.objectSize,
+        overlay,
+        overlayPosition: this.position,
+      },
+      (result) => {
+        this.stage = Stage.Create
+        this.complete(result)
+      },
+    )
+  }
+
+  private remove(): void {
+    const { volume, index, owner } = this
+    volume.forgotten(index)
+    this.stage = Stage.Remove
+    if (owner !== volume.vid) {
+      volume.options.unreferenced(owner, index)
+      this.complete(0)
+      return
+    }
+    volume.options.router.submit(
+      REMOVE,
+      dataOid(owner, index),
+      volume.entry.copies,
+      EMPTY,
+      0,
+      0,
+      0,
+      0,
+      false,
+      this,
+    )
+  }
+
+  private undo(result: number): void {
+    const { volume, index } = this
+    this.failure = result
+    if (volume.isRevoked) {
+      this.allocated(result)
+      return
+    }
+    this.stage = Stage.Undo
+    volume.options.router.submit(
+      REMOVE,
+      dataOid(volume.vid, index),
+      volume.entry.copies,
+      EMPTY,
+      0,
+      0,
+      0,
+      0,
+      false,
+      this,
+    )
+  }
+
+  /** The object's place in the index is settled: others may go on. */
+  private allocated(result: number): void {
+    const { volume, index, owner, stage } = this
+    const waiting = volume.allocating.get(index) as Piece[]
+    volume.allocating.delete(index)
+    if (result >= 0 && stage === Stage.Enter && owner !== 0) volume.options.unreferenced(owner, index)
+    this.end(result)
+    for (const piece of waiting) piece.begin()
+  }
+
+  private end(result: number): void {
+    const { request, volume } = this
+    this.request = NO_REQUEST
+    volume.recyclePiece(this)
+    request.pieceDone(result)
+  }
+}
+
+const EMPTY = new Uint8Array(0)
+const IGNORED: Completion = { complete: () => {} }
+const NO_REQUEST = null as unknown as VolumeRequest

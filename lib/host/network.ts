@@ -1,0 +1,106 @@
+/** The real Network: streams that speak 48-byte headers, TCP between hosts, a Unix socket between daemons of one host. */
+import { existsSync } from 'node:fs'
+import { HEADER_LENGTH, MAX_PAYLOAD, requestPayloadLength, u32 } from '../protocol/header.js'
+import type { Link, LinkHandler, Log, Network, PeerAddress } from './interfaces.js'
+import type { Slab } from './slab.js'
+import { LARGE, type Stream, type StreamHandler } from './stream.js'
+import { connectStream, listenStream, type StreamListener } from './stream-socket.js'
+
+export class RealNetwork implements Network {
+  constructor(private readonly log: Log) {}
+
+  connect(address: PeerAddress, handler: LinkHandler): Link {
+    const link = new StreamLink(handler, true)
+    const near = address.socket !== undefined && existsSync(address.socket)
+    link.attach(connectStream(near ? { path: address.socket as string } : { host: address.host, port: address.port }, link))
+    return link
+  }
+
+  /** Listens on TCP and, when named, on the Unix socket. SheepError busy, system. */
+  async listen(address: PeerAddress, accept: (link: Link) => LinkHandler): Promise<{ close(): void }> {
+    const accepted = (stream: Stream): StreamHandler => {
+      const link = new StreamLink(null, false)
+      link.attach(stream)
+      link.handler = accept(link)
+      return link
+    }
+    const listeners: StreamListener[] = []
+    try {
+      if (address.socket !== undefined) {
+        listeners.push(await listenStream({ path: address.socket, mode: 0o660 }, accepted, this.log))
+      }
+      listeners.push(await listenStream({ host: address.host, port: address.port }, accepted, this.log))
+    } catch (error) {
+      for (const listener of listeners) listener.close()
+      throw error
+    }
+    return {
+      close: () => {
+        for (const listener of listeners) listener.close()
+      },
+    }
+  }
+}
+
+class StreamLink implements Link, StreamHandler {
+  private stream: Stream | null = null
+
+  constructor(
+    public handler: LinkHandler | null,
+    /** We asked: what comes are responses, which carry data_length bytes whatever their flags */
+    private readonly asking: boolean,
+  ) {}
+
+  attach(stream: Stream): void {
+    this.stream = stream
+  }
+
+  get open(): boolean {
+    return this.stream?.open === true
+  }
+
+  get backlog(): number {
+    return this.stream?.backlog ?? 0
+  }
+
+  /** For logs */
+  get remote(): string {
+    return this.stream?.remote ?? ''
+  }
+
+  send(header: Uint8Array, payload: Uint8Array | null, offset: number, length: number): void {
+    const stream = this.stream as Stream
+    if (!stream.open) return
+    if (payload === null || length === 0) {
+      stream.send(header, 0, HEADER_LENGTH)
+    } else if (length < LARGE) {
+      const at = stream.reserve(HEADER_LENGTH + length)
+      const { bytes } = stream.batch
+      bytes.set(header, at)
+      if (payload instanceof Buffer) payload.copy(bytes, at + HEADER_LENGTH, offset, offset + length)
+      else bytes.set(payload.subarray(offset, offset + length), at + HEADER_LENGTH)
+    } else {
+      stream.send(header, 0, HEADER_LENGTH)
+      stream.send(payload, offset, length)
+    }
+  }
+
+  close(): void {
+    this.stream?.close('closed by this daemon')
+  }
+
+  messageLength(bytes: Buffer, start: number, end: number): number {
+    if (end - start < HEADER_LENGTH) return 0
+    const payload = this.asking ? u32(bytes, start + 12) : requestPayloadLength(bytes, start)
+    return payload > MAX_PAYLOAD ? -1 : HEADER_LENGTH + payload
+  }
+
+  message(slab: Slab, start: number, end: number): void {
+    const payload = start + HEADER_LENGTH
+    this.handler?.message(this, slab.bytes, start, payload, end - payload, slab)
+  }
+
+  closed(reason: string): void {
+    this.handler?.closed(this, reason)
+  }
+}

@@ -1,0 +1,16 @@
+/**
+ * Deliberate bugs, all off. The simulator switches one on to show that its checker finds it (`npm run simulate --
+ * --mutations`); nothing else may. Each breaks one rule that the design stands on.
+ */
+export const mutations = {
+  /** Acknowledge a write when all but one replica have it */
+  ackBeforeLastReplica: false,
+  /** Serve requests of any epoch */
+  skipEpochCheck: false,
+  /** Believe the copies of a node that was away */
+  trustReturningCopy: false,
+  /** Write without an intent, and suspect nothing after a crash */
+  forgetIntents: false,
+  /** A flush reaches this node's disk only */
+  flushLocalOnly: false,
+}

@@ -1,0 +1,401 @@
+/**
+ * This node as a replica: does object requests on the store, for its own gateway and for others'.
+ *
+ *     request --epoch?--> wrong: refused, or kept until this node reaches that epoch
+ *        |  object here and valid? --no--> Recovery checks or takes it, then again from the top
+ *        |  intent durable, writeEpoch marked? --no--> do that first
+ *        v
+ *     store --> (FUA: sync) --> answer
+ *
+ * When the epoch changes nothing of the old one may still reach the disk: the new epoch becomes active here only after
+ * every disk request in flight has ended, so no late write of a former gateway can follow a check of the object.
+ */
+import { assert } from '../assert.js'
+import type { Clock, Completion, Log } from '../host/interfaces.js'
+import { mutations } from '../mutations.js'
+import { FLAG_CREATE, FLAG_FUA, FLAG_IF_VALID, FLAG_KEEP_BLOCKS, FLAG_RECOVERY } from '../protocol/header.js'
+import type { ObjectStore, StoredObject } from '../store/types.js'
+import { type Oid, vidOf } from '../vdi/oid.js'
+import {
+  ALLOCATE,
+  EIO,
+  ENOSPC,
+  FLUSH,
+  NO_OBJECT,
+  NOT_VALID,
+  type ObjectRequest,
+  READ,
+  REMOVE,
+  WRITE,
+  WRONG_EPOCH,
+} from './request.js'
+import type { Topology } from './topology.js'
+import { validThrough } from './validity.js'
+
+/** Requests of an epoch that this node has not reached yet. */
+const FUTURE_MAX = 65_536
+const POOL_MAX = 1_024
+/** Less than the gateway's own measure of quiet. */
+const QUIET_MS = 5_000
+
+export interface ReplicaOptions {
+  store: ObjectStore
+  topology: Topology
+  clock: Clock
+  log: Log
+  /** Copies of a vid's objects; 0 when the registry does not know the vid */
+  copiesOf: (vid: number) => number
+  /** Newest epoch in which all copies of this node's share were valid */
+  recoveredEpoch: () => number
+  /** The disk failed a request: this node must leave before it serves wrong bytes */
+  diskFailed: (errno: number, what: string) => void
+}
+
+/** Fetches or checks an object, then calls `resume` with 0, or a negative result. */
+export interface ObjectEnsurer {
+  ensure(oid: Oid, waiter: EnsureWaiter): void
+  /** The object is being removed: a copy under way must not come back */
+  cancel(oid: Oid): void
+}
+
+export interface EnsureWaiter {
+  resume(result: number): void
+}
+
+export class Replica {
+  /** Requests of this epoch are served; 0 while none is (before the first, and while draining). */
+  activeEpoch = 0
+  ensurer: ObjectEnsurer | null = null
+  /** Objects with a durable intent. */
+  readonly hot = new Set<StoredObject>()
+  readonly counters = { reads: 0, writes: 0, readBytes: 0, writeBytes: 0, flushes: 0, errors: 0 }
+
+  private inFlight = 0
+  private draining: (() => void) | null = null
+  private future: ObjectRequest[] = []
+  private readonly pool: ReplicaOp[] = []
+  private readonly activationWaiters: (() => void)[] = []
+
+  constructor(readonly options: ReplicaOptions) {
+    for (const oid of options.store.intentsAtOpen) {
+      // Created, and lost with the power before any sync: nobody was promised more than zeros, but the index may name it.
+      const object = options.store.get(oid) ?? options.store.create(oid, 0)
+      object.suspect = !mutations.forgetIntents
+      if (object.intent) this.hot.add(object)
+    }
+  }
+
+  submit(request: ObjectRequest): void {
+    if (request.epoch !== this.activeEpoch && !(mutations.skipEpochCheck && this.activeEpoch !== 0)) {
+      this.submitElsewhen(request)
+      return
+    }
+    const op = this.pool.length > 0 ? (this.pool.pop() as ReplicaOp) : new ReplicaOp(this)
+    op.start(request)
+  }
+
+  /**
+   * The cluster moved on. Topology is at the new epoch already. `activated` is called once nothing of an older epoch
+   * is on its way to the disk.
+   */
+  epochChanged(left: readonly string[], activated: () => void): void {
+    this.activeEpoch = 0
+    for (const object of this.hot) {
+      if (left.includes(object.writer) && !mutations.forgetIntents) object.suspect = true
+    }
+    this.draining = activated
+    this.drained()
+  }
+
+  /**
+   * These objects are flushed on all their replicas. `ended`: their writer has stopped writing; else one that was
+   * written here lately keeps its intent, since such a write may have overtaken this word.
+   */
+  clean(oids: readonly Oid[], ended: boolean): void {
+    const { store, clock } = this.options
+    const before = clock.now() - QUIET_MS
+    const quiet: StoredObject[] = []
+    for (const oid of oids) {
+      const object = store.get(oid)
+      if (object === undefined || !object.intent || object.suspect) continue
+      if (!ended && object.lastWrite > before) continue
+      quiet.push(object)
+      this.hot.delete(object)
+    }
+    store.dropIntents(quiet)
+  }
+
+  /** No quorum, expelled, or stopping: serve nothing until the next epoch or `epochChanged([], ...)`. */
+  suspend(): void {
+    this.activeEpoch = 0
+    this.draining = null
+  }
+
+  /** Resolves when `epoch` or a newer one is active here. */
+  reached(epoch: number): Promise<void> {
+    if (this.activeEpoch >= epoch) return Promise.resolve()
+    return new Promise((resolve) => {
+      const look = () => {
+        if (this.activeEpoch >= epoch) resolve()
+        else this.activationWaiters.push(look)
+      }
+      this.activationWaiters.push(look)
+    })
+  }
+
+  /** Fit to serve in the active epoch. */
+  isValid(object: StoredObject): boolean {
+    if (object.suspect) return false
+    const { topology, copiesOf } = this.options
+    if (object.validEpoch === topology.epoch) return true
+    const copies = copiesOf(vidOf(object.oid))
+    if (copies === 0 || this.validThrough(object, copies) < topology.epoch) return false
+    object.validEpoch = topology.epoch
+    return true
+  }
+
+  /** Last epoch through which our copy is valid, suspects aside. */
+  validThrough(object: StoredObject, copies: number): number {
+    const { topology, recoveredEpoch } = this.options
+    let from = Math.max(object.writeEpoch, object.checkEpoch)
+    const recovered = recoveredEpoch()
+    if (mutations.trustReturningCopy) return topology.epoch
+    if (recovered > from) {
+      const share = topology.replicasIn(recovered, object.oid, copies)
+      if (share?.some((node) => node.id === topology.self) === true) from = recovered
+    }
+    return validThrough(topology, topology.self, object.oid, copies, from)
+  }
+
+  /** Counts disk requests in flight; the matching `ended` must follow. */
+  began(): void {
+    this.inFlight++
+  }
+
+  ended(result: number, what: string): void {
+    this.inFlight--
+    if (result < 0) {
+      this.counters.errors++
+      if (result !== ENOSPC) this.options.diskFailed(-result, what)
+    }
+    if (this.draining !== null) this.drained()
+  }
+
+  recycle(op: ReplicaOp): void {
+    if (this.pool.length < POOL_MAX) this.pool.push(op)
+  }
+
+  private submitElsewhen(request: ObjectRequest): void {
+    // Kept: a newer epoch than ours, or ours while it is not active yet (draining, no quorum).
+    if (request.epoch < this.options.topology.epoch || this.future.length >= FUTURE_MAX) request.complete(WRONG_EPOCH)
+    else this.future.push(request)
+  }
+
+  private drained(): void {
+    if (this.inFlight > 0 || this.draining === null) return
+    const activated = this.draining
+    this.draining = null
+    this.activeEpoch = this.options.topology.epoch
+    activated()
+    const waiters = this.activationWaiters.splice(0)
+    for (const look of waiters) look()
+    const waiting = this.future
+    this.future = []
+    for (const request of waiting) this.submit(request)
+  }
+}
+
+const enum Stage {
+  Locate = 0,
+  Intent = 1,
+  Access = 2,
+  Sync = 3,
+}
+
+class ReplicaOp implements Completion, EnsureWaiter {
+  private request: ObjectRequest | null = null
+  private object: StoredObject | undefined
+  private stage = Stage.Locate
+  private result = 0
+  private ensured = false
+
+  constructor(private readonly replica: Replica) {}
+
+  start(request: ObjectRequest): void {
+    this.request = request
+    this.ensured = false
+    this.locate()
+  }
+
+  /** Recovery is done with the object, one way or the other. */
+  resume(result: number): void {
+    if (result < 0) this.finish(result)
+    else {
+      this.ensured = true
+      this.locate()
+    }
+  }
+
+  complete(result: number): void {
+    const replica = this.replica
+    const request = this.request as ObjectRequest
+    switch (this.stage) {
+      case Stage.Intent:
+        replica.ended(result, 'intent log')
+        if (result < 0) this.finish(result)
+        else {
+          replica.hot.add(this.object as StoredObject)
+          // The epoch may have changed while the log was synced: start over, the check is at the top.
+          this.locate()
+        }
+        return
+      case Stage.Access:
+        replica.ended(result, 'object')
+        if (result < 0 || (request.flags & FLAG_FUA) === 0 || request.kind === READ) this.finish(result)
+        else {
+          this.result = result
+          this.stage = Stage.Sync
+          replica.began()
+          replica.options.store.syncObject(this.object as StoredObject, this)
+        }
+        return
+      default:
+        replica.ended(result, 'sync')
+        this.finish(result < 0 ? result : this.result)
+    }
+  }
+
+  private locate(): void {
+    const replica = this.replica
+    const request = this.request as ObjectRequest
+    if (request.epoch !== replica.activeEpoch && !mutations.skipEpochCheck) {
+      this.finish(WRONG_EPOCH)
+      return
+    }
+    const { store } = replica.options
+    if (request.kind === FLUSH) {
+      replica.counters.flushes++
+      this.stage = Stage.Sync
+      this.result = 0
+      replica.began()
+      store.syncVdi(vidOf(request.oid), this)
+      return
+    }
+    let object = store.get(request.oid)
+    if (request.kind === REMOVE) {
+      replica.ensurer?.cancel(request.oid)
+      if (object !== undefined) this.remove(object)
+      this.finish(0)
+      return
+    }
+    if ((request.flags & FLAG_CREATE) !== 0 && !this.ensured) {
+      object = this.create(object)
+      if (object === undefined) return
+    }
+    this.object = object
+    if (request.kind === READ && (request.flags & FLAG_RECOVERY) !== 0) {
+      if (object === undefined) this.finish(NO_OBJECT)
+      else this.access(object)
+      return
+    }
+    if (object === undefined || (object.validEpoch !== replica.activeEpoch && !replica.isValid(object)) || object.suspect) {
+      this.ensure()
+      return
+    }
+    if (request.kind !== READ && !this.markWrite(object)) return
+    this.access(object)
+  }
+
+  private ensure(): void {
+    const replica = this.replica
+    const request = this.request as ObjectRequest
+    assert(replica.ensurer !== null, 'recovery is wired before requests are served')
+    if ((request.flags & FLAG_IF_VALID) !== 0) {
+      replica.ensurer.ensure(request.oid, NOBODY)
+      this.finish(NOT_VALID)
+      return
+    }
+    replica.ensurer.ensure(request.oid, this)
+  }
+
+  /** Undefined when the request has ended. */
+  private create(former: StoredObject | undefined): StoredObject | undefined {
+    const replica = this.replica
+    const request = this.request as ObjectRequest
+    replica.ensurer?.cancel(request.oid)
+    if (former !== undefined) replica.hot.delete(former)
+    let object: StoredObject
+    try {
+      object = replica.options.store.create(request.oid, request.epoch)
+    } catch (error) {
+      const errno = (error as { errno?: unknown }).errno
+      const result = typeof errno === 'number' && errno > 0 ? -errno : EIO
+      if (result !== ENOSPC) replica.options.diskFailed(-result, 'create')
+      this.finish(result)
+      return undefined
+    }
+    object.validEpoch = request.epoch
+    object.suspect = false
+    if (object.intent) replica.hot.add(object)
+    this.ensured = true
+    return object
+  }
+
+  private remove(object: StoredObject): void {
+    const { store } = this.replica.options
+    this.replica.hot.delete(object)
+    if (object.intent) store.dropIntents([object])
+    store.remove(object)
+  }
+
+  /** False when the request goes on later, from the top. */
+  private markWrite(object: StoredObject): boolean {
+    const replica = this.replica
+    const request = this.request as ObjectRequest
+    object.lastWrite = replica.options.clock.now()
+    object.writer = request.writer
+    if (!object.intent && !mutations.forgetIntents) {
+      this.ensured = true
+      this.stage = Stage.Intent
+      replica.began()
+      replica.options.store.addIntent(object, this)
+      return false
+    }
+    if (object.writeEpoch !== request.epoch) replica.options.store.setWriteEpoch(object, request.epoch)
+    return true
+  }
+
+  private access(object: StoredObject): void {
+    const replica = this.replica
+    const request = this.request as ObjectRequest
+    const { store } = replica.options
+    this.stage = Stage.Access
+    replica.began()
+    if (request.kind === READ) {
+      replica.counters.reads++
+      replica.counters.readBytes += request.length
+      store.read(object, request.buffer, request.bufferOffset, request.length, request.position, this)
+    } else if (request.kind === WRITE) {
+      replica.counters.writes++
+      replica.counters.writeBytes += request.length
+      store.write(object, request.buffer, request.bufferOffset, request.length, request.position, this)
+    } else if (request.kind === ALLOCATE) {
+      store.allocate(object, request.length, this)
+    } else if ((request.flags & FLAG_KEEP_BLOCKS) !== 0) {
+      store.zero(object, request.position, request.length, this)
+    } else {
+      store.punch(object, request.position, request.length, this)
+    }
+  }
+
+  private finish(result: number): void {
+    const request = this.request as ObjectRequest
+    this.request = null
+    this.object = undefined
+    this.stage = Stage.Locate
+    this.replica.recycle(this)
+    request.complete(result)
+  }
+}
+
+const NOBODY: EnsureWaiter = { resume: () => {} }

@@ -1,0 +1,46 @@
+/**
+ * One request for one object to one replica. The same object carries it to this node's own store or over a link, so the
+ * gateway need not know which. Instances are pooled by their owners; `complete` is called exactly once per submit.
+ */
+import type { Completion } from '../host/interfaces.js'
+import type { Oid } from '../vdi/oid.js'
+
+export const READ = 0
+export const WRITE = 1
+export const ZERO = 2
+export const FLUSH = 3
+export const REMOVE = 4
+export const ALLOCATE = 5
+
+/** Completion results beyond negative errno. */
+export const WRONG_EPOCH = -1001
+/** The copy is not known to be valid, and the request said IF_VALID */
+export const NOT_VALID = -1002
+/** The link broke, or the node left: the request may or may not have been done */
+export const LINK_LOST = -1003
+/** No replica has the object, as far as all present members know */
+export const NO_OBJECT = -2
+export const EIO = -5
+export const ENOSPC = -28
+
+export abstract class ObjectRequest implements Completion {
+  kind = READ
+  epoch = 0
+  /** FLUSH: any oid of the vid */
+  oid: Oid = 0
+  /** Bytes, within the object */
+  position = 0
+  length = 0
+  /** READ: filled. WRITE: the data. Must stay untouched until completion. */
+  buffer: Uint8Array = EMPTY
+  bufferOffset = 0
+  /** FLAG_* of lib/protocol/header.ts */
+  flags = 0
+  /** Node id of the gateway */
+  writer = ''
+
+  /** Bytes done, or a negative result. */
+  abstract complete(result: number): void
+}
+
+const EMPTY = new Uint8Array(0)

@@ -1,0 +1,73 @@
+/**
+ * Which nodes hold which object, now and in past epochs. A cache over the cluster's epoch history; pure but for the
+ * cache. `copies` of an object comes from the registry entry of its vid.
+ */
+import { assert } from '../assert.js'
+import type { EpochRecord, NodeInfo } from '../cluster/types.js'
+import { Ring } from '../placement/ring.js'
+import type { Oid } from '../vdi/oid.js'
+
+const CACHED_RINGS_MAX = 64
+
+export class Topology {
+  current: EpochRecord | null = null
+  private history: readonly EpochRecord[] = []
+  private readonly rings = new Map<number, Ring>()
+
+  constructor(readonly self: string) {}
+
+  get epoch(): number {
+    return this.current === null ? 0 : this.current.number
+  }
+
+  update(current: EpochRecord, history: readonly EpochRecord[]): void {
+    this.current = current
+    this.history = history
+    while (this.rings.size > CACHED_RINGS_MAX) this.rings.delete(this.rings.keys().next().value as number)
+  }
+
+  /** Nodes that hold the object in the current epoch, in ring order. */
+  replicas(oid: Oid, copies: number): readonly NodeInfo[] {
+    assert(this.current !== null, 'placement is asked for only in an epoch')
+    return this.ring(this.current).replicas(oid, copies)
+  }
+
+  holds(oid: Oid, copies: number, node = this.self): boolean {
+    return this.replicas(oid, copies).some((candidate) => candidate.id === node)
+  }
+
+  /** null when that epoch is no longer in the history. */
+  replicasIn(epoch: number, oid: Oid, copies: number): readonly NodeInfo[] | null {
+    const record = this.record(epoch)
+    return record === null ? null : this.ring(record).replicas(oid, copies)
+  }
+
+  node(id: string): NodeInfo | undefined {
+    return this.current?.nodes.find((node) => node.id === id)
+  }
+
+  /** Nodes of the current epoch that store objects, this one left out. */
+  peers(): NodeInfo[] {
+    return this.current === null ? [] : this.current.nodes.filter((node) => node.id !== this.self && node.vnodes > 0)
+  }
+
+  private record(epoch: number): EpochRecord | null {
+    if (this.current !== null && this.current.number === epoch) return this.current
+    // History is sorted by number and short; the epochs asked for are nearly always the newest.
+    for (let i = this.history.length - 1; i >= 0; i--) {
+      const record = this.history[i]
+      if (record.number === epoch) return record
+      if (record.number < epoch) return null
+    }
+    return null
+  }
+
+  private ring(record: EpochRecord): Ring {
+    let ring = this.rings.get(record.number)
+    if (ring === undefined) {
+      ring = new Ring(record.nodes)
+      this.rings.set(record.number, ring)
+    }
+    return ring
+  }
+}

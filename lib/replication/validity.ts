@@ -1,0 +1,114 @@
+/**
+ * Who may be believed about an object: the rules of docs/architecture.md, "Object versions and who may be believed".
+ * Pure functions of headers, reports and the epoch history.
+ */
+import type { Oid } from '../vdi/oid.js'
+import type { Topology } from './topology.js'
+
+/** What a node says of its copy of one object. */
+export interface CopyReport {
+  node: string
+  present: boolean
+  writeEpoch: number
+  /** Last epoch through which the copy is known to be valid; 0 when absent */
+  validThrough: number
+  /** In the intent log, with its writer gone: may hold a write that others lack, or lack one */
+  suspect: boolean
+}
+
+export type Verdict =
+  /** Our copy is right: equal to a valid one, or itself the truth */
+  | { kind: 'keep' }
+  /** Take the copy of this node */
+  | { kind: 'take'; from: string; writeEpoch: number }
+  /** One of these nodes must be heard first: only they can know of a later write */
+  | { kind: 'wait'; epoch: number; nodes: readonly string[] }
+  /** No member that reported has it */
+  | { kind: 'absent' }
+
+/**
+ * Last epoch through which a copy on `node` is valid, knowing that it was in `from`: as long as the node was in the
+ * object's replica set in each following epoch, every write reached it.
+ */
+export function validThrough(topology: Topology, node: string, oid: Oid, copies: number, from: number): number {
+  let epoch = from
+  while (epoch < topology.epoch) {
+    const next = topology.replicasIn(epoch + 1, oid, copies)
+    if (next === null || !next.some((replica) => replica.id === node)) return epoch
+    epoch++
+  }
+  return epoch
+}
+
+/**
+ * What `self` does with its copy in the current epoch. `own` is our report, `others` those of every other present
+ * member that stores objects (absent copies too, with present = false).
+ */
+export function decide(
+  topology: Topology,
+  oid: Oid,
+  copies: number,
+  own: CopyReport,
+  others: readonly CopyReport[],
+): Verdict {
+  const current = topology.epoch
+  const present = others.filter((report) => report.present)
+  if (own.present) present.push(own)
+  if (present.length === 0) return { kind: 'absent' }
+
+  // A valid copy that nobody doubts settles it: it has every acknowledged write.
+  const sound = present.filter((report) => !report.suspect)
+  const doubted = present.filter((report) => report.suspect)
+  const bestSound = newest(sound)
+  const bestDoubted = newest(doubted)
+  const reach = Math.max(bestSound?.validThrough ?? 0, bestDoubted?.validThrough ?? 0)
+
+  const unheard = firstUnheardEpoch(topology, oid, copies, reach, own, others)
+  if (unheard !== null) return unheard
+
+  const best = present.filter((report) => report.validThrough === reach)
+  const trusted = best.filter((report) => !report.suspect)
+  const choice = inRingOrder(topology, oid, copies, trusted.length > 0 ? trusted : best)
+  if (choice.node === own.node) return { kind: 'keep' }
+  const same = own.present && !own.suspect && !choice.suspect && own.writeEpoch === choice.writeEpoch
+  // A copy that missed an epoch with writes has a lower writeEpoch; an equal one missed none.
+  if (same && own.validThrough >= Math.min(own.writeEpoch, current)) return { kind: 'keep' }
+  return { kind: 'take', from: choice.node, writeEpoch: choice.writeEpoch }
+}
+
+function newest(reports: readonly CopyReport[]): CopyReport | null {
+  let best: CopyReport | null = null
+  for (const report of reports) if (best === null || report.validThrough > best.validThrough) best = report
+  return best
+}
+
+/**
+ * A write in epoch k needs every replica of k that lives through k, so one member of that set that reports and lacks
+ * it proves that there was none. Null when every epoch after `reach` and before the current one has such a witness.
+ */
+function firstUnheardEpoch(
+  topology: Topology,
+  oid: Oid,
+  copies: number,
+  reach: number,
+  own: CopyReport,
+  others: readonly CopyReport[],
+): Verdict | null {
+  for (let epoch = topology.epoch - 1; epoch > reach; epoch--) {
+    const set = topology.replicasIn(epoch, oid, copies)
+    // Older than the history that is kept: every known node has recovered past it, so nothing older can be newer.
+    if (set === null) return null
+    if (set.length === 0) continue
+    const heard = set.some((node) => node.id === own.node || others.some((report) => report.node === node.id))
+    if (!heard) return { kind: 'wait', epoch, nodes: set.map((node) => node.id) }
+  }
+  return null
+}
+
+function inRingOrder(topology: Topology, oid: Oid, copies: number, reports: readonly CopyReport[]): CopyReport {
+  for (const node of topology.replicas(oid, copies)) {
+    const report = reports.find((candidate) => candidate.node === node.id)
+    if (report !== undefined) return report
+  }
+  return [...reports].sort((a, b) => (a.node < b.node ? -1 : 1))[0]
+}
