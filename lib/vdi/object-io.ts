@@ -2,7 +2,8 @@ import type { Oid } from './oid.js'
 
 /**
  * Whole-object access through replication, for VDI operations (not the data path). All calls wait out epoch changes
- * and recovery. SheepError: no-object, no-space, io, halted.
+ * and recovery. SheepError: no-object, no-space, io, halted. When this node was itself dropped from the node list, its calls in
+ * flight reject with halted and are not sent again after it has come back: others may have taken over and reused the ids.
  */
 export interface ObjectIo {
   /** `length` bytes from `position`; zeros where nothing was written. no-object when no replica has it. */

@@ -27,7 +27,7 @@ export interface VdiEntry {
   /** 0: working VDI */
   snapshotTime: number
   state: VdiState
-  /** node id that is creating it; '' once live */
+  /** creating: the node that does it. deleting: the node that frees its objects, '' when that node has left. Else '' */
   creator: string
   preallocated: boolean
 }
@@ -69,16 +69,23 @@ export type VdiCommand =
   | { op: 'rollback-begin'; snapshot: number }
   /** The child becomes the working VDI; the former one goes to deleting. Result: {deleting: vid or 0} */
   | { op: 'rollback-commit'; child: number }
-  /** live -> deleting. locked: it is open. */
+  /**
+   * live -> deleting, freed by the sender. locked: it is open; busy: it is being copied. A deleting one whose deleter has left
+   * becomes the sender's; busy: another node frees it. Result: the entry
+   */
   | { op: 'delete-begin'; vid: number }
-  /** deleting -> deleted, or gone when no descendant needs the vid */
+  /** By the deleter. deleting -> deleted, or gone when no descendant needs the vid */
   | { op: 'delete-done'; vid: number }
   /** The working VDI and all snapshots of the name */
   | { op: 'rename'; name: string; newName: string }
   | { op: 'resize'; vid: number; size: number }
   | { op: 'set-tag'; vid: number; tag: string }
-  /** `write` on a working VDI excludes other writers; `read` is for snapshots and shared readers. Result: the entry */
+  /**
+   * `write` on a working VDI excludes all others; `read` is for snapshots and shared readers. Result: the entry. locked: open elsewhere;
+   * busy: a snapshot or rollback of it is about to end, ask again; read-only: write on a snapshot. The same again: the same result
+   */
   | { op: 'lock'; vid: number; session: string; mode: 'write' | 'read'; holder: string }
+  /** The sender's session; also when a snapshot has moved its lock to a child of `vid`. not-locked */
   | { op: 'unlock'; vid: number; session: string }
 
 export interface CommandContext {

@@ -1,0 +1,144 @@
+/**
+ * Making a VDI, the shape that create, snapshot, clone and rollback share:
+ *
+ *   reserve   a command makes an entry in `creating`: the vid is taken, the name has a pending entry
+ *   build     the inode (its index copied from the source), durable; preallocated objects
+ *   commit    one command makes it live, and in the same instant the former working VDI a snapshot, or `deleting`
+ *
+ * Before the commit nothing refers to what was built; after it everything is there. This node leaves before the commit: the registry
+ * turns `creating` into `deleting`, and the lowest member frees what was built (`VdiOperations.resumeInterrupted`). The build
+ * fails, or takes too long: `abort`, then the same here; what a build that took too long still has in flight must end before its
+ * vid may be freed and taken again. The commit's fate is unknown (it timed out): `abort` is ordered after it and tells which it was.
+ */
+import { asSheepError, SheepError } from '../errors.js'
+import type { Clock, Log } from '../host/interfaces.js'
+import type { Reclaim } from './reclaim.js'
+import type { Registry } from './registry.js'
+import type { VdiCommand, VdiEntry } from './types.js'
+
+export type Reserve = Extract<VdiCommand, { op: 'create' | 'snapshot-begin' | 'rollback-begin' }>
+
+export interface MakingParts {
+  self: () => string
+  registry: () => Registry
+  propose: (command: VdiCommand, everywhere?: boolean) => Promise<unknown>
+  reclaim: Reclaim
+  clock: Clock
+  log: Log
+}
+
+/** Rejects with `error` when `promise` takes longer than `ms`. */
+export function within<T>(clock: Clock, ms: number, promise: Promise<T>, error: () => SheepError): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const timer = clock.after(ms, () => reject(error()))
+    promise.then(resolve, reject).finally(() => timer.cancel())
+  })
+}
+
+export class Making {
+  /** `creating` entries, and given-up ones, that this process is at work on */
+  private readonly building = new Set<number>()
+  /** Reservations whose result has not reached this process: their entries are not interrupted ones */
+  private reserving = 0
+
+  constructor(private readonly parts: MakingParts) {}
+
+  /** Nobody but this process is to touch what it has built so far. */
+  isBuilding(vid: number): boolean {
+    return this.building.has(vid)
+  }
+
+  /** An entry in `creating` that this node is in charge of and no longer at work on: a failed abort, or a lost answer. */
+  isInterrupted(vid: number): boolean {
+    const entry = this.parts.registry().get(vid)
+    const mine = entry?.state === 'creating' && entry.creator === this.parts.self()
+    return mine && this.reserving === 0 && !this.building.has(vid)
+  }
+
+  /** Reserve, build within `msMax`, commit. Answers the live entry; rejects when it did not come to be. */
+  async make(
+    reserve: Reserve,
+    msMax: number,
+    build: (entry: VdiEntry) => Promise<void>,
+    commit: (vid: number) => VdiCommand,
+  ): Promise<VdiEntry> {
+    const { registry, clock, propose } = this.parts
+    const vid = await this.reserve(reserve)
+    const entry = registry().get(vid)
+    const built = entry === undefined ? Promise.reject(gone(vid)) : build(entry)
+    try {
+      await within(clock, msMax, built, () => {
+        const what = 'its inode could not be written in time'
+        return new SheepError(
+          'timeout',
+          `vid ${vid}: ${what} (${msMax / 1000} s)`,
+          'dog node recovery; dog cluster info',
+        )
+      })
+      // On every member, before objects of a former working VDI are freed
+      await propose(commit(vid), true)
+      this.building.delete(vid)
+    } catch (error) {
+      if (!(await this.giveUp(vid, built))) throw error
+    }
+    const made = registry().get(vid)
+    if (made === undefined) throw gone(vid)
+    return made
+  }
+
+  private async reserve(command: Reserve): Promise<number> {
+    this.reserving++
+    try {
+      const { vid } = (await this.parts.propose(command)) as { vid: number }
+      this.building.add(vid)
+      return vid
+    } finally {
+      this.reserving--
+    }
+  }
+
+  /** True when the commit had been delivered all the same. */
+  private async giveUp(vid: number, built: Promise<void>): Promise<boolean> {
+    const { registry, propose, log } = this.parts
+    let aborted = true
+    try {
+      await propose({ op: 'abort', vid })
+    } catch (error) {
+      if (registry().get(vid)?.state === 'live') {
+        this.building.delete(vid)
+        return true
+      }
+      aborted = false
+      log('warning', 'giving up a VDI failed; it will be tried again', { vid, error: asSheepError(error).message })
+    }
+    const settled = { yet: false }
+    const ended = built
+      .catch(() => {})
+      .then(() => {
+        settled.yet = true
+        this.building.delete(vid)
+        return aborted ? this.free(vid) : undefined
+      })
+    // A build that failed has ended, so the user hears of it when nothing is left; one that hangs is not waited for
+    await Promise.resolve()
+    await Promise.resolve()
+    if (settled.yet) await ended
+    return false
+  }
+
+  private async free(vid: number): Promise<void> {
+    try {
+      await this.parts.reclaim.free(vid)
+    } catch (error) {
+      const { message } = asSheepError(error)
+      this.parts.log('warning', 'freeing a VDI that was given up failed; it will be tried again', {
+        vid,
+        error: message,
+      })
+    }
+  }
+}
+
+function gone(vid: number): SheepError {
+  return new SheepError('not-found', `vid ${vid} is gone: this node had left the cluster, or it was deleted meanwhile`)
+}

@@ -1,0 +1,755 @@
+/**
+ * The registry of VDIs: what exists, who descends from whom, who has it open. A pure state machine that every member runs over the
+ * same commands in the same order; so its answers depend on nothing but its state and the command, never on the order in which
+ * entries were inserted (a member that joined got them sorted).
+ *
+ *                create              ready
+ *      (nothing) -------> creating ---------> live --+-- delete-begin ---> deleting --delete-done--> deleted --> (nothing)
+ *          snapshot-begin    |   snapshot-commit     |                        ^                (last descendant gone)
+ *          rollback-begin    |   rollback-commit     +-- rollback-commit -----+
+ *                            +-- abort, creator left -------------------------+
+ *
+ * - One name has at most one working VDI and at most one entry in `creating` (the *pending* one). While there is a pending one
+ *   its working VDI takes no new lock, so nobody starts to write into what is being copied.
+ * - A live VDI whose child is `creating` is not deleted: the child's index is a copy of its own, so objects that a pending child
+ *   needs are kept by its parent.
+ * - `creating` and `deleting` have one node in charge (`creator`); only that node ends the state. When it leaves, `creating` becomes
+ *   `deleting`, and a `deleting` one waits for a node that claims it with delete-begin. A node that left and came back can therefore
+ *   never end what another has taken over, and a vid is not free before its one deleter says so.
+ * - `deleted` entries stay while a descendant exists: objects are named by them.
+ *
+ * Entries and locks are replaced, never changed: a holder of one has what was true.
+ */
+import { assert } from '../assert.js'
+import { SheepError } from '../errors.js'
+import {
+  checkContext,
+  checkCopies,
+  checkFlag,
+  checkNode,
+  checkText,
+  checkTime,
+  checkVdiCommand,
+  checkVid,
+  HOLDER_MAX,
+  SESSION_MAX,
+} from './command.js'
+import { checkFits, checkShift, checkSize } from './inode.js'
+import { checkName, checkTag, formatReference, quoted, snapIdOf, vidHash } from './name.js'
+import { MAX_VID } from './oid.js'
+import type { CommandContext, VdiCommand, VdiEntry, VdiLock } from './types.js'
+
+export interface RegistryJson {
+  /** by vid */
+  entries: VdiEntry[]
+  /** by vid, node, session */
+  locks: VdiLock[]
+}
+
+type Command<Op extends VdiCommand['op']> = Extract<VdiCommand, { op: Op }>
+
+/** What lives under one name. */
+interface NameRecord {
+  /** vid; 0 none */
+  working: number
+  /** vid of the entry in `creating`; 0 none */
+  pending: number
+  /** by snapId */
+  snapshots: Map<number, number>
+  tags: Map<string, number>
+}
+
+/** A VDI or snapshot as people write it. */
+export function referenceOf(entry: VdiEntry): string {
+  return entry.snapshotTime === 0
+    ? entry.name
+    : formatReference(entry.name, entry.tag === '' ? entry.snapId : entry.tag)
+}
+
+function sessionKey(node: string, session: string): string {
+  return `${node}\n${session}`
+}
+
+export class Registry {
+  private readonly entries = new Map<number, VdiEntry>()
+  private readonly names = new Map<string, NameRecord>()
+  private readonly childrenOf = new Map<number, Set<number>>()
+  private readonly locksOf = new Map<number, VdiLock[]>()
+  /** sessionKey -> vid that it holds */
+  private readonly sessions = new Map<string, number>()
+
+  // ---- queries
+
+  /** Entries in any state: used vids. */
+  get size(): number {
+    return this.entries.size
+  }
+
+  get(vid: number): VdiEntry | undefined {
+    return this.entries.get(vid)
+  }
+
+  /** Live working VDI. */
+  working(name: string): VdiEntry | undefined {
+    return this.entries.get(this.names.get(name)?.working ?? 0)
+  }
+
+  /** Entry in `creating` under this name: a new VDI, or one that is to replace the working VDI. */
+  pending(name: string): VdiEntry | undefined {
+    return this.entries.get(this.names.get(name)?.pending ?? 0)
+  }
+
+  /** Live snapshots of a name, oldest first. */
+  snapshots(name: string): VdiEntry[] {
+    const record = this.names.get(name)
+    if (record === undefined) return []
+    return Array.from(record.snapshots.values(), (vid) => this.must(vid)).sort((a, b) => a.snapId - b.snapId)
+  }
+
+  /** `snapshot`: tag or decimal snapshot id; '' is the working VDI. SheepError not-found, no-tag. */
+  find(name: string, snapshot: string): VdiEntry {
+    const record = this.names.get(name)
+    if (snapshot === '') {
+      const working = this.working(name)
+      if (working !== undefined) return working
+      const pending = this.pending(name)
+      if (pending !== undefined) {
+        throw new SheepError(
+          'not-found',
+          `VDI "${name}" is being created by node ${pending.creator}`,
+          'try again when it is ready',
+        )
+      }
+      if (record !== undefined) {
+        throw new SheepError(
+          'not-found',
+          `VDI "${name}" has snapshots but no working VDI`,
+          `dog vdi rollback, or dog vdi list ${name}`,
+        )
+      }
+    }
+    if (record === undefined || (record.working === 0 && record.snapshots.size === 0)) {
+      throw new SheepError('not-found', `no VDI ${quoted(name)}`, 'dog vdi list shows what there is')
+    }
+    const vid = record.tags.get(snapshot) ?? record.snapshots.get(snapIdOf(snapshot))
+    if (vid === undefined) {
+      throw new SheepError(
+        'no-tag',
+        `VDI "${name}" has no snapshot ${quoted(snapshot)}`,
+        `dog vdi list ${name} shows its snapshots`,
+      )
+    }
+    return this.must(vid)
+  }
+
+  /** All live VDIs and snapshots, by name, then age. */
+  live(): VdiEntry[] {
+    const live: VdiEntry[] = []
+    for (const entry of this.entries.values()) if (entry.state === 'live') live.push(entry)
+    return live.sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : a.snapId - b.snapId))
+  }
+
+  /** Every entry, in no particular order. */
+  all(): IterableIterator<VdiEntry> {
+    return this.entries.values()
+  }
+
+  /** Direct descendants in any state, by vid. */
+  children(vid: number): number[] {
+    const children = this.childrenOf.get(vid)
+    return children === undefined ? [] : Array.from(children).sort((a, b) => a - b)
+  }
+
+  /** By vid, node, session. */
+  locks(): VdiLock[] {
+    return Array.from(this.locksOf.values())
+      .flat()
+      .sort((a, b) => a.vid - b.vid || (sessionKey(a.node, a.session) < sessionKey(b.node, b.session) ? -1 : 1))
+  }
+
+  /** The write lock, or one of the read locks. */
+  lockOf(vid: number): VdiLock | undefined {
+    return this.locksOf.get(vid)?.[0]
+  }
+
+  // ---- changes
+
+  /** SheepError when refused: then nothing has changed. The result is plain JSON. */
+  apply(untrusted: VdiCommand, context: CommandContext): unknown {
+    const command = checkVdiCommand(untrusted)
+    checkContext(context)
+    switch (command.op) {
+      case 'create':
+        return this.create(command, context)
+      case 'ready':
+        return this.ready(command, context)
+      case 'abort':
+        return this.abort(command, context)
+      case 'snapshot-begin':
+        return this.snapshotBegin(command, context)
+      case 'snapshot-commit':
+        return this.snapshotCommit(command, context)
+      case 'rollback-begin':
+        return this.rollbackBegin(command, context)
+      case 'rollback-commit':
+        return this.rollbackCommit(command, context)
+      case 'delete-begin':
+        return this.deleteBegin(command, context)
+      case 'delete-done':
+        return this.deleteDone(command, context)
+      case 'rename':
+        return this.rename(command)
+      case 'resize':
+        return this.resize(command)
+      case 'set-tag':
+        return this.setTag(command)
+      case 'lock':
+        return this.lock(command, context)
+      case 'unlock':
+        return this.unlock(command, context)
+    }
+  }
+
+  /** The node is in the cluster no more: its locks go, what it was creating is to be freed, what it was freeing waits for another. */
+  nodeLeft(node: string): void {
+    this.nodesLeft((id) => id === node)
+  }
+
+  /** All daemons have stopped since this state was written: nobody holds or does anything. */
+  everyNodeLeft(): void {
+    this.nodesLeft(() => true)
+  }
+
+  private nodesLeft(isGone: (node: string) => boolean): void {
+    for (const lock of this.locks()) if (isGone(lock.node)) this.dropLock(lock)
+    for (const entry of this.entries.values()) {
+      if (entry.creator !== '' && isGone(entry.creator)) this.put({ ...entry, state: 'deleting', creator: '' })
+    }
+  }
+
+  private create(command: Command<'create'>, context: CommandContext): { vid: number } {
+    const { name, size, copies, blockSizeShift, parent, preallocated } = command
+    this.refuseTaken(name)
+    if (parent !== 0) {
+      const source = this.liveEntry(parent)
+      if (source.snapshotTime === 0) {
+        throw new SheepError(
+          'invalid',
+          `"${source.name}" is no snapshot`,
+          `take one first: dog vdi snapshot -s TAG ${source.name}`,
+        )
+      }
+      if (blockSizeShift !== source.blockSizeShift) {
+        throw new SheepError('invalid', `a clone has its parent's object size, ${2 ** source.blockSizeShift} bytes`)
+      }
+      if (size < source.size) {
+        throw new SheepError(
+          'invalid',
+          `a clone of ${source.size} bytes cannot have ${size}`,
+          'clone it, then resize the clone',
+        )
+      }
+    }
+    const vid = this.freeVid(name)
+    this.put({
+      vid,
+      name,
+      tag: '',
+      snapId: this.nextSnapId(name),
+      parent,
+      size,
+      copies,
+      blockSizeShift,
+      createTime: context.time,
+      snapshotTime: 0,
+      state: 'creating',
+      creator: context.sender,
+      preallocated,
+    })
+    return { vid }
+  }
+
+  private ready({ vid }: Command<'ready'>, context: CommandContext): null {
+    const entry = this.inCharge(vid, 'creating', context)
+    if (this.names.get(entry.name)?.working !== 0) {
+      throw new SheepError('invalid', `vid ${vid} is to replace the working VDI "${entry.name}", not to be another`)
+    }
+    this.put({ ...entry, state: 'live', creator: '' })
+    return null
+  }
+
+  private abort({ vid }: Command<'abort'>, context: CommandContext): null {
+    const entry = this.inCharge(vid, 'creating', context)
+    this.put({ ...entry, state: 'deleting' })
+    return null
+  }
+
+  private snapshotBegin({ vid, tag }: Command<'snapshot-begin'>, context: CommandContext): { vid: number } {
+    const entry = this.workingEntry(vid)
+    this.refusePending(entry.name)
+    this.refuseTag(entry.name, tag, 0)
+    return { vid: this.reserveChild(entry, entry, context) }
+  }
+
+  private snapshotCommit({ vid, child, tag }: Command<'snapshot-commit'>, context: CommandContext): null {
+    const next = this.inCharge(child, 'creating', context)
+    if (next.parent !== vid) throw new SheepError('invalid', `vid ${child} is no child of ${vid}`)
+    const entry = this.workingEntry(vid)
+    this.refuseTag(entry.name, tag, 0)
+    // 0 means "working", and a simulated clock may start there
+    this.put({ ...entry, tag, snapshotTime: Math.max(1, context.time) })
+    this.put({ ...next, state: 'live', creator: '' })
+    for (const lock of this.locksOf.get(vid) ?? []) {
+      if (lock.mode !== 'write') continue
+      this.dropLock(lock)
+      this.putLock({ ...lock, vid: child })
+    }
+    return null
+  }
+
+  private rollbackBegin({ snapshot }: Command<'rollback-begin'>, context: CommandContext): { vid: number } {
+    const source = this.liveEntry(snapshot)
+    if (source.snapshotTime === 0) throw new SheepError('invalid', `"${source.name}" is no snapshot`)
+    this.refusePending(source.name)
+    const working = this.working(source.name)
+    if (working !== undefined) this.refuseLocked(working)
+    return { vid: this.reserveChild(source, working ?? source, context) }
+  }
+
+  private rollbackCommit({ child }: Command<'rollback-commit'>, context: CommandContext): { deleting: number } {
+    const next = this.inCharge(child, 'creating', context)
+    const source = this.entries.get(next.parent)
+    if (source === undefined || source.snapshotTime === 0 || source.name !== next.name) {
+      throw new SheepError('invalid', `vid ${child} is no rollback of "${next.name}"`)
+    }
+    const former = this.working(next.name)
+    if (former !== undefined) {
+      assert(!this.locksOf.has(former.vid), 'a working VDI with a pending replacement takes no lock')
+      this.put({ ...former, state: 'deleting', creator: context.sender })
+    }
+    this.put({ ...next, state: 'live', creator: '' })
+    return { deleting: former?.vid ?? 0 }
+  }
+
+  private deleteBegin({ vid }: Command<'delete-begin'>, context: CommandContext): VdiEntry {
+    const entry = this.entries.get(vid)
+    if (entry?.state === 'deleting') {
+      if (entry.creator !== '' && entry.creator !== context.sender) {
+        throw new SheepError(
+          'busy',
+          `node ${entry.creator} is deleting "${referenceOf(entry)}"`,
+          'it will be gone in a moment',
+        )
+      }
+      return this.put({ ...entry, creator: context.sender })
+    }
+    const live = this.liveEntry(vid)
+    this.refuseLocked(live)
+    if (live.snapshotTime === 0) this.refusePending(live.name)
+    for (const child of this.childrenOf.get(vid) ?? []) {
+      const pending = this.must(child)
+      if (pending.state !== 'creating') continue
+      throw new SheepError(
+        'busy',
+        `"${referenceOf(live)}" is being copied to "${pending.name}" by node ${pending.creator}`,
+        'try again in a moment',
+      )
+    }
+    return this.put({ ...live, state: 'deleting', creator: context.sender })
+  }
+
+  private deleteDone({ vid }: Command<'delete-done'>, context: CommandContext): null {
+    const entry = this.inCharge(vid, 'deleting', context)
+    this.put({ ...entry, state: 'deleted', creator: '' })
+    let last: VdiEntry | undefined = this.must(vid)
+    while (last?.state === 'deleted' && !this.childrenOf.has(last.vid)) {
+      const parent: VdiEntry | undefined = this.entries.get(last.parent)
+      this.drop(last)
+      last = parent
+    }
+    return null
+  }
+
+  private rename({ name, newName }: Command<'rename'>): null {
+    const record = this.names.get(name)
+    if (record === undefined || (record.working === 0 && record.snapshots.size === 0)) {
+      throw new SheepError('not-found', `no VDI ${quoted(name)}`, 'dog vdi list shows what there is')
+    }
+    this.refusePending(name)
+    if (this.names.has(newName)) {
+      throw new SheepError(
+        'exists',
+        `there is already something named ${quoted(newName)}`,
+        'choose another name, or delete it first',
+      )
+    }
+    const vids = record.working === 0 ? [] : [record.working]
+    for (const vid of [...vids, ...record.snapshots.values()]) this.put({ ...this.must(vid), name: newName })
+    return null
+  }
+
+  private resize({ vid, size }: Command<'resize'>): null {
+    const entry = this.workingEntry(vid)
+    checkFits(size, entry.blockSizeShift)
+    this.refusePending(entry.name)
+    this.put({ ...entry, size })
+    return null
+  }
+
+  private setTag({ vid, tag }: Command<'set-tag'>): null {
+    const entry = this.liveEntry(vid)
+    if (entry.snapshotTime === 0) throw new SheepError('invalid', `"${entry.name}" is no snapshot and has no tag`)
+    this.refuseTag(entry.name, tag, vid)
+    this.put({ ...entry, tag })
+    return null
+  }
+
+  private lock(command: Command<'lock'>, context: CommandContext): VdiEntry {
+    const { vid, session, mode, holder } = command
+    const entry = this.liveEntry(vid)
+    const held = this.sessions.get(sessionKey(context.sender, session))
+    if (held !== undefined) {
+      const own = this.locksOf.get(held)?.find((lock) => lock.node === context.sender && lock.session === session)
+      if (held === vid && own?.mode === mode) return entry
+      throw new SheepError('invalid', `session ${quoted(session)} holds another lock`)
+    }
+    if (mode === 'write' && entry.snapshotTime !== 0) {
+      throw new SheepError(
+        'read-only',
+        `"${referenceOf(entry)}" is a snapshot`,
+        'open it read-only, or clone it: dog vdi clone',
+      )
+    }
+    const others = this.locksOf.get(vid) ?? []
+    if (others.length > 0 && (mode === 'write' || others[0].mode === 'write')) this.refuseLocked(entry)
+    if (entry.snapshotTime === 0) this.refusePending(entry.name)
+    this.putLock({ vid, node: context.sender, session, mode, since: context.time, holder })
+    return entry
+  }
+
+  private unlock({ vid, session }: Command<'unlock'>, context: CommandContext): null {
+    const held = this.sessions.get(sessionKey(context.sender, session))
+    const lock = this.locksOf.get(held ?? 0)?.find((one) => one.node === context.sender && one.session === session)
+    if (lock === undefined) throw new SheepError('not-locked', `vid ${vid} is not locked by session ${quoted(session)}`)
+    this.dropLock(lock)
+    return null
+  }
+
+  // ---- refusals
+
+  private must(vid: number): VdiEntry {
+    const entry = this.entries.get(vid)
+    assert(entry !== undefined, `vid ${vid} has an entry`)
+    return entry
+  }
+
+  private liveEntry(vid: number): VdiEntry {
+    const entry = this.entries.get(vid)
+    if (entry === undefined)
+      throw new SheepError('not-found', `no VDI with vid ${vid}`, 'dog vdi list shows what there is')
+    if (entry.state !== 'live') {
+      throw new SheepError('not-found', `"${referenceOf(entry)}" is ${entry.state}`, 'dog vdi list shows what there is')
+    }
+    return entry
+  }
+
+  private workingEntry(vid: number): VdiEntry {
+    const entry = this.liveEntry(vid)
+    if (entry.snapshotTime === 0) return entry
+    throw new SheepError('read-only', `"${referenceOf(entry)}" is a snapshot`, `the working VDI is "${entry.name}"`)
+  }
+
+  private inCharge(vid: number, state: 'creating' | 'deleting', context: CommandContext): VdiEntry {
+    const entry = this.entries.get(vid)
+    if (entry === undefined || entry.state !== state || entry.creator !== context.sender) {
+      throw new SheepError(
+        'invalid',
+        `vid ${vid} is not ${state} by node ${context.sender}: it is ${entry?.state ?? 'gone'}`,
+      )
+    }
+    return entry
+  }
+
+  private refuseTaken(name: string): void {
+    const record = this.names.get(name)
+    if (record === undefined || (record.working === 0 && record.pending === 0)) return
+    const pending = this.pending(name)
+    throw new SheepError(
+      'exists',
+      pending === undefined ? `VDI "${name}" exists` : `VDI "${name}" is being created by node ${pending.creator}`,
+      'choose another name, or delete it first',
+    )
+  }
+
+  private refusePending(name: string): void {
+    const pending = this.pending(name)
+    if (pending === undefined) return
+    throw new SheepError(
+      'busy',
+      `node ${pending.creator} is changing VDI "${name}" (snapshot, rollback or creation)`,
+      'try again in a moment',
+    )
+  }
+
+  private refuseLocked(entry: VdiEntry): void {
+    const lock = this.lockOf(entry.vid)
+    if (lock === undefined) return
+    const how = lock.mode === 'write' ? 'open for writing' : 'open for reading'
+    throw new SheepError(
+      'locked',
+      `"${referenceOf(entry)}" is ${how} on node ${lock.node}: ${lock.holder}`,
+      'close it there first; dog vdi lock list shows all that are open',
+    )
+  }
+
+  private refuseTag(name: string, tag: string, self: number): void {
+    if (tag === '') return
+    const taken = this.names.get(name)?.tags.get(tag)
+    if (taken === undefined || taken === self) return
+    throw new SheepError(
+      'exists',
+      `VDI "${name}" has a snapshot "${tag}"`,
+      'choose another tag, or delete that snapshot first',
+    )
+  }
+
+  // ---- state
+
+  private reserveChild(parent: VdiEntry, like: VdiEntry, context: CommandContext): number {
+    const vid = this.freeVid(parent.name)
+    this.put({
+      ...like,
+      vid,
+      tag: '',
+      snapId: this.nextSnapId(parent.name),
+      parent: parent.vid,
+      size: parent.size,
+      blockSizeShift: parent.blockSizeShift,
+      createTime: context.time,
+      snapshotTime: 0,
+      state: 'creating',
+      creator: context.sender,
+      preallocated: false,
+    })
+    return vid
+  }
+
+  /** The first free vid from the name's hash on, wrapping (wire-protocol.md, "vid"). */
+  private freeVid(name: string): number {
+    if (this.entries.size >= MAX_VID) {
+      throw new SheepError('table-full', `all ${MAX_VID} VDI ids are taken`, 'delete VDIs or snapshots')
+    }
+    let vid = vidHash(name)
+    while (vid === 0 || this.entries.has(vid)) vid = (vid + 1) & MAX_VID
+    return vid
+  }
+
+  private nextSnapId(name: string): number {
+    const record = this.names.get(name)
+    if (record === undefined) return 1
+    let highest = 0
+    for (const id of record.snapshots.keys()) highest = Math.max(highest, id)
+    for (const vid of [record.working, record.pending]) highest = Math.max(highest, this.entries.get(vid)?.snapId ?? 0)
+    return highest + 1
+  }
+
+  /** Sets or replaces the entry of `entry.vid` and keeps the indexes. */
+  private put(entry: VdiEntry): VdiEntry {
+    const former = this.entries.get(entry.vid)
+    if (former !== undefined) this.unindex(former)
+    this.entries.set(entry.vid, entry)
+    if (entry.parent !== 0) {
+      const siblings = this.childrenOf.get(entry.parent)
+      if (siblings === undefined) this.childrenOf.set(entry.parent, new Set([entry.vid]))
+      else siblings.add(entry.vid)
+    }
+    if (entry.state !== 'live' && entry.state !== 'creating') return entry
+    let record = this.names.get(entry.name)
+    if (record === undefined) {
+      record = { working: 0, pending: 0, snapshots: new Map(), tags: new Map() }
+      this.names.set(entry.name, record)
+    }
+    if (entry.state === 'creating') {
+      assert(record.pending === 0, `one pending VDI named ${entry.name}`)
+      record.pending = entry.vid
+    } else if (entry.snapshotTime === 0) {
+      assert(record.working === 0, `one working VDI named ${entry.name}`)
+      record.working = entry.vid
+    } else {
+      assert(!record.snapshots.has(entry.snapId), `one snapshot ${entry.snapId} of ${entry.name}`)
+      record.snapshots.set(entry.snapId, entry.vid)
+      if (entry.tag !== '') {
+        assert(!record.tags.has(entry.tag), `one snapshot ${entry.tag} of ${entry.name}`)
+        record.tags.set(entry.tag, entry.vid)
+      }
+    }
+    return entry
+  }
+
+  private drop(entry: VdiEntry): void {
+    assert(
+      !this.childrenOf.has(entry.vid) && !this.locksOf.has(entry.vid),
+      'a VDI that goes has neither children nor locks',
+    )
+    this.unindex(entry)
+    this.entries.delete(entry.vid)
+    const siblings = this.childrenOf.get(entry.parent)
+    siblings?.delete(entry.vid)
+    if (siblings?.size === 0) this.childrenOf.delete(entry.parent)
+  }
+
+  private unindex(entry: VdiEntry): void {
+    const record = this.names.get(entry.name)
+    if (record === undefined) return
+    if (record.working === entry.vid) record.working = 0
+    if (record.pending === entry.vid) record.pending = 0
+    if (record.snapshots.get(entry.snapId) === entry.vid) record.snapshots.delete(entry.snapId)
+    if (record.tags.get(entry.tag) === entry.vid) record.tags.delete(entry.tag)
+    if (record.working === 0 && record.pending === 0 && record.snapshots.size === 0) this.names.delete(entry.name)
+  }
+
+  private putLock(lock: VdiLock): void {
+    this.locksOf.set(lock.vid, [...(this.locksOf.get(lock.vid) ?? []), lock])
+    this.sessions.set(sessionKey(lock.node, lock.session), lock.vid)
+  }
+
+  private dropLock(lock: VdiLock): void {
+    const rest = (this.locksOf.get(lock.vid) ?? []).filter((one) => one !== lock)
+    if (rest.length === 0) this.locksOf.delete(lock.vid)
+    else this.locksOf.set(lock.vid, rest)
+    this.sessions.delete(sessionKey(lock.node, lock.session))
+  }
+
+  // ---- at rest and on the wire
+
+  toJSON(): RegistryJson {
+    return { entries: Array.from(this.entries.values()).sort((a, b) => a.vid - b.vid), locks: this.locks() }
+  }
+
+  /** SheepError invalid when `json` is no registry: from a peer or a disk, it is checked like a stranger's. */
+  static fromJSON(json: unknown): Registry {
+    const registry = new Registry()
+    const { entries, locks } = (json ?? {}) as Partial<RegistryJson>
+    if (!Array.isArray(entries) || !Array.isArray(locks))
+      throw new SheepError('invalid', 'a registry has entries and locks')
+    for (const untrusted of entries) {
+      const entry = checkEntry(untrusted)
+      registry.refuseDouble(entry)
+      registry.put(entry)
+    }
+    registry.checkParents()
+    for (const untrusted of locks) registry.restoreLock(checkLock(untrusted))
+    return registry
+  }
+
+  private refuseDouble(entry: VdiEntry): void {
+    const record = this.names.get(entry.name)
+    const live = entry.state === 'live'
+    const taken =
+      (live && entry.snapshotTime === 0 && record?.working) ||
+      (live && entry.snapshotTime !== 0 && (record?.snapshots.has(entry.snapId) || record?.tags.has(entry.tag))) ||
+      (entry.state === 'creating' && record?.pending)
+    if (this.entries.has(entry.vid) || taken) {
+      throw new SheepError('invalid', `registry: vid ${entry.vid} ("${referenceOf(entry)}") is there twice`)
+    }
+  }
+
+  private checkParents(): void {
+    const rooted = new Set<number>([0])
+    for (const start of this.entries.values()) {
+      const path = new Set<number>()
+      for (let vid = start.vid; !rooted.has(vid); vid = this.must(vid).parent) {
+        if (!this.entries.has(vid) || path.has(vid))
+          throw new SheepError('invalid', `registry: vid ${start.vid} has no root`)
+        path.add(vid)
+      }
+      for (const vid of path) rooted.add(vid)
+      const parent = this.entries.get(start.parent)
+      const copying = start.state === 'creating' || start.state === 'deleting'
+      if (
+        parent !== undefined &&
+        ((start.state === 'creating' && parent.state !== 'live') ||
+          parent.state === 'creating' ||
+          (parent.state === 'live' && parent.snapshotTime === 0 && !copying))
+      ) {
+        throw new SheepError('invalid', `registry: vid ${start.vid} cannot descend from vid ${parent.vid}`)
+      }
+    }
+  }
+
+  private restoreLock(lock: VdiLock): void {
+    const entry = this.entries.get(lock.vid)
+    const others = this.locksOf.get(lock.vid) ?? []
+    const exclusive = lock.mode === 'write' || others[0]?.mode === 'write'
+    if (
+      entry?.state !== 'live' ||
+      (lock.mode === 'write' && entry.snapshotTime !== 0) ||
+      (others.length > 0 && exclusive) ||
+      this.sessions.has(sessionKey(lock.node, lock.session))
+    ) {
+      throw new SheepError('invalid', `registry: lock of vid ${lock.vid} by node ${lock.node} cannot be`)
+    }
+    this.putLock(lock)
+  }
+}
+
+const STATES: readonly string[] = ['creating', 'live', 'deleting', 'deleted']
+
+function checkEntry(value: unknown): VdiEntry {
+  const entry = (value ?? {}) as VdiEntry
+  checkVid(entry.vid, 'registry entry')
+  const what = `registry entry of vid ${entry.vid}`
+  checkName(entry.name)
+  if (entry.tag !== '') checkTag(entry.tag)
+  if (entry.parent !== 0) checkVid(entry.parent, `${what}: parent`)
+  checkSize(entry.size)
+  checkShift(entry.blockSizeShift)
+  checkFits(entry.size, entry.blockSizeShift)
+  checkCopies(entry.copies)
+  checkTime(entry.createTime, `${what}: creation time`)
+  checkTime(entry.snapshotTime, `${what}: snapshot time`)
+  checkFlag(entry.preallocated, `${what}: preallocated`)
+  if (!Number.isInteger(entry.snapId) || entry.snapId < 1 || entry.snapId > 0xffffffff) {
+    throw new SheepError('invalid', `${what}: snapshot id ${quoted(entry.snapId)}`)
+  }
+  checkText(entry.creator, `${what}: creator`, SESSION_MAX)
+  const busy = entry.state === 'creating' || entry.state === 'deleting'
+  if (
+    !STATES.includes(entry.state) ||
+    (!busy && entry.creator !== '') ||
+    (entry.state === 'creating' && entry.creator === '')
+  ) {
+    throw new SheepError('invalid', `${what}: state ${quoted(entry.state)} by ${quoted(entry.creator)}`)
+  }
+  const { vid, name, tag, snapId, parent, size, copies, blockSizeShift } = entry
+  const { createTime, snapshotTime, state, creator, preallocated } = entry
+  return {
+    vid,
+    name,
+    tag,
+    snapId,
+    parent,
+    size,
+    copies,
+    blockSizeShift,
+    createTime,
+    snapshotTime,
+    state,
+    creator,
+    preallocated,
+  }
+}
+
+function checkLock(value: unknown): VdiLock {
+  const lock = (value ?? {}) as VdiLock
+  checkVid(lock.vid, 'registry lock')
+  const what = `registry lock of vid ${lock.vid}`
+  checkNode(lock.node, what)
+  checkNode(lock.session, what)
+  checkText(lock.holder, what, HOLDER_MAX)
+  checkTime(lock.since, what)
+  if (lock.mode !== 'write' && lock.mode !== 'read')
+    throw new SheepError('invalid', `${what}: mode ${quoted(lock.mode)}`)
+  const { vid, node, session, mode, since, holder } = lock
+  return { vid, node, session, mode, since, holder }
+}

@@ -1,0 +1,85 @@
+/**
+ * Cutting the end off a VDI that nobody has open. It is opened here for the time (a write lock), so no gateway comes between; the order is
+ *   1. entries beyond the new end become holes, the rest of the last object zeros, durable;
+ *   2. the objects that are named no more are freed, if nothing else needs them;
+ *   3. the size changes.
+ * Stopped in between, the VDI has its old size, with zeros where the cut was to be: growing never shows what was cut.
+ */
+
+import { asSheepError } from '../errors.js'
+import type { Log } from '../host/interfaces.js'
+import { encodeIndex, entriesFor, entryPosition, usedEntries } from './inode.js'
+import { IO_CHUNK, readIndex, writePieces } from './inode-io.js'
+import type { ObjectIo } from './object-io.js'
+import { dataOid, inodeOid, type Oid } from './oid.js'
+import type { Reclaim } from './reclaim.js'
+import { referencesOf } from './tree.js'
+import type { VdiCommand, VdiEntry } from './types.js'
+
+/** Sessions of locks that are no gateway's. */
+export const SHRINK_SESSION = 'shrink-'
+
+export interface ShrinkParts {
+  io: ObjectIo
+  log: Log
+  reclaim: Reclaim
+  propose: (command: VdiCommand) => Promise<unknown>
+}
+
+/** `serial`: differs between all shrinks of this process. SheepError locked, busy. */
+export async function shrink(parts: ShrinkParts, entry: VdiEntry, size: number, serial: number): Promise<void> {
+  const { vid } = entry
+  const session = `${SHRINK_SESSION}${serial}`
+  await parts.propose({ op: 'lock', vid, session, mode: 'write', holder: 'dog vdi resize, shrinking it' })
+  try {
+    const released = await cutIndex(parts.io, entry, size)
+    await parts.reclaim.release(vid, released)
+    await parts.propose({ op: 'resize', vid, size })
+  } finally {
+    await parts.propose({ op: 'unlock', vid, session }).catch((error) => {
+      parts.log('warning', 'unlocking a VDI after shrinking failed', { vid, error: asSheepError(error).message })
+    })
+  }
+}
+
+/** Answers the objects that are named no more. */
+async function cutIndex(io: ObjectIo, entry: VdiEntry, size: number): Promise<Oid[]> {
+  const { vid, blockSizeShift } = entry
+  const objectSize = 2 ** blockSizeShift
+  const kept = Math.floor(size / objectSize)
+  const tail = size % objectSize
+  const index = await readIndex(io, vid, kept, entriesFor(entry.size, blockSizeShift))
+  const released: Oid[] = []
+  const cut = tail === 0 ? 0 : 1
+  if (tail > 0 && index[0] === vid) {
+    await zeroTail(io, dataOid(vid, kept), tail, objectSize)
+  } else if (tail > 0 && index[0] !== 0) {
+    await copyHead(io, dataOid(index[0], kept), dataOid(vid, kept), tail)
+    await io.flush(vid)
+    await io.write(inodeOid(vid), entryPosition(kept), encodeIndex(Uint32Array.of(vid)))
+    released.push(dataOid(index[0], kept))
+  }
+  const beyond = index.subarray(cut)
+  for (const oid of referencesOf(beyond, kept + cut)) released.push(oid)
+  await writePieces(io, inodeOid(vid), Buffer.alloc(4 * usedEntries(beyond)), entryPosition(kept + cut), false)
+  await io.flush(vid)
+  return released
+}
+
+/** Zeros from `tail` to the object's end, written only where there is something else. */
+async function zeroTail(io: ObjectIo, oid: Oid, tail: number, end: number): Promise<void> {
+  for (let at = tail; at < end; at += IO_CHUNK) {
+    const bytes = await io.read(oid, at, Math.min(IO_CHUNK, end - at))
+    const zeros = Buffer.alloc(bytes.length)
+    if (!bytes.equals(zeros)) await io.write(oid, at, zeros)
+  }
+}
+
+/** A new object with the first `length` bytes of another. */
+async function copyHead(io: ObjectIo, from: Oid, to: Oid, length: number): Promise<void> {
+  for (let at = 0; at < length; at += IO_CHUNK) {
+    const bytes = await io.read(from, at, Math.min(IO_CHUNK, length - at))
+    if (at === 0) await io.create(to, 0, bytes)
+    else await io.write(to, at, bytes)
+  }
+}
