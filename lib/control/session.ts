@@ -210,7 +210,7 @@ export class ControlSession {
 
   private waitingFor(): string {
     const { status, statusReason } = this.services.cluster
-    return status === 'running' ? '' : statusReason
+    return status === 'running' ? '' : `waiting: ${statusReason}`
   }
 
   private settle(request: Request, answer: Promise<Uint8Array | null>): void {

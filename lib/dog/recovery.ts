@@ -1,0 +1,122 @@
+/** `dog node recovery`: a row per node, once or until it is done. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { RecoveryReport } from '../control/services.js'
+import type { OfNode } from '../control/verbs.js'
+import { answerColumn, ofNodeColumns, reportSilent } from './node.js'
+import { bar, unicodeTerminal } from './progress-bar.js'
+import type { Session } from './session.js'
+import { formatDuration, formatPercent, formatSize } from './size.js'
+import { type Column, formatTable } from './table.js'
+
+const WATCH_MS = 500
+const BAR_WIDTH = 20
+
+type Row = OfNode<RecoveryReport>
+
+const COLUMNS: readonly Column<Row>[] = [
+  ...ofNodeColumns<RecoveryReport>(),
+  {
+    ...answerColumn<RecoveryReport>(
+      'State',
+      (report) => stateText(report),
+      (report) => report.state,
+    ),
+    align: 'left',
+  },
+  answerColumn(
+    'Objects',
+    (report) => `${report.objectsDone} of ${report.objectsTotal}`,
+    (report) => report.objectsDone,
+  ),
+  answerColumn(
+    'Done',
+    (report) => formatPercent(report.objectsDone, report.objectsTotal),
+    (report) => report.objectsTotal,
+  ),
+  answerColumn(
+    'Copied',
+    (report) => formatSize(report.bytesTaken),
+    (report) => report.bytesTaken,
+  ),
+  answerColumn(
+    'Rate',
+    (report) => (isActive(report) ? `${formatSize(rate(report))}/s` : '-'),
+    (report) => Math.round(rate(report)),
+  ),
+  answerColumn(
+    'Left',
+    (report) => timeLeft(report),
+    (report) => Math.round(secondsLeft(report)),
+  ),
+]
+
+function isActive(report: RecoveryReport): boolean {
+  return report.state !== 'idle'
+}
+
+function stateText(report: RecoveryReport): string {
+  if (report.state === 'idle') return 'done'
+  if (report.state !== 'waiting') return report.state
+  return `waiting for ${report.waitingFor.flatMap(({ nodes }) => nodes).join(', ')}`
+}
+
+/** Bytes a second since it began */
+function rate(report: RecoveryReport): number {
+  return report.seconds > 0 ? report.bytesTaken / report.seconds : 0
+}
+
+/** From the pace so far; 0 unknown */
+function secondsLeft({ objectsDone, objectsTotal, seconds }: RecoveryReport): number {
+  return objectsDone > 0 ? (seconds / objectsDone) * (objectsTotal - objectsDone) : 0
+}
+
+function timeLeft(report: RecoveryReport): string {
+  const seconds = secondsLeft(report)
+  return isActive(report) && seconds > 0 ? formatDuration(seconds) : '-'
+}
+
+export async function showRecovery(session: Session): Promise<void> {
+  const answer = await session.call('node.recovery', {})
+  session.print(answer, COLUMNS, answer.nodes)
+  reportSilent(answer.nodes)
+}
+
+/** Redraws on a terminal; else prints a line when the share done has changed. Ends when every node is done. */
+export async function watchRecovery(session: Session): Promise<void> {
+  let drawnLines = 0
+  let last = ''
+  for (;;) {
+    const answer = await session.call('node.recovery', {})
+    const active = answer.nodes.filter((row) => row.answer !== null && isActive(row.answer))
+    if (active.length === 0) {
+      if (drawnLines > 0) session.write(`\u001b[${drawnLines}A\u001b[J`)
+      return showRecovery(session)
+    }
+    if (session.forPeople && process.stdout.isTTY) {
+      const lines = formatTable([...COLUMNS, BAR_COLUMN], answer.nodes)
+      if (drawnLines > 0) session.write(`\u001b[${drawnLines}A\u001b[J`)
+      session.write(lines)
+      drawnLines = lines.split('\n').length - 1
+    } else {
+      const line = active.map((row) => progressLine(row)).join('')
+      if (line !== last) session.write(line)
+      last = line
+    }
+    await sleep(WATCH_MS)
+  }
+}
+
+const BAR_COLUMN: Column<Row> = {
+  title: 'Progress',
+  text: ({ answer }) => {
+    if (answer === null) return ''
+    const share = answer.objectsTotal > 0 ? answer.objectsDone / answer.objectsTotal : isActive(answer) ? 0 : 1
+    return bar(Math.min(1, share), BAR_WIDTH, unicodeTerminal())
+  },
+}
+
+function progressLine({ node, answer }: Row): string {
+  if (answer === null) return ''
+  const { objectsDone, objectsTotal } = answer
+  return `node ${node.number} ${answer.state} ${objectsDone}/${objectsTotal} ${formatPercent(objectsDone, objectsTotal)}\n`
+}
