@@ -7,6 +7,7 @@ import { join, resolve } from 'node:path'
 import { Command, CommanderError, Option } from 'commander'
 import { SheepError } from '../lib/errors.js'
 import type { LogLevel } from '../lib/host/interfaces.js'
+import { LOG_LEVELS } from '../lib/host/log.js'
 
 export const DEFAULT_PORT = 7000
 export const DEFAULT_STORE = '/var/lib/sheepdog'
@@ -264,8 +265,6 @@ function logOf(text: string, store: string, facts: HostFacts): { level: LogLevel
   }
   return { level, file: join(directory, 'sheep.log') }
 }
-
-const LOG_LEVELS: readonly LogLevel[] = ['error', 'warning', 'notice', 'info', 'debug']
 
 function levelOf(text: string): LogLevel {
   const level = LOG_LEVELS.find((known) => known === text)

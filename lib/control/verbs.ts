@@ -18,7 +18,8 @@ import type {
   RecoveryReport,
 } from './services.js'
 
-export const LOG_LINES_MAX = 10_000
+/** Kept in a daemon's memory */
+export const LOG_LINES_MAX = 5_000
 
 /** One VDI or snapshot, as lists show it. */
 export interface VdiInfo {

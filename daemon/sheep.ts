@@ -1,0 +1,171 @@
+#!/usr/bin/env node
+/** `sheep`, the daemon: from the command line to a running node, and in order to its end. */
+import { rmSync, writeFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import { asSheepError, SheepError } from '../lib/errors.js'
+import { DiskError, type Log } from '../lib/host/interfaces.js'
+import { journalLog } from '../lib/host/log.js'
+import { VERSION } from '../lib/host/version.js'
+import { background, startInBackground } from './daemonize.js'
+import type { NodeHooks, RunningNode } from './hooks.js'
+import { LogFile, RecentLines } from './log-file.js'
+import { createNode } from './node.js'
+import { hostFacts, parseOptions, type SheepOptions } from './options.js'
+import { lockStore, makeStoreDirectory } from './store-directory.js'
+
+/** For leaving, syncing and closing; who stops a daemon waits no longer. */
+const STOP_MS = 30_000
+
+async function main(): Promise<void> {
+  const words = process.argv.slice(2)
+  const options = parseOptions(words, VERSION, hostFacts())
+  if ('text' in options) {
+    process.stdout.write(options.text)
+    return
+  }
+  if (options.cluster.engine === 'corosync') {
+    throw new SheepError('unsupported', 'the corosync engine is not built in yet', 'use -c local on one host')
+  }
+  const starter = background()
+  if (!options.foreground && starter === null) {
+    makeStoreDirectory(options.store)
+    process.stdout.write(`${await startInBackground(fileURLToPath(import.meta.url), words, options.logFile)}\n`)
+    return
+  }
+  try {
+    const ready = await serve(options, starter !== null)
+    if (starter === null) say(ready)
+    else starter.ready(ready)
+  } catch (error) {
+    const failure = asSheepError(error)
+    if (starter !== null) await starter.failed(failure)
+    throw failure
+  }
+}
+
+/** A reader of stdout that has gone is no reason to stop. */
+function say(text: string): void {
+  process.stdout.on('error', () => {})
+  process.stdout.write(`${text}\n`)
+}
+
+/** Resolves when it serves or waits, with what to tell the user. */
+async function serve(options: SheepOptions, inBackground: boolean): Promise<string> {
+  const daemon = new Daemon(options, inBackground)
+  makeStoreDirectory(options.store)
+  lockStore(options.store)
+  if (inBackground) process.chdir('/')
+  if (!options.sync) daemon.log('warning', '-n: nothing is synced to disk, a power loss loses data')
+  if (options.pidFile !== '') writePidFile(options.pidFile)
+  await daemon.start()
+  return daemon.describe()
+}
+
+class Daemon {
+  readonly log: Log
+  private readonly recent = new RecentLines()
+  private readonly file: LogFile | null
+  private node: RunningNode | null = null
+  private stopping = false
+
+  constructor(
+    private readonly options: SheepOptions,
+    inBackground: boolean,
+  ) {
+    const level = options.logLevel
+    this.file = inBackground ? new LogFile(options.logFile) : null
+    const main =
+      this.file === null ? journalLog({ level }) : journalLog({ level, journal: false, write: this.file.write })
+    const remembered = journalLog({ level, journal: true, write: this.recent.write })
+    this.log = (...message) => {
+      main(...message)
+      remembered(...message)
+    }
+    this.handleSignals()
+  }
+
+  async start(): Promise<void> {
+    this.log('notice', `sheep ${VERSION} starts`, { store: this.options.store, pid: process.pid })
+    const hooks: NodeHooks = {
+      log: this.log,
+      recentLog: (lines) => this.recent.newest(lines),
+      fatal: (error) => this.fatal(error),
+      requestStop: (reason) => void this.stop(reason),
+    }
+    try {
+      this.node = await createNode(this.options, hooks)
+    } catch (error) {
+      if (error instanceof SheepError) throw error
+      if (error instanceof DiskError) throw new SheepError('system', error.message, 'see its permissions, and dmesg')
+      this.fatal(error)
+    }
+    this.log('notice', this.describe())
+  }
+
+  /** For whoever started it: where it is and what it does or waits for. */
+  describe(): string {
+    const { store, listen } = this.options
+    const { status, statusReason } = (this.node as RunningNode).cluster
+    const what = status === 'running' ? 'serving' : statusReason || status
+    return `sheep: ${store} on ${listen.host}:${listen.port}, process ${process.pid}: ${what}`
+  }
+
+  private handleSignals(): void {
+    process.on('SIGTERM', () => void this.stop('SIGTERM'))
+    process.on('SIGINT', () => void this.stop('SIGINT'))
+    process.on('SIGHUP', () => this.reopenLog())
+    // Also for promises that nobody handles. What state the program is in is unknown: nothing more is done in it.
+    process.on('uncaughtException', (error) => this.fatal(error))
+  }
+
+  private fatal(error: unknown): never {
+    this.log('error', 'the daemon stops at once: it met a condition that its code does not allow for')
+    this.log('error', error instanceof Error ? (error.stack ?? error.message) : String(error))
+    process.exit(1)
+  }
+
+  private async stop(reason: string): Promise<void> {
+    if (this.stopping) return
+    this.stopping = true
+    this.log('notice', `stopping: ${reason}`)
+    const timer = setTimeout(() => {
+      this.log('error', `it did not stop in order within ${STOP_MS / 1000} s; what was acknowledged is on disk`)
+      process.exit(1)
+    }, STOP_MS)
+    await this.node?.stop()
+    clearTimeout(timer)
+    if (this.options.pidFile !== '') rmSync(this.options.pidFile, { force: true })
+    this.log('notice', 'stopped')
+    process.exit(0)
+  }
+
+  private reopenLog(): void {
+    try {
+      this.file?.reopen()
+    } catch (error) {
+      this.log('warning', asSheepError(error).message)
+    }
+  }
+}
+
+function writePidFile(path: string): void {
+  try {
+    writeFileSync(path, `${process.pid}\n`)
+  } catch (error) {
+    throw new SheepError(
+      'system',
+      `cannot write the pid file: ${(error as Error).message}`,
+      'choose another place with -P',
+    )
+  }
+}
+
+try {
+  await main()
+} catch (error) {
+  const { message, hint, exitCode } = asSheepError(error)
+  const debug = !(error instanceof SheepError) && process.argv.some((word) => word.includes('level=debug'))
+  process.stderr.write(`sheep: ${message}\n${hint === '' ? '' : `  ${hint}\n`}`)
+  if (debug) process.stderr.write(`${(error as Error).stack}\n`)
+  process.exit(exitCode)
+}
