@@ -206,7 +206,7 @@ test.serial('an NBD client gets an error, not a hang, when its daemon is killed 
   const uri = await create('orphan', '64M')
   await must('qemu-img', ['compare', '-f', 'raw', '-F', 'raw', cluster.nbd('image', 1), cluster.nbd('image', 2)])
   const writing = run('fio', [
-    ...['--name=job', '--ioengine=nbd', '--uri=' + uri, '--rw=randwrite', '--bs=4k', '--iodepth=8'],
+    ...['--name=job', '--ioengine=nbd', `--uri=${uri}`, '--rw=randwrite', '--bs=4k', '--iodepth=8'],
     ...['--time_based', '--runtime=20s'],
   ])
   await sleep(1500)

@@ -1,6 +1,5 @@
 /** The sizes that the issue names: 32 daemons on one host, 10,000 volumes, 16 TiB. */
 import test from 'ava'
-import { ControlClient } from '../../lib/control/client.js'
 import { TestCluster } from '../support/cluster.js'
 import { must, run } from '../support/process.js'
 import { surveyReplicas } from '../support/replicas.js'
@@ -34,7 +33,7 @@ test.serial(
     const count = 10_000
     const cluster = await TestCluster.start({ nodes: 3 })
     t.teardown(() => cluster.stop())
-    const client = await ControlClient.connect({ host: '127.0.0.1', port: cluster.nodes[0].port })
+    const client = await cluster.control()
     let next = 0
     const worker = async () => {
       while (next < count) {

@@ -11,10 +11,8 @@ import { defaultDirectory, Site, stores } from './site.js'
 const imageContent = join(import.meta.dirname, '..', '..', '..', 'node_modules')
 const firstPort = 7000
 
-async function main(site: Site): Promise<void> {
+async function main(site: Site, ports: readonly number[]): Promise<void> {
   const start = performance.now()
-  const ports = await freePorts(stores.length, firstPort)
-  const dog = ports[0] === firstPort ? 'dog' : `dog -p ${ports[0]}`
   const narrator = new Narrator(site.directory, { PATH: `${site.path('bin')}:${process.env.PATH}:/usr/sbin:/sbin` })
   const show: Narrator['show'] = (line, options) => narrator.show(line, options)
   const sheep = (i: number) => `sheep -c local:engine -p ${ports[i]} -P ${stores[i]}.pid ${stores[i]}`
@@ -30,35 +28,35 @@ async function main(site: Site): Promise<void> {
 
   narrator.title('Three daemons, each with a store of its own; one cluster with three copies')
   for (const i of stores.keys()) await show(sheep(i))
-  await show(`${dog} cluster format -c 3`)
+  await show('dog cluster format -c 3')
 
   narrator.title('A thin volume of 10 GiB; the image goes in through NBD, is read back and compared')
-  await show(`${dog} vdi create demo 10G`)
+  await show('dog vdi create demo 10G')
   await show(`qemu-img convert -n -f qcow2 -O raw image.qcow2 '${uri('demo')}'`)
   await show(compare('demo'))
 
   narrator.title('A snapshot, and a clone of it')
-  await show(`${dog} vdi snapshot -s first demo`)
-  await show(`${dog} vdi clone -s first demo demo2`)
-  await show(`${dog} vdi list`)
+  await show('dog vdi snapshot -s first demo')
+  await show('dog vdi clone -s first demo demo2')
+  await show('dog vdi list')
 
   narrator.title('One daemon is killed: nothing is lost, and writing goes on')
   await show('kill -9 $(cat c.pid)')
   await show(compare('demo'))
   await show(`qemu-io -f raw -c 'write -P 0x5a 9G 256M' '${uri('demo2')}'`)
-  await show(`${dog} node list`)
+  await show('dog node list')
 
   narrator.title('It comes back, and receives what changed while it was away')
   await show(sheep(2))
-  await show(`${dog} node recovery`, { live: true })
-  await show(`${dog} node list`)
-  await show(`${dog} vdi check demo2`, { live: true })
+  await show('dog node recovery --watch', { live: true })
+  await show('dog node list')
+  await show('dog vdi check demo2', { live: true })
   await show(compare('demo'))
 
   const bin = site.path('bin')
   console.log(`\n${bold(`Done in ${seconds(performance.now() - start)}. The cluster is running.`)} Try next:`)
-  console.log(`  ${bin}/${dog} vdi tree`)
-  console.log(`  ${bin}/${dog} vdi snapshot -s second demo`)
+  console.log(`  ${bin}/dog vdi tree`)
+  console.log(`  ${bin}/dog vdi snapshot -s second demo`)
   console.log(`  nbdinfo '${uri('demo').replace('=a/', `=${site.path('a')}/`)}'`)
   console.log(
     `Stop it:\n  npm run quickstart:stop${site.directory === defaultDirectory ? '' : ` -- --directory ${site.directory}`}`,
@@ -81,14 +79,15 @@ async function start(site: Site): Promise<number> {
     console.log(dim(`Removing the last quickstart in ${site.directory}${stopped > 0 ? ' and its daemons' : ''}.`))
     site.remove()
   }
-  site.create()
+  const ports = await freePorts(stores.length, firstPort)
+  site.create(ports[0])
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
     process.on(signal, () => {
       console.error(red(`\nStopped by ${signal}: ending the daemons and removing ${site.directory}.`))
       cleanUp(site).finally(() => process.exit(1))
     })
   try {
-    await main(site)
+    await main(site, ports)
     return 0
   } catch (error) {
     console.error(`\n${red('The quickstart failed.')} ${error instanceof StepFailed ? error.message : String(error)}`)

@@ -1,5 +1,14 @@
 /** The quickstart's directory: three stores, short commands, and the daemons that run there. */
-import { existsSync, mkdirSync, readdirSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  realpathSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import { homedir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { isAlive, until } from '../support/process.js'
@@ -12,15 +21,26 @@ export type StoreName = (typeof stores)[number]
 
 export const defaultDirectory = join(homedir(), 'sheepdog-quickstart')
 
-function script(program: string): string {
-  return `#!/bin/sh\nexec '${process.execPath}' '${program}' "$@"\n`
+function script(program: string, settings = ''): string {
+  return `#!/bin/sh\n${settings}exec '${process.execPath}' '${program}' "$@"\n`
+}
+
+/** '' for a link that has gone meanwhile. */
+function targetOf(link: string): string {
+  try {
+    return readlinkSync(link)
+  } catch {
+    return ''
+  }
 }
 
 export class Site {
   readonly directory: string
 
   constructor(directory: string) {
-    this.directory = resolve(directory)
+    const path = resolve(directory)
+    // Without links, as /proc shows it.
+    this.directory = existsSync(path) ? realpathSync(path) : path
   }
 
   path(...parts: string[]): string {
@@ -37,16 +57,17 @@ export class Site {
     return existsSync(this.path(marker))
   }
 
-  /** With `bin/sheep` and `bin/dog`, as a package would put them on PATH. */
-  create(): void {
+  /** With `bin/sheep` and `bin/dog`, as a package would put them on PATH; `port` is the one that `dog` asks. */
+  create(port: number): void {
     mkdirSync(this.path('bin'), { recursive: true })
     writeFileSync(this.path(marker), 'Made by `npm run quickstart`, which removes this directory when it runs again.\n')
-    const programs = {
-      sheep: join(root, 'dist', 'daemon', 'sheep.js'),
-      dog: join(root, 'dist', 'lib', 'dog', 'main.js'),
-    }
-    for (const [name, program] of Object.entries(programs))
-      writeFileSync(this.path('bin', name), script(program), { mode: 0o755 })
+    const sheep = script(join(root, 'dist', 'daemon', 'sheep.js'))
+    const dog = script(
+      join(root, 'dist', 'lib', 'dog', 'main.js'),
+      `export SHEEPDOG_PORT="\${SHEEPDOG_PORT:-${port}}"\n`,
+    )
+    writeFileSync(this.path('bin', 'sheep'), sheep, { mode: 0o755 })
+    writeFileSync(this.path('bin', 'dog'), dog, { mode: 0o755 })
   }
 
   remove(): void {
@@ -57,19 +78,20 @@ export class Site {
     return this.path(`${store}.pid`)
   }
 
-  /** Process ids of daemons that run on our stores: a pid file alone may name a stranger by now. */
+  /** Process ids of the daemons that run on our stores. */
   running(): number[] {
     return stores.flatMap((store) => {
       if (!existsSync(this.pidFile(store))) return []
       const pid = Number(readFileSync(this.pidFile(store), 'utf8').trim())
-      return Number.isInteger(pid) && pid > 1 && isAlive(pid) && this.isDaemon(pid) ? [pid] : []
+      return Number.isInteger(pid) && pid > 1 && this.holds(pid, store) ? [pid] : []
     })
   }
 
-  private isDaemon(pid: number): boolean {
+  /** A pid file may name a stranger by now: ours has the store's lock file open (proc(5), /proc/PID/fd). */
+  private holds(pid: number, store: StoreName): boolean {
+    const folder = `/proc/${pid}/fd`
     try {
-      const words = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')
-      return words.some((word) => word.endsWith('/sheep.js')) && realpathSync(`/proc/${pid}/cwd`) !== ''
+      return readdirSync(folder).some((fd) => targetOf(join(folder, fd)) === this.path(store, 'lock'))
     } catch {
       return false
     }

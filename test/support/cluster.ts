@@ -6,8 +6,8 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { closeSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import type { ClusterInfo } from '../../lib/control/verbs.js'
-import { ended, freePorts, type Outcome, ProcessError, type RunOptions, run, until } from './process.js'
+import { ControlClient } from '../../lib/control/client.js'
+import { ended, freePorts, hasEnded, type Outcome, ProcessError, type RunOptions, run, until } from './process.js'
 
 const root = join(import.meta.dirname, '..', '..', '..')
 export const sheepProgram = join(root, 'dist', 'daemon', 'sheep.js')
@@ -78,14 +78,20 @@ export class TestCluster {
     const log = openSync(node.log, 'a')
     const engine = `local:${join(this.directory, 'local')}`
     const args = [sheepProgram, '-f', '-c', engine, '-p', String(node.port), ...this.sheepOptions, ...extra, node.store]
-    const child = spawn(process.execPath, args, { stdio: ['ignore', log, log] })
+    const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', log] })
     closeSync(log)
     node.child = child
-    await until(`daemon ${index} to answer; its log:\n${this.logOf(index)}`, startLimit, async () => {
-      if (child.exitCode !== null || child.signalCode !== null)
-        throw new Error(`daemon ${index} ended with ${child.exitCode ?? child.signalCode}:\n${this.logOf(index)}`)
-      return (await this.tryDog(['node', 'info'], index)).code === 0
+    let said = ''
+    child.stdout.on('data', (text) => {
+      said += text
     })
+    // It says one line on stdout once it serves, or waits for what only people can bring.
+    try {
+      await until(`daemon ${index} to be ready`, startLimit, () => said.endsWith('\n') || hasEnded(child))
+      if (hasEnded(child)) throw new Error(`it ended with ${child.exitCode ?? child.signalCode}`)
+    } catch (error) {
+      throw new Error(`daemon ${index}: ${(error as Error).message}. Its log:\n${this.logOf(index)}`)
+    }
   }
 
   logOf(index: number): string {
@@ -143,12 +149,21 @@ export class TestCluster {
 
   /** Waits until all daemons are members and every copy is where it belongs. */
   async healthy(index = 0): Promise<void> {
-    await until('recovery to end', healLimit, async () => {
-      const info = await this.json<ClusterInfo>(['cluster', 'info'], index)
-      const members = info.epochs[0]?.nodes.length
-      const running = this.nodes.filter((node) => node.child !== null).length
-      return info.status === 'running' && members === running && info.recovering.length === 0
-    })
+    const client = await this.control(index)
+    try {
+      await until('recovery to end', healLimit, async () => {
+        const info = await client.call('cluster.info', {})
+        const members = info.epochs[0]?.nodes.length
+        const running = this.nodes.filter((node) => node.child !== null).length
+        return info.status === 'running' && members === running && info.recovering.length === 0
+      })
+    } finally {
+      client.close()
+    }
+  }
+
+  control(index = 0): Promise<ControlClient> {
+    return ControlClient.connect({ host: '127.0.0.1', port: this.nodes[index].port })
   }
 
   /** Kills what still runs and removes the directory; for `process.on('exit')`, where nothing can be awaited. */

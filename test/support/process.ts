@@ -104,9 +104,13 @@ export async function until<T>(what: string, limit: number, check: () => T | Pro
   }
 }
 
+export function hasEnded(child: ChildProcess): boolean {
+  return child.exitCode !== null || child.signalCode !== null
+}
+
 /** Resolves when the child has ended, at once if it has. */
 export function ended(child: ChildProcess): Promise<void> {
-  if (child.exitCode !== null || child.signalCode !== null) return Promise.resolve()
+  if (hasEnded(child)) return Promise.resolve()
   return new Promise((resolve) => child.once('close', () => resolve()))
 }
 
