@@ -5,7 +5,17 @@ import type { ControlServices } from './services.js'
 import type { LockInfo, VdiInfo } from './verbs.js'
 
 export const vdiHandlers: Handlers<'vdi' | 'lock'> = {
-  'vdi.create': async (services, request, progress) => infoOf(services, await services.vdis.create(request, progress)),
+  'vdi.create': async (services, { name, size, copies, blockSizeShift, preallocate }, progress) => {
+    const request = {
+      name,
+      size,
+      copies: copies || undefined,
+      blockSizeShift: blockSizeShift || undefined,
+      preallocated: preallocate,
+    }
+    const reserved = (done: number, total: number) => progress.report(done, total, '')
+    return infoOf(services, await services.vdis.create(request, reserved))
+  },
 
   'vdi.list': async (services, { name }) => {
     const entries = services.volumes.list().filter((entry) => name === '' || entry.name === name)
@@ -22,7 +32,10 @@ export const vdiHandlers: Handlers<'vdi' | 'lock'> = {
     infoOf(services, await services.vdis.rollback(name, snapshot)),
 
   'vdi.delete': async (services, { name, snapshot }, progress) => {
-    await services.vdis.delete(name, snapshot, progress)
+    const objectSize = 2 ** services.volumes.find(name, snapshot).blockSizeShift
+    await services.vdis.delete(name, snapshot, (done, total) =>
+      progress.report(done * objectSize, total * objectSize, ''),
+    )
     return {}
   },
 
@@ -50,7 +63,7 @@ async function infoOf(services: ControlServices, entry: VdiEntry): Promise<VdiIn
 async function infosOf(services: ControlServices, entries: readonly VdiEntry[]): Promise<VdiInfo[]> {
   const byVid = new Map(services.volumes.list().map((entry) => [entry.vid, entry]))
   const holders = new Map(locksOf(services).map((lock) => [lock.vid, `${lock.holder} on ${lock.nodeName}`]))
-  const usage = await services.vdis.usage(entries)
+  const usage = await services.usage(entries)
   return entries
     .map((entry, i) => ({
       name: entry.name,
@@ -61,8 +74,8 @@ async function infosOf(services: ControlServices, entries: readonly VdiEntry[]):
       snapshot: entry.snapshotTime !== 0,
       clone: (byVid.get(entry.parent)?.name ?? entry.name) !== entry.name,
       size: entry.size,
-      used: usage[i].used,
-      shared: usage[i].shared,
+      used: usage[i]?.used ?? null,
+      shared: usage[i]?.shared ?? null,
       copies: entry.copies,
       objectSize: 2 ** entry.blockSizeShift,
       created: entry.snapshotTime || entry.createTime,
@@ -75,7 +88,7 @@ async function infosOf(services: ControlServices, entries: readonly VdiEntry[]):
 function locksOf(services: ControlServices): LockInfo[] {
   const byVid = new Map(services.volumes.list().map((entry) => [entry.vid, entry]))
   const names = new Map(nodeSummaries(services).map((node) => [node.id, `${node.name}:${node.port}`]))
-  return services.vdis.locks().map((lock) => {
+  return services.locks().map((lock) => {
     const entry = byVid.get(lock.vid)
     const volume =
       entry === undefined ? '' : entry.snapshotTime === 0 ? entry.name : `${entry.name}@${entry.tag || entry.snapId}`

@@ -36,10 +36,10 @@ export interface VdiInfo {
   clone: boolean
   /** bytes */
   size: number
-  /** In objects of its own, bytes, one copy counted */
-  used: number
+  /** In objects of its own, bytes, one copy counted; null: its inode cannot be read now */
+  used: number | null
   /** In objects of its ancestors, bytes */
-  shared: number
+  shared: number | null
   copies: number
   objectSize: number
   /** ms since the Unix epoch; of a snapshot: when it was taken */

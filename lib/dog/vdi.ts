@@ -23,8 +23,8 @@ export const VDI_COLUMNS: readonly Column<VdiInfo>[] = [
   { title: 'Name', text: (vdi) => vdi.name },
   { title: 'Id', align: 'right', text: (vdi) => String(vdi.id) },
   { title: 'Size', align: 'right', text: (vdi) => formatSize(vdi.size), raw: (vdi) => vdi.size },
-  { title: 'Used', align: 'right', text: (vdi) => formatSize(vdi.used), raw: (vdi) => vdi.used },
-  { title: 'Shared', align: 'right', text: (vdi) => formatSize(vdi.shared), raw: (vdi) => vdi.shared },
+  sizeColumn('Used', (vdi) => vdi.used),
+  sizeColumn('Shared', (vdi) => vdi.shared),
   { title: 'Creation time', text: (vdi) => formatTime(vdi.created), raw: (vdi) => Math.floor(vdi.created / 1000) },
   { title: 'VDI id', align: 'right', text: (vdi) => vdi.vid.toString(16) },
   { title: 'Copies', align: 'right', text: (vdi) => String(vdi.copies) },
@@ -36,6 +36,19 @@ export const VDI_COLUMNS: readonly Column<VdiInfo>[] = [
     raw: (vdi) => Math.log2(vdi.objectSize),
   },
 ]
+
+/** What is not known now is `-`. */
+function sizeColumn(title: string, of: (vdi: VdiInfo) => number | null): Column<VdiInfo> {
+  return {
+    title,
+    align: 'right',
+    text: (vdi) => {
+      const bytes = of(vdi)
+      return bytes === null ? '-' : formatSize(bytes)
+    },
+    raw: (vdi) => of(vdi) ?? '',
+  }
+}
 
 function title(vdi: VdiInfo): string {
   return vdi.snapshot ? `${vdi.name}@${vdi.tag || vdi.id}` : vdi.name
