@@ -12,7 +12,7 @@ import { decodeOids, encodeOids } from '../replication/survey.js'
 import type { Topology } from '../replication/topology.js'
 import { decodeIndex, entriesFor, INDEX_OFFSET } from '../vdi/inode.js'
 import { formatReference } from '../vdi/name.js'
-import { inodeOid, type Oid, vidOf } from '../vdi/oid.js'
+import { dataOid, inodeOid, type Oid, vidOf } from '../vdi/oid.js'
 import { type Registry, referenceOf } from '../vdi/registry.js'
 import type { VdiEntry } from '../vdi/types.js'
 import { RoutedIo } from './object-io.js'
@@ -33,8 +33,8 @@ export interface GatewayOptions {
   clock: Clock
   random: Random
   log: Log
-  /** Frees (owner, index) when nothing refers to it any more (lib/vdi/operations.ts) */
-  release: (vid: number, owner: number, index: number) => Promise<void>
+  /** Frees those of these objects, to which `vid` refers no more, that nothing else refers to (lib/vdi/reclaim.ts) */
+  release: (vid: number, references: readonly Oid[]) => Promise<void>
 }
 
 interface OpenVolume {
@@ -47,6 +47,8 @@ interface OpenVolume {
   holder: string
   /** Node that holds back its writes for a snapshot; '' none */
   heldBy: string
+  /** Objects of deleted ancestors that are being freed */
+  readonly releasing: Set<Promise<void>>
 }
 
 export class Gateway implements VolumeOpener {
@@ -125,6 +127,11 @@ export class Gateway implements VolumeOpener {
         const child = registry.get(vdi.child)
         if (child !== undefined) open.volume.entryChanged(child)
         this.releaseHold(open)
+      }
+    } else if (vdi.op === 'abort') {
+      const parent = registry.get(vdi.vid)?.parent
+      for (const open of this.open_.values()) {
+        if (open.heldBy !== '' && open.volume.vid === parent) this.releaseHold(open)
       }
     } else if (vdi.op === 'resize' || vdi.op === 'rename' || vdi.op === 'set-tag') {
       for (const open of this.open_.values()) {
@@ -250,6 +257,7 @@ export class Gateway implements VolumeOpener {
         closing: null,
         holder: request.holder,
         heldBy: '',
+        releasing: new Set(),
       }
       volume.onChange = (what) => {
         for (const client of [...open.clients]) client.onChange?.(what)
@@ -299,14 +307,12 @@ export class Gateway implements VolumeOpener {
     const former = registry().get(owner)
     // The owner is live: it refers to the object itself.
     if (open === undefined || former === undefined || former.state === 'live') return
-    const { vid } = open.volume
-    // The index entry that let go of it must be durable first, or a power loss brings it back without its object.
-    this.io
-      .flush(vid)
-      .then(() => release(vid, owner, index))
+    const releasing = release(open.volume.vid, [dataOid(owner, index)])
       .catch((error: unknown) => {
         log('warning', `an object of deleted VDI ${owner.toString(16)} stays until the next check: ${String(error)}`)
       })
+      .finally(() => open.releasing.delete(releasing))
+    open.releasing.add(releasing)
   }
 
   private async clean(oids: readonly Oid[], ended: boolean): Promise<void> {
@@ -347,6 +353,7 @@ export class Gateway implements VolumeOpener {
       if (open.heldBy !== '') throw new SheepError('busy', `a snapshot of ${open.volume.entry.name} is being taken`)
       open.heldBy = by
       await open.volume.hold()
+      await Promise.all(open.releasing)
       const result = await new Promise<number>((resolve) => open.volume.flush({ complete: resolve }))
       if (result < 0) {
         this.releaseHold(open)

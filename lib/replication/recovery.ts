@@ -17,6 +17,7 @@ import type { Clock, Completion, Log, Timer } from '../host/interfaces.js'
 import { FLAG_RECOVERY } from '../protocol/header.js'
 import type { ObjectStore, StagedObject, StoredObject } from '../store/types.js'
 import { type Oid, oidToHex, vidOf } from '../vdi/oid.js'
+import { decodeGrains, differingGrains, GRAIN, grainsOf } from './grains.js'
 import type { Peers } from './peers.js'
 import type { EnsureWaiter, ObjectEnsurer, Replica } from './replica.js'
 import { NO_OBJECT, ObjectRequest, READ, WRONG_EPOCH } from './request.js'
@@ -131,6 +132,20 @@ export class Recovery implements ObjectEnsurer {
     task.cancelled = true
     task.staged?.abort()
     if (!task.running) this.finish(task, 0)
+  }
+
+  /** Takes another node's copy in place of ours, whatever ours is worth: a repair. SheepError unreachable, no-object. */
+  async retake(oid: Oid, from: string): Promise<void> {
+    const task = this.task(oid)
+    if (task.running) throw new SheepError('busy', `object ${oidToHex(oid)} is being recovered`, 'try again')
+    task.running = true
+    try {
+      const taken = await this.take(task, this.options.topology.epoch, from, this.options.store.get(oid)?.writeEpoch ?? 1)
+      if (!taken) throw new SheepError('no-object', `node ${from} has no copy of ${oidToHex(oid)}`)
+    } finally {
+      task.running = false
+      this.finish(task, 0)
+    }
   }
 
   stop(): void {
@@ -324,7 +339,12 @@ export class Recovery implements ObjectEnsurer {
       this.resumeAll(task, NO_OBJECT)
       return true
     }
-    if (verdict.kind === 'take') return this.take(task, epoch, verdict.from, verdict.writeEpoch)
+    if (verdict.kind === 'take') {
+      // Both were replicas to the end: only what was in flight can differ, and either's bytes are right for it.
+      const near = object !== undefined && own.suspect && own.validThrough >= epoch - 1
+      if (near) return this.patch(task, epoch, verdict.from, object)
+      return this.take(task, epoch, verdict.from, verdict.writeEpoch)
+    }
     const kept = store.get(oid)
     if (kept === undefined) return false
     const alone = reports.every((report) => !report.present)
@@ -363,6 +383,39 @@ export class Recovery implements ObjectEnsurer {
     store.remove(object)
     this.resumeAll(task, NO_OBJECT)
     return true
+  }
+
+  /** Makes a suspect copy equal to another by the grains that differ, in place: a crash in between leaves it suspect. */
+  private async patch(task: Task, epoch: number, from: string, object: StoredObject): Promise<boolean> {
+    const { store, peers, topology } = this.options
+    const { oid } = task
+    const answer = await peers.call(from, 'grains', { epoch, oid })
+    if ((answer.json as { present?: unknown }).present !== true) return false
+    const own = await grainsOf(store, object)
+    const { fetch, clear } = differingGrains(own.hashes, decodeGrains(answer.body))
+    const usable = () => topology.epoch === epoch && !task.cancelled && !object.removed
+    for (const grain of fetch) {
+      const data = await this.fetch(from, epoch, oid, grain * GRAIN, GRAIN)
+      if (!usable()) return false
+      const put = await until((done) => store.write(object, data, 0, GRAIN, grain * GRAIN, done))
+      if (put < 0) throw new SheepError(put === -28 ? 'no-space' : 'io', `errno ${-put}`)
+    }
+    for (const grain of clear) {
+      if (!usable()) return false
+      const put = await until((done) => store.punch(object, grain * GRAIN, GRAIN, done))
+      if (put < 0) throw new SheepError('io', `errno ${-put}`)
+    }
+    return usable() && this.keep(task, epoch, object)
+  }
+
+  private async fetch(from: string, epoch: number, oid: Oid, position: number, length: number): Promise<Buffer> {
+    const buffer = Buffer.allocUnsafe(length)
+    const got = await new Promise<number>((resolve) => {
+      this.options.peers.submit(from, new RecoveryRead(epoch, oid, position, buffer, resolve))
+    })
+    if (got < 0) throw new SheepError('unreachable', `reading ${oidToHex(oid)} from ${from} failed (${got})`)
+    this.bytesTaken += length
+    return buffer
   }
 
   private async take(task: Task, epoch: number, from: string, writeEpoch: number): Promise<boolean> {
@@ -412,14 +465,9 @@ export class Recovery implements ObjectEnsurer {
     const worker = async () => {
       while (next < pieces.length) {
         const [position, length] = pieces[next++]
-        const buffer = Buffer.allocUnsafe(length)
-        const got = await new Promise<number>((resolve) => {
-          this.options.peers.submit(from, new RecoveryRead(epoch, oid, position, buffer, resolve))
-        })
-        if (got < 0) throw new SheepError('unreachable', `reading ${oidToHex(oid)} from ${from} failed (${got})`)
+        const buffer = await this.fetch(from, epoch, oid, position, length)
         const put = await until((done) => staged.write(buffer, 0, length, position, done))
         if (put < 0) throw new SheepError(put === -28 ? 'no-space' : 'io', `errno ${-put}`)
-        this.bytesTaken += length
       }
     }
     await Promise.all(Array.from({ length: PIECES_IN_FLIGHT }, worker))

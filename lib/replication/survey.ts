@@ -3,6 +3,7 @@ import { SheepError } from '../errors.js'
 import { putU32, u32 } from '../protocol/header.js'
 import type { ObjectStore, StoredObject } from '../store/types.js'
 import { highWord, lowWord, type Oid, oidFromWords, vidOf } from '../vdi/oid.js'
+import { encodeGrains, grainsOf } from './grains.js'
 import type { CallAnswer } from './peers.js'
 import type { CallHandler } from './peer-session.js'
 import type { Replica } from './replica.js'
@@ -76,7 +77,7 @@ export interface SurveyOptions {
   copiesOf: (vid: number) => number
 }
 
-/** Handlers of the calls `status`, `list` and `extents`. All answer only in the epoch that the asker names. */
+/** Handlers of the calls `status`, `list`, `extents` and `grains`. All answer only in the epoch that the asker names. */
 export function surveyCalls(options: SurveyOptions): Map<string, CallHandler> {
   const { store, topology, replica, copiesOf } = options
   /** One walk over the store per asker: a later page goes on where the former ended. */
@@ -145,9 +146,18 @@ export function surveyCalls(options: SurveyOptions): Map<string, CallHandler> {
     return { json: { extents: found }, body: Buffer.alloc(0) }
   }
 
+  const grains: CallHandler = async (argument) => {
+    await inEpoch(argument)
+    const { oid } = argument as { oid: unknown }
+    const object = typeof oid === 'number' ? store.get(oid) : undefined
+    if (object === undefined) return { json: { present: false }, body: Buffer.alloc(0) }
+    return { json: { present: true }, body: encodeGrains(await grainsOf(store, object)) }
+  }
+
   return new Map([
     ['status', status],
     ['list', list],
     ['extents', extents],
+    ['grains', grains],
   ])
 }

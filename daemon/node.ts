@@ -1,0 +1,141 @@
+/** Wires a SheepNode to this host: store directory, engine, sockets, NBD. */
+import { LocalEngine } from '../lib/cluster/local.js'
+import type { NodeInfo } from '../lib/cluster/types.js'
+import type { RequestCounts } from '../lib/control/services.js'
+import { SheepError } from '../lib/errors.js'
+import { RealClock } from '../lib/host/clock.js'
+import { RealDisk } from '../lib/host/disk.js'
+import { RealNetwork } from '../lib/host/network.js'
+import { RealRandom } from '../lib/host/random.js'
+import { type NbdServer, startNbdServer } from '../lib/nbd/server.js'
+import { SheepNode } from '../lib/node/node.js'
+import { controlServices, type ProcessFacts, serviceCalls } from '../lib/node/services.js'
+import { Session } from '../lib/node/sessions.js'
+import { openIdentity } from '../lib/store/identity.js'
+import type { NodeHooks, RunningNode } from './hooks.js'
+import type { SheepOptions } from './options.js'
+
+/** How long a start waits for the cluster before it says that it is waiting. */
+const READY_MS = 20_000
+
+/** SheepError: whatever keeps this node from serving, with what to do. */
+export async function createNode(options: SheepOptions, hooks: NodeHooks, version: string): Promise<RunningNode> {
+  const { log } = hooks
+  const clock = new RealClock()
+  const random = new RealRandom()
+  const disk = new RealDisk(options.store, { sync: options.sync })
+  const identity = openIdentity(options.store, { random, clock })
+  const space = disk.space().total
+  const self: NodeInfo = {
+    id: identity.id,
+    name: options.name,
+    host: options.address.host,
+    port: options.address.port,
+    socket: options.socket,
+    zone: options.zone !== '' ? options.zone : options.cluster.engine === 'local' ? identity.id : options.name,
+    space: options.gatewayOnly ? 0 : space,
+    vnodes: 0,
+  }
+  let nbd: NbdServer | null = null
+  const started = clock.now()
+  const facts: ProcessFacts = {
+    version,
+    storePath: options.store,
+    uptime: () => (clock.now() - started) / 1000,
+    cpu: () => {
+      const { user, system } = process.cpuUsage()
+      return (user + system) / 1e6
+    },
+    memory: () => process.memoryUsage.rss(),
+    recentLog: (lines) => hooks.recentLog(lines),
+    requestStop: (reason) => hooks.requestStop(reason),
+    clients: () => clientCounts(node, nbd),
+  }
+  const node = await SheepNode.open({
+    self,
+    clock,
+    random,
+    disk,
+    network: new RealNetwork(log),
+    engine: engineOf(options, log),
+    log,
+    listen: { ...options.listen, socket: options.socket },
+    state: { load: () => identity.loadState(), save: (state) => identity.saveState(state) },
+    accept: (running, link) => new Session(running, controlServices(running, facts), link, clientOf(link, options)),
+    calls: (running) => serviceCalls(running, facts),
+    fatal: (error) => hooks.fatal(error),
+    stopRequested: (reason) => hooks.requestStop(reason),
+  })
+  try {
+    await node.start()
+    nbd = await startNbdServer(
+      {
+        unixSocket: options.nbd.socket,
+        mode: 0o660,
+        tcp: options.nbd.tcp ?? undefined,
+        tls: options.nbd.tls === null ? undefined : { directory: options.nbd.tls },
+        allowPlain: options.nbd.allowPlain,
+      },
+      node.gateway,
+      log,
+    )
+    await settled(node, clock)
+  } catch (error) {
+    await nbd?.close()
+    await node.stop()
+    identity.close()
+    throw error
+  }
+  return {
+    cluster: node.cluster,
+    async stop() {
+      await nbd?.close()
+      await node.stop()
+      identity.close()
+    },
+  }
+}
+
+function engineOf(options: SheepOptions, log: NodeHooks['log']): LocalEngine {
+  if (options.cluster.engine === 'local') return new LocalEngine({ directory: options.cluster.directory, log })
+  throw new SheepError('unsupported', 'this sheep has no corosync engine yet', 'use -c local for daemons on one host')
+}
+
+/** Serving, or waiting for what only people or other nodes can bring. */
+async function settled(node: SheepNode, clock: RealClock): Promise<void> {
+  const deadline = clock.now() + READY_MS
+  while (node.cluster.status === 'joining') {
+    if (clock.now() > deadline) {
+      throw new SheepError('timeout', `not joined after ${READY_MS / 1000} s: ${node.cluster.statusReason}`)
+    }
+    await new Promise<void>((resolve) => clock.after(20, resolve))
+  }
+}
+
+function clientOf(link: unknown, options: SheepOptions): string {
+  const remote = (link as { remote?: string }).remote ?? ''
+  return remote === '' ? `dog on ${options.name}` : `dog from ${remote}`
+}
+
+function clientCounts(node: SheepNode, nbd: NbdServer | null): RequestCounts {
+  const sum: RequestCounts = {
+    active: (nbd?.connections() ?? []).reduce((total, connection) => total + connection.inFlight, 0),
+    total: 0,
+    read: 0,
+    write: 0,
+    flush: 0,
+    remove: 0,
+    readBytes: 0,
+    writeBytes: 0,
+  }
+  for (const { volume } of node.gateway.volumes()) {
+    const { reads, writes, flushes, readBytes, writeBytes } = volume.counters
+    sum.read += reads
+    sum.write += writes
+    sum.flush += flushes
+    sum.readBytes += readBytes
+    sum.writeBytes += writeBytes
+    sum.total += reads + writes + flushes
+  }
+  return sum
+}

@@ -1,0 +1,177 @@
+/**
+ * `dog vdi check`: compares all replicas of a VDI's objects, and repairs. An object that differs while its VDI is being
+ * written is looked at again with the writes held back, so that what is reported is true.
+ */
+import type { NodeInfo } from '../cluster/types.js'
+import type { CheckProblem, CheckReport, Progress } from '../control/services.js'
+import { asSheepError, SheepError } from '../errors.js'
+import type { Gateway } from '../gateway/gateway.js'
+import { digestOf, grainsOf } from '../replication/grains.js'
+import type { Peers } from '../replication/peers.js'
+import type { CallHandler } from '../replication/peer-session.js'
+import type { Recovery } from '../replication/recovery.js'
+import type { Replica } from '../replication/replica.js'
+import type { Topology } from '../replication/topology.js'
+import type { ObjectStore } from '../store/types.js'
+import { entriesFor } from '../vdi/inode.js'
+import { readIndex } from '../vdi/inode-io.js'
+import { dataOid, inodeOid, type Oid, oidToHex, vidOf } from '../vdi/oid.js'
+import type { VdiEntry } from '../vdi/types.js'
+
+const OBJECTS_AT_ONCE = 4
+
+export interface CheckParts {
+  store: ObjectStore
+  topology: Topology
+  replica: Replica
+  recovery: Recovery
+  peers: Peers
+  gateway: Gateway
+}
+
+interface Copy {
+  node: NodeInfo
+  state: 'present' | 'missing' | 'unreadable'
+  valid: boolean
+  digest: string
+  bytes: number
+}
+
+export class Checker {
+  constructor(private readonly parts: CheckParts) {}
+
+  /** Handlers of the calls `digest` and `retake`. */
+  calls(): Map<string, CallHandler> {
+    const digest: CallHandler = async (argument) => ({
+      json: await this.digestHere(oidIn(argument)),
+      body: Buffer.alloc(0),
+    })
+    const retake: CallHandler = async (argument) => {
+      const { from } = argument as { from?: unknown }
+      if (typeof from !== 'string') throw new SheepError('invalid', 'retake names no source')
+      await this.parts.recovery.retake(oidIn(argument), from)
+      return { json: null, body: Buffer.alloc(0) }
+    }
+    return new Map([
+      ['digest', digest],
+      ['retake', retake],
+    ])
+  }
+
+  async check(entries: readonly VdiEntry[], repair: boolean, progress: Progress): Promise<CheckReport> {
+    const oids = await this.objectsOf(entries)
+    const report: CheckReport = { objects: oids.length, bytes: 0, problems: [] }
+    const total = oids.reduce((sum, { size }) => sum + size, 0)
+    let done = 0
+    let next = 0
+    const worker = async () => {
+      while (next < oids.length && !progress.cancelled) {
+        const { oid, size } = oids[next++]
+        const found = await this.checkObject(oid, repair, report)
+        if (found !== null) report.problems.push(found)
+        done += size
+        progress.report(done, total, '')
+      }
+    }
+    await Promise.all(Array.from({ length: OBJECTS_AT_ONCE }, worker))
+    report.problems.sort((a, b) => (a.oid < b.oid ? -1 : 1))
+    return report
+  }
+
+  /** Each object once, though several snapshots refer to it; inode objects first. */
+  private async objectsOf(entries: readonly VdiEntry[]): Promise<{ oid: Oid; size: number }[]> {
+    const found = new Map<Oid, number>()
+    for (const entry of entries) {
+      const size = 2 ** entry.blockSizeShift
+      found.set(inodeOid(entry.vid), size)
+      const count = entriesFor(entry.size, entry.blockSizeShift)
+      const index = await readIndex(this.parts.gateway.io, entry.vid, 0, count)
+      for (let i = 0; i < index.length; i++) if (index[i] !== 0) found.set(dataOid(index[i], i), size)
+    }
+    return [...found].map(([oid, size]) => ({ oid, size }))
+  }
+
+  private async checkObject(oid: Oid, repair: boolean, report: CheckReport): Promise<CheckProblem | null> {
+    let copies = await this.compare(oid)
+    for (const copy of copies) report.bytes += copy.bytes
+    if (alike(copies)) return null
+    const release = await this.parts.gateway.hold(vidOf(oid))
+    try {
+      copies = await this.compare(oid)
+      if (alike(copies)) return null
+      const present = copies.filter((copy) => copy.state === 'present')
+      if (present.length === 0) {
+        const nodes = copies.map((copy) => copy.node.id)
+        return { oid: oidToHex(oid), kind: 'lost', nodes, repaired: false }
+      }
+      const good = majority(present)
+      const bad = copies.filter((copy) => copy.state !== 'present' || copy.digest !== good.digest)
+      let repaired = repair
+      if (repair) for (const copy of bad) repaired = (await this.repair(oid, copy.node, good.node)) && repaired
+      const kind = bad.some((copy) => copy.state === 'unreadable')
+        ? 'unreadable'
+        : bad.some((copy) => copy.state === 'missing')
+          ? 'missing'
+          : 'differs'
+      return { oid: oidToHex(oid), kind, nodes: bad.map((copy) => copy.node.id), repaired }
+    } finally {
+      release()
+    }
+  }
+
+  private compare(oid: Oid): Promise<Copy[]> {
+    const { topology, gateway, peers } = this.parts
+    const nodes = topology.replicas(oid, gateway.copiesOf(vidOf(oid)))
+    return Promise.all(
+      nodes.map(async (node): Promise<Copy> => {
+        try {
+          const answer =
+            node.id === topology.self
+              ? await this.digestHere(oid)
+              : ((await peers.call(node.id, 'digest', { oid })).json as Awaited<ReturnType<Checker['digestHere']>>)
+          const state = answer.present ? 'present' : 'missing'
+          return { node, state, valid: answer.valid, digest: answer.digest, bytes: answer.bytes }
+        } catch (error) {
+          if (asSheepError(error).code !== 'io') throw error
+          return { node, state: 'unreadable', valid: false, digest: '', bytes: 0 }
+        }
+      }),
+    )
+  }
+
+  private async repair(oid: Oid, node: NodeInfo, from: NodeInfo): Promise<boolean> {
+    const { topology, peers, recovery } = this.parts
+    if (node.id === topology.self) await recovery.retake(oid, from.id)
+    else await peers.call(node.id, 'retake', { oid, from: from.id })
+    return true
+  }
+
+  private async digestHere(oid: Oid): Promise<{ present: boolean; valid: boolean; digest: string; bytes: number }> {
+    const { store, replica, recovery } = this.parts
+    // A copy that recovery has not looked at yet would be called different: it is only not finished.
+    const known = store.get(oid)
+    if (known === undefined || !replica.isValid(known)) {
+      await new Promise<void>((resolve) => recovery.ensure(oid, { resume: () => resolve() }))
+    }
+    const object = store.get(oid)
+    if (object === undefined) return { present: false, valid: false, digest: '', bytes: 0 }
+    const grains = await grainsOf(store, object)
+    return { present: true, valid: replica.isValid(object), digest: digestOf(grains), bytes: grains.bytes }
+  }
+}
+
+function alike(copies: readonly Copy[]): boolean {
+  return copies.every((copy) => copy.state === 'present' && copy.digest === copies[0].digest)
+}
+
+/** The copy that most agree with; the first in ring order among equals. */
+function majority(copies: readonly Copy[]): Copy {
+  const votes = (copy: Copy) => copies.filter((other) => other.digest === copy.digest).length
+  return copies.reduce((best, copy) => (votes(copy) > votes(best) ? copy : best))
+}
+
+function oidIn(argument: unknown): Oid {
+  const oid = (argument as { oid?: unknown } | null)?.oid
+  if (typeof oid !== 'number' || !Number.isSafeInteger(oid)) throw new SheepError('invalid', 'the call names no object')
+  return oid
+}

@@ -1,0 +1,355 @@
+/**
+ * One sheep, whole: cluster, store, replication, gateway and operations wired together. It is given everything that
+ * touches the outside, so that the simulator runs the same node as production does.
+ *
+ * The order in which the parts learn of a new epoch is the heart of it: placement first, then the links, then the
+ * replica (which lets nothing of the old epoch reach the disk any more), then recovery, and last the gateway, which sends
+ * what is in flight again.
+ */
+import { Cluster } from '../cluster/cluster.js'
+import type { Engine } from '../cluster/engine.js'
+import type { ClusterCommand, ClusterListener, ClusterStatus, EpochRecord, NodeInfo } from '../cluster/types.js'
+import { asSheepError, SheepError } from '../errors.js'
+import { Gateway } from '../gateway/gateway.js'
+import type { Clock, Disk, Link, LinkHandler, Log, Network, PeerAddress, Random, Timer } from '../host/interfaces.js'
+import { PEER_VERSION } from '../protocol/header.js'
+import type { CallHandler } from '../replication/peer-session.js'
+import { Peers } from '../replication/peers.js'
+import { Recovery } from '../replication/recovery.js'
+import { Replica } from '../replication/replica.js'
+import { surveyCalls } from '../replication/survey.js'
+import { Topology } from '../replication/topology.js'
+import type { NodeState } from '../store/identity.js'
+import { FileStore } from '../store/object-store.js'
+import { VdiOperations } from '../vdi/operations.js'
+import { Checker } from './check.js'
+import { purge } from './purge.js'
+
+/** A daemon whose event loop stood still for longer than this may have been voted out meanwhile. */
+const LEASE_MS = 4_000
+const TICK_MS = 500
+const REPORT_RETRY_MS = 1_000
+/** Interrupted operations are looked for this often; mostly there are none. */
+const RESUME_MS = 30_000
+const EXPEL_RETRY_MS = 5_000
+
+export interface NodeParts {
+  self: NodeInfo
+  clock: Clock
+  random: Random
+  disk: Disk
+  network: Network
+  engine: Engine
+  log: Log
+  /** Where peers, dog and clients reach this node */
+  listen: PeerAddress
+  /** Small persistent state, saved durably before it counts */
+  state: { load(): NodeState; save(state: NodeState): void }
+  /** Handles an incoming link (lib/node/sessions.ts) */
+  accept: (node: SheepNode, link: Link) => LinkHandler
+  /** More calls that peers may make, by name */
+  calls?: (node: SheepNode) => Map<string, CallHandler>
+  /** The node cannot go on; nothing of it runs after this call */
+  fatal: (error: Error) => void
+  /** The cluster was told to stop, or this node to leave */
+  stopRequested: (reason: string) => void
+}
+
+export class SheepNode implements ClusterListener {
+  readonly topology: Topology
+  readonly cluster: Cluster
+  readonly store: FileStore
+  readonly peers: Peers
+  readonly replica: Replica
+  readonly recovery: Recovery
+  readonly gateway: Gateway
+  readonly operations: VdiOperations
+  readonly checker: Checker
+  readonly calls = new Map<string, CallHandler>()
+  private nodeState: NodeState
+  private listener: { close(): void } | null = null
+  private status: ClusterStatus = 'joining'
+  private lastTick: number
+  private readonly timers = new Map<string, Timer>()
+  private stopping = false
+  private readonly expelling = new Set<string>()
+
+  /** Opens the store: afterwards nothing is served yet. SheepError when the disk's content cannot be used. */
+  static async open(parts: NodeParts): Promise<SheepNode> {
+    const store = await FileStore.open(parts.disk, { log: parts.log, clock: parts.clock })
+    return new SheepNode(parts, store)
+  }
+
+  private constructor(
+    readonly parts: NodeParts,
+    store: FileStore,
+  ) {
+    const { self, clock, random, disk, network, engine, log } = parts
+    this.store = store
+    this.nodeState = parts.state.load()
+    this.lastTick = clock.now()
+    this.topology = new Topology(self.id)
+    this.cluster = new Cluster({ engine, disk, clock, random, log, self, listener: this })
+    const copiesOf = (vid: number) => this.cluster.registry.get(vid)?.copies ?? 0
+    this.peers = new Peers({
+      self,
+      network,
+      clock,
+      log,
+      hello: () => ({ id: self.id, version: PEER_VERSION, clusterId: this.cluster.config?.clusterId ?? '' }),
+      hung: (node, reason) => this.expel(node, reason),
+    })
+    this.replica = new Replica({
+      store,
+      topology: this.topology,
+      clock,
+      log,
+      copiesOf,
+      recoveredEpoch: () => this.nodeState.recoveredEpoch,
+      diskFailed: (errno, what) => this.diskFailed(errno, what),
+    })
+    this.recovery = new Recovery({
+      store,
+      topology: this.topology,
+      peers: this.peers,
+      replica: this.replica,
+      clock,
+      log,
+      copiesOf,
+      recovered: (epoch) => this.reportRecovered(epoch),
+      reachable: (oids) => this.operations.reclaim.reachable(oids),
+    })
+    this.replica.ensurer = this.recovery
+    this.gateway = new Gateway({
+      cluster: this.cluster,
+      registry: () => this.cluster.registry,
+      topology: this.topology,
+      peers: this.peers,
+      replica: this.replica,
+      clock,
+      random,
+      log,
+      release: (vid, references) => this.operations.reclaim.release(vid, references),
+    })
+    this.operations = new VdiOperations({
+      cluster: this.cluster,
+      registry: () => this.cluster.registry,
+      io: this.gateway.io,
+      log,
+      clock,
+      quiesce: this.gateway,
+    })
+    const { topology, recovery, peers, gateway, replica } = this
+    this.checker = new Checker({ store, topology, replica, recovery, peers, gateway })
+    const surveyed = surveyCalls({ store, topology: this.topology, replica: this.replica, copiesOf })
+    const groups = [surveyed, gateway.calls(), this.checker.calls(), parts.calls?.(this) ?? new Map()]
+    for (const group of groups) for (const [name, handler] of group) this.calls.set(name, handler)
+  }
+
+  /** Resolves when this node takes part in the cluster, or waits for what only people or other nodes can bring. */
+  async start(): Promise<void> {
+    this.listener = await this.parts.network.listen(this.parts.listen, (link) => this.parts.accept(this, link))
+    await this.cluster.start()
+    this.tick()
+    this.resumeLater()
+  }
+
+  /** Orderly: volumes are closed, the others see this node leave, everything is synced. */
+  async stop(): Promise<void> {
+    if (this.stopping) return
+    this.stopping = true
+    this.listener?.close()
+    for (const timer of this.timers.values()) timer.cancel()
+    if (this.cluster.status === 'running') await this.gateway.closeAll()
+    this.recovery.stop()
+    this.gateway.router.stop()
+    await this.cluster.stop()
+    this.replica.suspend()
+    this.peers.stop()
+    await this.store.close()
+  }
+
+  /** A peer's HELLO; its node id. SheepError version, join-failed. */
+  welcome(hello: unknown): string {
+    const { id, version, clusterId } = (hello ?? {}) as { id?: unknown; version?: unknown; clusterId?: unknown }
+    if (typeof id !== 'string' || !/^[0-9a-f]{16}$/.test(id)) throw new SheepError('invalid', 'a peer without a node id')
+    if (version !== PEER_VERSION) {
+      throw new SheepError('version', `peer ${id} speaks protocol ${String(version)}, this node ${PEER_VERSION}`)
+    }
+    const own = this.cluster.config?.clusterId ?? ''
+    if (own !== '' && clusterId !== '' && clusterId !== own) {
+      throw new SheepError('join-failed', `peer ${id} belongs to another cluster`)
+    }
+    return id
+  }
+
+  /** Runs `work` on this node or, by the call of this name, on another. */
+  async ask(node: string, method: string, argument: unknown): Promise<unknown> {
+    if (node !== this.parts.self.id) return (await this.peers.call(node, method, argument)).json
+    const handler = this.calls.get(method)
+    if (handler === undefined) throw new SheepError('unsupported', `no such call: ${method}`)
+    return (await handler(argument, Buffer.alloc(0), node)).json
+  }
+
+  get recoveredEpoch(): number {
+    return this.nodeState.recoveredEpoch
+  }
+
+  // --- ClusterListener --------------------------------------------------------------------------------------------
+
+  epochChanged(current: EpochRecord, _previous: EpochRecord | null, left: readonly string[]): void {
+    const { cluster, topology } = this
+    const clusterId = cluster.config?.clusterId ?? ''
+    if (clusterId !== this.nodeState.clusterId) this.adopt(clusterId)
+    topology.update(current, cluster.history)
+    const self = topology.node(this.parts.self.id)
+    this.peers.update(self === undefined ? [] : current.nodes)
+    if (self === undefined) {
+      this.pause()
+      return
+    }
+    this.replica.epochChanged(left, () => this.recovery.begin())
+    this.gateway.epochChanged(left)
+    this.cancel('resume')
+    this.resumeLater(0)
+  }
+
+  commandApplied(command: ClusterCommand): void {
+    this.gateway.commandApplied(command)
+    if (command.type === 'recovered') this.purgeWhenAllRecovered()
+    if (command.type === 'shutdown') this.parts.stopRequested('the cluster was told to shut down')
+  }
+
+  statusChanged(status: ClusterStatus, reason: string): void {
+    const former = this.status
+    this.status = status
+    this.parts.log('notice', reason === '' ? `now ${status}` : `now ${status}: ${reason}`)
+    if (status === 'running') this.goOn(former)
+    else this.pause()
+  }
+
+  // --- inside -----------------------------------------------------------------------------------------------------
+
+  /** Serve nothing until the cluster says that this node is part of it. */
+  private pause(): void {
+    this.gateway.router.suspend()
+    this.replica.suspend()
+  }
+
+  private goOn(former: ClusterStatus): void {
+    if (this.topology.node(this.parts.self.id) === undefined) return
+    if (former === 'halted' || former === 'running') {
+      this.replica.epochChanged([], () => this.recovery.begin())
+    }
+    this.gateway.recheckLocks()
+    this.gateway.router.resume()
+  }
+
+  /** First epoch of a cluster that this store was not in: what it holds is of another. */
+  private adopt(clusterId: string): void {
+    const foreign = [...this.store.all()]
+    if (foreign.length > 0) this.parts.log('notice', `formatted anew: dropping ${foreign.length} objects`)
+    for (const object of foreign) {
+      this.replica.hot.delete(object)
+      if (object.intent) this.store.dropIntents([object])
+      this.store.remove(object)
+    }
+    this.saveState({ ...this.nodeState, clusterId, recoveredEpoch: 0 })
+  }
+
+  private saveState(state: NodeState): void {
+    this.parts.state.save(state)
+    this.nodeState = state
+  }
+
+  private reportRecovered(epoch: number): void {
+    if (this.stopping || this.topology.epoch !== epoch) return
+    if (this.nodeState.recoveredEpoch < epoch) this.saveState({ ...this.nodeState, recoveredEpoch: epoch })
+    this.cluster.propose({ type: 'recovered', epoch }).catch((error: unknown) => {
+      this.parts.log('debug', `reporting recovery of epoch ${epoch}: ${asSheepError(error).message}`)
+      this.later('report', REPORT_RETRY_MS, () => this.reportRecovered(epoch))
+    })
+  }
+
+  private purgeWhenAllRecovered(): void {
+    const { topology, cluster } = this
+    const epoch = topology.epoch
+    const all = () =>
+      topology.epoch === epoch &&
+      topology.current !== null &&
+      topology.current.nodes.every((node) => node.vnodes === 0 || (cluster.recovered.get(node.id) ?? 0) >= epoch)
+    if (!all()) return
+    purge({ ...this, copiesOf: this.gateway.copiesOf, clock: this.parts.clock, log: this.parts.log, mayGoOn: all })
+  }
+
+  /** A member that answers nothing: the cluster goes on without it. It joins again when it can. */
+  private expel(node: NodeInfo, reason: string): void {
+    const key = `${node.id} ${this.topology.epoch}`
+    if (this.expelling.has(key) || this.cluster.status !== 'running') return
+    this.expelling.add(key)
+    this.parts.log('warning', `node ${node.name} (${node.host}:${node.port}): ${reason}; asking the cluster to go on without it`)
+    this.cluster
+      .propose({ type: 'expel', node: node.id, epoch: this.topology.epoch, reason })
+      .catch((error: unknown) => this.parts.log('warning', `expelling ${node.name}: ${asSheepError(error).message}`))
+      .finally(() => this.parts.clock.after(EXPEL_RETRY_MS, () => this.expelling.delete(key)))
+  }
+
+  private diskFailed(errno: number, what: string): void {
+    this.pause()
+    this.parts.fatal(new SheepError('io', `the disk failed (${what}, errno ${errno})`, 'replace it and start sheep again'))
+  }
+
+  /**
+   * A daemon that stood still (SIGSTOP, a host that swapped itself to death) may have been voted out and not know it:
+   * it serves nothing until the cluster has confirmed, in order, that it is still there.
+   */
+  private tick(): void {
+    if (this.stopping) return
+    const now = this.parts.clock.now()
+    const gap = now - this.lastTick
+    this.lastTick = now
+    if (gap > LEASE_MS && this.cluster.status === 'running') this.confirm(gap)
+    this.later('tick', TICK_MS, () => this.tick())
+  }
+
+  private confirm(gap: number): void {
+    this.parts.log('warning', `this daemon stood still for ${Math.round(gap / 1000)} s; asking the cluster before going on`)
+    this.pause()
+    this.cluster.confirm().then(
+      () => {
+        if (this.cluster.status === 'running') this.goOn('running')
+      },
+      (error: unknown) => {
+        this.parts.log('warning', `not confirmed yet: ${asSheepError(error).message}`)
+        if (!this.stopping && this.cluster.status === 'running') this.later('confirm', TICK_MS, () => this.confirm(gap))
+      },
+    )
+  }
+
+  /** The lowest present node finishes what others left half done. */
+  private resumeLater(ms = RESUME_MS): void {
+    this.later('resume', ms, () => {
+      const { current } = this.topology
+      const lowest = current?.nodes.find((node) => node.vnodes > 0)
+      if (this.cluster.status !== 'running' || lowest?.id !== this.parts.self.id) {
+        this.resumeLater()
+        return
+      }
+      this.operations
+        .resumeInterrupted()
+        .catch((error: unknown) => this.parts.log('warning', `resuming operations: ${asSheepError(error).message}`))
+        .finally(() => {
+          if (!this.stopping) this.resumeLater()
+        })
+    })
+  }
+
+  private later(name: string, ms: number, run: () => void): void {
+    this.timers.get(name)?.cancel()
+    this.timers.set(name, this.parts.clock.after(ms, run))
+  }
+
+  private cancel(name: string): void {
+    this.timers.get(name)?.cancel()
+  }
+}

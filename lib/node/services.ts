@@ -1,0 +1,240 @@
+/** What the control verbs need of a node (lib/control/services.ts), on a SheepNode. */
+import type {
+  ControlServices,
+  DiskInfo,
+  LogLine,
+  NodeService,
+  NodeSpace,
+  NodeStatistics,
+  ObjectCopy,
+  ObjectLocation,
+  RecoveryReport,
+  RequestCounts,
+  VdiService,
+  VdiUsage,
+} from '../control/services.js'
+import { SheepError } from '../errors.js'
+import type { CallHandler } from '../replication/peer-session.js'
+import { entriesFor } from '../vdi/inode.js'
+import { readIndex } from '../vdi/inode-io.js'
+import { dataOid, inodeOid, type Oid, oidToHex, vidOf } from '../vdi/oid.js'
+import type { VdiEntry } from '../vdi/types.js'
+import type { SheepNode } from './node.js'
+
+const USAGE_AT_ONCE = 16
+/** Frozen indexes whose counts are remembered */
+const USAGE_CACHE_MAX = 65_536
+const LOG_LINES_MAX = 10_000
+
+/** What only the process around the node knows. */
+export interface ProcessFacts {
+  version: string
+  /** Where the store is, for people */
+  storePath: string
+  /** seconds */
+  uptime(): number
+  /** user and system time, seconds */
+  cpu(): number
+  /** resident, bytes */
+  memory(): number
+  recentLog(lines: number): LogLine[]
+  requestStop(reason: string): void
+  clients(): RequestCounts
+}
+
+interface LocatedCopy {
+  present: boolean
+  valid: boolean
+  used: number
+}
+
+export function controlServices(node: SheepNode, facts: ProcessFacts): ControlServices {
+  return {
+    version: facts.version,
+    clock: node.parts.clock,
+    random: node.parts.random,
+    log: node.parts.log,
+    cluster: node.cluster,
+    volumes: node.gateway,
+    vdis: vdiService(node),
+    node: (id) => nodeService(node, facts, id),
+    check: (entries, repair, progress) => node.checker.check(entries, repair, progress),
+    locate: (entry, index) => locate(node, entry, index),
+  }
+}
+
+/** Calls by which other nodes ask this one: "node.space", "node.recovery", ... and "locate". */
+export function serviceCalls(node: SheepNode, facts: ProcessFacts): Map<string, CallHandler> {
+  const here = localService(node, facts)
+  const answer = async (json: unknown) => ({ json, body: Buffer.alloc(0) })
+  return new Map<string, CallHandler>([
+    ['node.space', async () => answer(await here.space())],
+    ['node.recovery', async () => answer(await here.recovery())],
+    ['node.statistics', async () => answer(await here.statistics())],
+    ['node.disks', async () => answer(await here.disks())],
+    ['node.log', async (argument) => answer(await here.log(Number((argument as { lines?: unknown })?.lines ?? 100)))],
+    ['node.stop', async () => answer(await here.stop())],
+    ['locate', async (argument) => answer(locateHere(node, Number((argument as { oid?: unknown })?.oid)))],
+  ])
+}
+
+// --- one node -----------------------------------------------------------------------------------------------------
+
+function nodeService(node: SheepNode, facts: ProcessFacts, id: string): NodeService {
+  if (id === node.parts.self.id) return localService(node, facts)
+  const ask = async <T>(method: string, argument: unknown = null) => (await node.ask(id, method, argument)) as T
+  if (node.topology.node(id) === undefined) {
+    throw new SheepError('not-found', `no node ${id}`, 'dog node list shows the members')
+  }
+  return {
+    space: () => ask<NodeSpace>('node.space'),
+    recovery: () => ask<RecoveryReport>('node.recovery'),
+    statistics: () => ask<NodeStatistics>('node.statistics'),
+    disks: () => ask<DiskInfo[]>('node.disks'),
+    log: (lines) => ask<LogLine[]>('node.log', { lines }),
+    stop: () => ask<void>('node.stop'),
+  }
+}
+
+function localService(node: SheepNode, facts: ProcessFacts): NodeService {
+  const space = (): NodeSpace => {
+    const { total, free } = node.store.space()
+    return { total, free, used: total - free, objects: node.store.count }
+  }
+  return {
+    space: async () => space(),
+    recovery: async () => {
+      const { since, ...progress } = node.recovery.progress()
+      return { ...progress, seconds: (node.parts.clock.now() - since) / 1000 }
+    },
+    statistics: async () => {
+      const { counters } = node.replica
+      const peers: RequestCounts = {
+        active: 0,
+        total: counters.reads + counters.writes + counters.flushes,
+        read: counters.reads,
+        write: counters.writes,
+        flush: counters.flushes,
+        remove: 0,
+        readBytes: counters.readBytes,
+        writeBytes: counters.writeBytes,
+      }
+      return { uptime: facts.uptime(), cpu: facts.cpu(), memory: facts.memory(), clients: facts.clients(), peers }
+    },
+    disks: async () => [{ path: facts.storePath, ...space(), state: 'working' as const }],
+    log: async (lines) => facts.recentLog(Math.min(Math.max(1, lines), LOG_LINES_MAX)),
+    stop: async () => facts.requestStop('dog node kill'),
+  }
+}
+
+// --- VDIs ---------------------------------------------------------------------------------------------------------
+
+export function vdiService(node: SheepNode): VdiService {
+  const { operations } = node
+  const usage = new UsageCounter(node)
+  return {
+    create: ({ name, size, copies, blockSizeShift, preallocate }, progress) =>
+      operations.create(
+        {
+          name,
+          size,
+          preallocated: preallocate,
+          ...(copies > 0 ? { copies } : {}),
+          ...(blockSizeShift > 0 ? { blockSizeShift } : {}),
+        },
+        (done, total) => progress.report(done, total, 'preallocating'),
+      ),
+    snapshot: (name, tag) => operations.snapshot(name, tag),
+    clone: (source, snapshot, name) => operations.clone(source, snapshot, name),
+    rollback: (name, snapshot) => operations.rollback(name, snapshot),
+    delete: (name, snapshot, progress) =>
+      operations.delete(name, snapshot, (done, total) => progress.report(done, total, 'freeing')),
+    resize: (name, size, shrink) => operations.resize(name, size, shrink),
+    rename: (name, newName) => operations.rename(name, newName),
+    usage: (entries) => usage.of(entries),
+    locks: () => node.cluster.registry.locks(),
+  }
+}
+
+/** Counts index entries. A snapshot's never change: counted once. */
+class UsageCounter {
+  private readonly frozen = new Map<string, VdiUsage>()
+
+  constructor(private readonly node: SheepNode) {}
+
+  async of(entries: readonly VdiEntry[]): Promise<VdiUsage[]> {
+    const results: VdiUsage[] = new Array(entries.length)
+    let next = 0
+    const worker = async () => {
+      while (next < entries.length) {
+        const at = next++
+        results[at] = await this.one(entries[at])
+      }
+    }
+    await Promise.all(Array.from({ length: Math.min(USAGE_AT_ONCE, entries.length) }, worker))
+    return results
+  }
+
+  private async one(entry: VdiEntry): Promise<VdiUsage> {
+    const key = `${entry.vid} ${entry.createTime}`
+    const known = this.frozen.get(key)
+    if (known !== undefined) return known
+    const count = entriesFor(entry.size, entry.blockSizeShift)
+    const index = await readIndex(this.node.gateway.io, entry.vid, 0, count)
+    let own = 0
+    let others = 0
+    for (let i = 0; i < index.length; i++) {
+      if (index[i] === entry.vid) own++
+      else if (index[i] !== 0) others++
+    }
+    const size = 2 ** entry.blockSizeShift
+    const usage = { used: own * size, shared: others * size }
+    if (entry.snapshotTime !== 0) {
+      if (this.frozen.size >= USAGE_CACHE_MAX) this.frozen.clear()
+      this.frozen.set(key, usage)
+    }
+    return usage
+  }
+}
+
+async function locate(node: SheepNode, entry: VdiEntry, index: number): Promise<ObjectLocation> {
+  let owner = entry.vid
+  let oid: Oid = inodeOid(entry.vid)
+  if (index >= 0) {
+    if (index >= entriesFor(entry.size, entry.blockSizeShift)) {
+      const last = entriesFor(entry.size, entry.blockSizeShift) - 1
+      throw new SheepError('invalid', `"${entry.name}" has no object ${index}`, `its last one is ${last}`)
+    }
+    owner = (await readIndex(node.gateway.io, entry.vid, index, index + 1))[0]
+    oid = dataOid(owner === 0 ? entry.vid : owner, index)
+  }
+  const expected = node.topology.replicas(oid, node.gateway.copiesOf(vidOf(oid)))
+  const others = (node.topology.current?.nodes ?? []).filter(
+    (candidate) => candidate.vnodes > 0 && !expected.some((replica) => replica.id === candidate.id),
+  )
+  const copies = await Promise.all(
+    [...expected, ...others].map(async (replica): Promise<ObjectCopy> => {
+      const isExpected = expected.includes(replica)
+      try {
+        const found = (await node.ask(replica.id, 'locate', { oid })) as LocatedCopy
+        const state = !found.present ? 'missing' : found.valid && isExpected ? 'valid' : 'stale'
+        return { node: replica.id, expected: isExpected, state, used: found.used }
+      } catch {
+        // Not an error of the question: the table says that this node could not be asked.
+        return { node: replica.id, expected: isExpected, state: 'unknown', used: 0 }
+      }
+    }),
+  )
+  return {
+    oid: oidToHex(oid),
+    index,
+    owner,
+    copies: copies.filter((copy) => copy.expected || copy.state === 'stale'),
+  }
+}
+
+function locateHere(node: SheepNode, oid: Oid): LocatedCopy {
+  const object = node.store.get(oid)
+  if (object === undefined) return { present: false, valid: false, used: 0 }
+  return { present: true, valid: node.replica.isValid(object), used: node.store.usedBytes(object) }
+}
