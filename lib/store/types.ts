@@ -56,8 +56,22 @@ export interface ObjectStore {
    *  next sync of its vid. Throws DiskError (28: no space) */
   create(oid: Oid, writeEpoch: number): StoredObject
   remove(object: StoredObject): void
-  read(object: StoredObject, buffer: Uint8Array, bufferOffset: number, length: number, position: number, done: Completion): void
-  write(object: StoredObject, buffer: Uint8Array, bufferOffset: number, length: number, position: number, done: Completion): void
+  read(
+    object: StoredObject,
+    buffer: Uint8Array,
+    bufferOffset: number,
+    length: number,
+    position: number,
+    done: Completion,
+  ): void
+  write(
+    object: StoredObject,
+    buffer: Uint8Array,
+    bufferOffset: number,
+    length: number,
+    position: number,
+    done: Completion,
+  ): void
   /** Reads as zeros afterwards, blocks given back */
   punch(object: StoredObject, position: number, length: number, done: Completion): void
   /** Reads as zeros afterwards, blocks kept or reserved */

@@ -1,0 +1,155 @@
+/**
+ * The few libc calls that Node does not offer, through koffi. The library is loaded at first use, so that programs that
+ * need none of it (`dog`) start faster. Constants: linux/falloc.h, linux/fs.h, sys/file.h, asm-generic/errno.h.
+ */
+import { createRequire } from 'node:module'
+import { SheepError } from '../errors.js'
+
+export const FALLOC_KEEP_SIZE = 0x01
+export const FALLOC_PUNCH_HOLE = 0x02
+export const FALLOC_ZERO_RANGE = 0x10
+
+export const EAGAIN = 11
+export const EINTR = 4
+export const ENXIO = 6
+export const EOPNOTSUPP = 95
+export const ENOSYS = 38
+
+const SEEK_DATA = 3
+const SEEK_HOLE = 4
+const RWF_NOWAIT = 0x08
+const LOCK_EX = 2
+const LOCK_NB = 4
+
+type Koffi = typeof import('koffi')
+type NativeCall = ((...values: number[]) => number) & {
+  async(...values: [...number[], (error: Error | null, result: number) => void]): void
+}
+
+interface Libc {
+  koffi: Koffi
+  preadv2: NativeCall
+  fallocate: NativeCall
+  lseek: NativeCall
+  flock: NativeCall
+}
+
+let loaded: Libc | null = null
+
+function libc(): Libc {
+  if (loaded !== null) return loaded
+  let koffi: Koffi
+  try {
+    koffi = createRequire(import.meta.url)('koffi') as Koffi
+  } catch (error) {
+    throw new SheepError(
+      'system',
+      `the koffi module does not load: ${(error as Error).message}`,
+      `koffi has binaries for x86-64, arm64, ... glibc and musl; run npm install on this machine (${process.arch})`,
+    )
+  }
+  // null: the symbols of this very process, whichever libc it runs on
+  const library = koffi.load(null)
+  const call = (name: string, result: string, parameters: string[]): NativeCall => {
+    try {
+      return library.func(name, result, parameters) as unknown as NativeCall
+    } catch {
+      throw new SheepError(
+        'system',
+        `this system's C library has no ${name}()`,
+        'glibc 2.26 or musl 1.2.5 and later have it',
+      )
+    }
+  }
+  loaded = {
+    koffi,
+    preadv2: call('preadv2', 'long', ['int', 'intptr_t', 'int', 'int64', 'int']),
+    fallocate: call('fallocate64', 'int', ['int', 'int', 'int64', 'int64']),
+    lseek: call('lseek64', 'int64', ['int', 'int64', 'int']),
+    flock: call('flock', 'int', ['int', 'int']),
+  }
+  return loaded
+}
+
+/** Negative errno of the call that just returned -1. */
+function lastErrno(): number {
+  return -libc().koffi.errno()
+}
+
+/**
+ * Reads only what needs no wait (preadv2 with RWF_NOWAIT, man 2 readv): bytes read, possibly fewer than asked when the
+ * rest is not in the page cache; -EAGAIN when nothing is; -EOPNOTSUPP where the file system cannot tell (tmpfs).
+ *
+ * Measured (Node 20, ext4, cached 4 KiB): 880 ns, fs.readSync 915 ns. That needs the buffer's address as a plain number:
+ * passing a Buffer at an offset or a struct through koffi costs 100 to 700 ns more. The address of an ArrayBuffer's
+ * memory does not change during its life; a detached one fails the bounds check because its views have length 0.
+ */
+export class NowaitReader {
+  private readonly preadv2 = libc().preadv2
+  private readonly iovec = new Uint32Array(4)
+  private readonly iovecAddress = Number(libc().koffi.address(this.iovec.buffer))
+  private readonly addresses = new WeakMap<ArrayBufferLike, number>()
+  private lastMemory: ArrayBufferLike | null = null
+  private lastAddress = 0
+
+  read(fd: number, buffer: Uint8Array, bufferOffset: number, length: number, position: number): number {
+    if (bufferOffset < 0 || length < 0 || bufferOffset + length > buffer.byteLength) {
+      throw new RangeError(`${length} bytes at ${bufferOffset} are outside a buffer of ${buffer.byteLength}`)
+    }
+    const memory = buffer.buffer
+    if (memory !== this.lastMemory) this.find(memory)
+    const address = this.lastAddress + buffer.byteOffset + bufferOffset
+    // struct iovec { void *base; size_t len } on a 64-bit little-endian machine
+    this.iovec[0] = address % 0x100000000
+    this.iovec[1] = address / 0x100000000
+    this.iovec[2] = length
+    const result = this.preadv2(fd, this.iovecAddress, 1, position, RWF_NOWAIT)
+    return result < 0 ? lastErrno() : result
+  }
+
+  private find(memory: ArrayBufferLike): void {
+    let address = this.addresses.get(memory)
+    if (address === undefined) {
+      address = Number(libc().koffi.address(memory))
+      this.addresses.set(memory, address)
+    }
+    this.lastMemory = memory
+    this.lastAddress = address
+  }
+}
+
+/** 0 or a negative errno. `mode`: FALLOC_* or 0. */
+export function fallocate(fd: number, mode: number, position: number, length: number): number {
+  return libc().fallocate(fd, mode, position, length) < 0 ? lastErrno() : 0
+}
+
+/** The same on a thread of the pool. */
+export function fallocateAsync(
+  fd: number,
+  mode: number,
+  position: number,
+  length: number,
+  done: (result: number) => void,
+): void {
+  libc().fallocate.async(fd, mode, position, length, (error, result) => {
+    if (error !== null) throw error
+    done(result < 0 ? lastErrno() : 0)
+  })
+}
+
+/** Offset of the next data at or after `position`; -ENXIO when there is none; another negative errno. */
+export function seekData(fd: number, position: number): number {
+  const result = libc().lseek(fd, position, SEEK_DATA)
+  return result < 0 ? lastErrno() : result
+}
+
+/** Offset of the next hole (the file's end counts as one) at or after `position`, or a negative errno. */
+export function seekHole(fd: number, position: number): number {
+  const result = libc().lseek(fd, position, SEEK_HOLE)
+  return result < 0 ? lastErrno() : result
+}
+
+/** Exclusive lock that lasts until the file is closed or the process ends; 0, -EAGAIN when another process has it. */
+export function lockExclusive(fd: number): number {
+  return libc().flock(fd, LOCK_EX | LOCK_NB) < 0 ? lastErrno() : 0
+}

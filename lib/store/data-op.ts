@@ -1,0 +1,160 @@
+/** Reads and writes of objects: pooled, so that a 4 KiB request allocates nothing here. */
+import { assert } from '../assert.js'
+import { type Completion, type Disk, DiskError } from '../host/interfaces.js'
+import type { Handle, HandleCache } from './handle-cache.js'
+import { HEADER_BYTES } from './header.js'
+import type { HeaderWriter } from './header-writer.js'
+import { HEADER_WRITTEN, type ObjectFile } from './object-file.js'
+import type { SpaceGauge } from './space-gauge.js'
+
+export const READ = 0
+export const WRITE = 1
+export const PUNCH = 2
+export const ZERO = 3
+export const ALLOCATE = 4
+
+const POOL_MAX = 1024
+const EIO = 5
+/** A received copy took the object's place while this write was in flight */
+const ESTALE = 116
+
+const NO_BYTES = new Uint8Array(0)
+const NOBODY: Completion = { complete() {} }
+
+export interface DataPath {
+  readonly disk: Disk
+  readonly handles: HandleCache
+  readonly headers: HeaderWriter
+  readonly gauge: SpaceGauge
+  /** The file's content has changed, or is about to */
+  wrote(file: ObjectFile): void
+}
+
+class DataOp implements Completion {
+  kind = READ
+  file: ObjectFile | null = null
+  /** null: waiting for the file's header */
+  handle: Handle | null = null
+  buffer: Uint8Array = NO_BYTES
+  bufferOffset = 0
+  length = 0
+  position = 0
+  done = NOBODY
+
+  constructor(private readonly ops: DataOps) {}
+
+  begin(): void {
+    const file = this.file!
+    if (this.kind !== READ) {
+      const { path } = this.ops
+      if (!file.wrote) path.wrote(file)
+      path.gauge.wrote(this.length)
+      if (file.header !== HEADER_WRITTEN) {
+        path.headers.ready(file, this)
+        return
+      }
+    }
+    this.issue()
+  }
+
+  private issue(): void {
+    const { disk, handles } = this.ops.path
+    const file = this.file!
+    let handle = file.handle
+    if (handle === null) {
+      // It went away while its header was being written: there is nothing left to change.
+      if (file.removed) {
+        this.finish(file.replaced ? -ESTALE : this.length)
+        return
+      }
+      try {
+        handle = handles.of(file)
+      } catch (error) {
+        if (!(error instanceof DiskError)) throw error
+        this.finish(-error.errno)
+        return
+      }
+    }
+    handle.used = true
+    handle.pins++
+    this.handle = handle
+    const position = this.position + HEADER_BYTES
+    if (this.kind === READ) disk.read(handle.fd, this.buffer, this.bufferOffset, this.length, position, this)
+    else if (this.kind === WRITE) disk.write(handle.fd, this.buffer, this.bufferOffset, this.length, position, this)
+    else if (this.kind === PUNCH) disk.punch(handle.fd, position, this.length, this)
+    else if (this.kind === ZERO) disk.zero(handle.fd, position, this.length, this)
+    else disk.allocate(handle.fd, position, this.length, this)
+  }
+
+  complete(result: number): void {
+    const { handle } = this
+    if (handle === null) {
+      if (result < 0) this.finish(result)
+      else this.issue()
+      return
+    }
+    const file = this.file!
+    this.handle = null
+    this.ops.path.handles.unpin(handle)
+    if (this.kind === READ) {
+      if (result >= 0 && result < this.length) {
+        this.buffer.fill(0, this.bufferOffset + result, this.bufferOffset + this.length)
+        result = this.length
+      }
+    } else {
+      // A sync that started while this was in flight need not have covered it.
+      if (!file.wrote) this.ops.path.wrote(file)
+      if (result >= 0) {
+        if (file.replaced) result = -ESTALE
+        else if (this.kind === WRITE && result < this.length) result = -EIO
+        else result = this.length
+      }
+    }
+    this.finish(result)
+  }
+
+  private finish(result: number): void {
+    const { done } = this
+    this.ops.recycle(this)
+    done.complete(result)
+  }
+}
+
+export class DataOps {
+  private readonly pool: DataOp[] = []
+
+  constructor(readonly path: DataPath) {}
+
+  start(
+    kind: number,
+    file: ObjectFile,
+    buffer: Uint8Array | null,
+    bufferOffset: number,
+    length: number,
+    position: number,
+    done: Completion,
+  ): void {
+    assert(!file.removed, 'an object that is gone is not used')
+    assert(position >= 0 && length >= 0, 'a range lies within its object')
+    if (length === 0) {
+      done.complete(0)
+      return
+    }
+    const op = this.pool.pop() ?? new DataOp(this)
+    op.kind = kind
+    op.file = file
+    if (buffer !== null) op.buffer = buffer
+    op.bufferOffset = bufferOffset
+    op.length = length
+    op.position = position
+    op.done = done
+    op.begin()
+  }
+
+  recycle(op: DataOp): void {
+    op.file = null
+    op.buffer = NO_BYTES
+    op.done = NOBODY
+    if (this.pool.length < POOL_MAX) this.pool.push(op)
+  }
+}

@@ -1,0 +1,242 @@
+/**
+ * Which objects may differ from their replicas: an object is added, durably, before its first write since it was last
+ * known equal everywhere, and dropped when a flush has covered it and it has been quiet. After a crash only the objects
+ * in the log need to be compared.
+ *
+ * The file `intent`: a 4096-byte header (magic "SHEEPINT", version, number of slots), then slots of 32 bytes, filled in order:
+ *
+ *     0  4  1 add, 2 drop       8  8  oid: low word, high word
+ *     4  4  slot number + 1    28  4  crc32 of bytes 0..27
+ *
+ * Records are only appended. When the slots are used up, or a write failed, the live entries go to a fresh file that
+ * replaces the old one by a rename. The slots are zeros on disk from the start, so an append changes no metadata and
+ * costs one device flush. All records queued while a sync runs share the next; those of one turn share one.
+ *
+ * Reading: a torn tail is a slot that does not check. Slots after it may hold records of the same unsynced batch, or, had
+ * the disk rotted a slot, entries that matter; so adds are believed there too and drops are not. Too many suspects cost a
+ * check, too few cost data.
+ */
+import { crc32 } from 'node:zlib'
+import { assert } from '../assert.js'
+import { type Completion, type Disk, DiskError, type Log } from '../host/interfaces.js'
+import { highWord, lowWord, type Oid, oidFromWords } from '../vdi/oid.js'
+import { completed } from './completed.js'
+
+const PATH = 'intent'
+const FRESH_PATH = 'intent.new'
+const HEADER = 4096
+const RECORD = 32
+const MAGIC = Buffer.from('SHEEPINT', 'latin1')
+const VERSION = 1
+const SLOTS_MIN = 16384
+const EIO = 5
+
+const ADD = 1
+const DROP = 2
+
+interface Batch {
+  /** ADD or DROP, then the oid, in turn */
+  records: number[]
+  /** The oids of its ADDs */
+  adds: Oid[]
+}
+
+export class IntentLog {
+  /** Called when more than `limit` entries are live, once until they have become fewer than 3/4 of it */
+  onPressure: (() => void) | null = null
+
+  private fd = -1
+  private slots = 0
+  private used = 0
+  /** null: durable. Else those who wait for the one ADD of this oid that is queued or being written */
+  private readonly live = new Map<Oid, Completion[] | null>()
+  private batch: Batch = { records: [], adds: [] }
+  private running: Promise<void> | null = null
+  private broken = false
+  private pressed = false
+
+  constructor(
+    private readonly disk: Disk,
+    private readonly limit: number,
+    private readonly log: Log,
+  ) {}
+
+  /** Number of live entries */
+  get size(): number {
+    return this.live.size
+  }
+
+  /** An entry exists or is being written */
+  knows(oid: Oid): boolean {
+    return this.live.has(oid)
+  }
+
+  /** A durable entry exists */
+  has(oid: Oid): boolean {
+    return this.live.get(oid) === null
+  }
+
+  /** The entries that the file of a former run holds; null when there is no readable file. Throws DiskError. */
+  read(): Set<Oid> | null {
+    const bytes = this.disk.readFile(PATH)
+    if (bytes === null || bytes.length < HEADER || !MAGIC.equals(bytes.subarray(0, 8))) return null
+    if (bytes.readUInt32LE(8) !== VERSION) return null
+    const oids = new Set<Oid>()
+    let torn = false
+    const slots = Math.floor((bytes.length - HEADER) / RECORD)
+    for (let slot = 0; slot < slots; slot++) {
+      const at = HEADER + slot * RECORD
+      const type = bytes.readUInt32LE(at)
+      const oid = oidFromWords(bytes.readUInt32LE(at + 12), bytes.readUInt32LE(at + 8))
+      const whole =
+        (type === ADD || type === DROP) &&
+        bytes.readUInt32LE(at + 4) === slot + 1 &&
+        bytes.readUInt32LE(at + 28) === crc32(bytes.subarray(at, at + 28)) &&
+        oid > 0
+      if (!whole) torn = true
+      else if (type === ADD) oids.add(oid)
+      else if (!torn) oids.delete(oid)
+    }
+    return oids
+  }
+
+  /** Starts a fresh log with these entries. Throws DiskError. */
+  async start(oids: Iterable<Oid>): Promise<void> {
+    for (const oid of oids) this.live.set(oid, null)
+    const result = await this.rewrite([])
+    if (result < 0) throw new DiskError(-result, 'write', PATH, `errno ${-result}`)
+    this.checkPressure()
+  }
+
+  /** Completes once an entry for `oid` is durable. */
+  add(oid: Oid, done: Completion): void {
+    const waiters = this.live.get(oid)
+    if (waiters === null) {
+      done.complete(0)
+      return
+    }
+    if (waiters !== undefined) {
+      waiters.push(done)
+      return
+    }
+    this.live.set(oid, [done])
+    this.batch.records.push(ADD, oid)
+    this.batch.adds.push(oid)
+    this.pump()
+    this.checkPressure()
+  }
+
+  /** Written soon, not synced. */
+  drop(oid: Oid): void {
+    if (!this.has(oid)) return
+    this.live.delete(oid)
+    this.batch.records.push(DROP, oid)
+    this.pump()
+    if (this.live.size < (this.limit * 3) / 4) this.pressed = false
+  }
+
+  /** Writes what is queued and closes the file. */
+  async close(): Promise<void> {
+    while (this.running !== null) await this.running
+    if (this.fd >= 0) this.disk.close(this.fd)
+    this.fd = -1
+  }
+
+  private checkPressure(): void {
+    if (this.live.size <= this.limit || this.pressed) return
+    this.pressed = true
+    this.onPressure?.()
+  }
+
+  private pump(): void {
+    if (this.running !== null) return
+    // Promise.resolve().then: at the end of this turn, with all that the turn has queued.
+    this.running = Promise.resolve().then(() => this.run())
+  }
+
+  private async run(): Promise<void> {
+    while (this.batch.records.length > 0) {
+      const { records, adds } = this.batch
+      this.batch = { records: [], adds: [] }
+      const full = this.used + records.length / 2 > this.slots
+      const result = this.broken || full ? await this.rewrite(records) : await this.append(records, adds.length > 0)
+      if (result < 0) {
+        // What was written may be there or not: start a fresh file before anything else is promised.
+        this.broken = true
+        this.log('error', 'the intent log cannot be written', { errno: -result, file: PATH })
+      }
+      const told: Completion[] = []
+      for (const oid of adds) {
+        const waiters = this.live.get(oid)
+        assert(Array.isArray(waiters), 'an entry on its way into the intent log has those who wait for it')
+        for (const done of waiters) told.push(done)
+        if (result < 0) this.live.delete(oid)
+        else this.live.set(oid, null)
+      }
+      for (const done of told) done.complete(Math.min(result, 0))
+    }
+    this.running = null
+  }
+
+  private async append(records: number[], durable: boolean): Promise<number> {
+    const count = records.length / 2
+    const bytes = Buffer.alloc(count * RECORD)
+    encodeRecords(bytes, 0, records, this.used)
+    const position = HEADER + this.used * RECORD
+    this.used += count
+    const written = await completed((done) => this.disk.write(this.fd, bytes, 0, bytes.length, position, done))
+    if (written < bytes.length) return written < 0 ? written : -EIO
+    return durable ? completed((done) => this.disk.sync(this.fd, done)) : 0
+  }
+
+  /** A fresh file with all durable entries and then `records`. 0 or a negative errno; the old file stays on failure. */
+  private async rewrite(records: number[]): Promise<number> {
+    const all: number[] = []
+    for (const [oid, waiters] of this.live) if (waiters === null) all.push(ADD, oid)
+    for (const value of records) all.push(value)
+    const count = all.length / 2
+    let slots = SLOTS_MIN
+    while (slots < count * 4) slots *= 2
+    const bytes = Buffer.alloc(HEADER + slots * RECORD)
+    MAGIC.copy(bytes)
+    bytes.writeUInt32LE(VERSION, 8)
+    bytes.writeUInt32LE(slots, 12)
+    encodeRecords(bytes, HEADER, all, 0)
+    let fd = -1
+    try {
+      if (this.disk.exists(FRESH_PATH)) this.disk.unlink(FRESH_PATH)
+      fd = this.disk.open(FRESH_PATH, 'create-new')
+      const fresh = fd
+      const written = await completed((done) => this.disk.write(fresh, bytes, 0, bytes.length, 0, done))
+      if (written < bytes.length) return written < 0 ? written : -EIO
+      const synced = await completed((done) => this.disk.sync(fresh, done))
+      if (synced < 0) return synced
+      this.disk.rename(FRESH_PATH, PATH)
+      const named = await completed((done) => this.disk.syncDirectory('', done))
+      if (named < 0) return named
+      if (this.fd >= 0) this.disk.close(this.fd)
+      this.fd = fd
+      fd = -1
+      this.slots = slots
+      this.used = count
+      this.broken = false
+      return 0
+    } catch (error) {
+      if (!(error instanceof DiskError)) throw error
+      return -error.errno
+    } finally {
+      if (fd >= 0) this.disk.close(fd)
+    }
+  }
+}
+
+function encodeRecords(bytes: Buffer, start: number, records: number[], firstSlot: number): void {
+  for (let i = 0; i < records.length; i += 2) {
+    const at = start + (i / 2) * RECORD
+    bytes.writeUInt32LE(records[i], at)
+    bytes.writeUInt32LE(firstSlot + i / 2 + 1, at + 4)
+    bytes.writeUInt32LE(lowWord(records[i + 1]), at + 8)
+    bytes.writeUInt32LE(highWord(records[i + 1]), at + 12)
+    bytes.writeUInt32LE(crc32(bytes.subarray(at, at + 28)), at + 28)
+  }
+}

@@ -1,0 +1,114 @@
+import { assert } from '../assert.js'
+import { type Completion, type Disk, DiskError } from '../host/interfaces.js'
+import { type Oid, oidToHex } from '../vdi/oid.js'
+import { completed } from './completed.js'
+import { assertEpoch, encodeHeader, HEADER_BYTES } from './header.js'
+import { objectPath } from './object-file.js'
+import type { StagedObject } from './types.js'
+
+const ECANCELED = 125
+const EIO = 5
+
+export interface StageOwner {
+  readonly disk: Disk
+  /** Opens a new file in stage/. Throws DiskError. */
+  openStaged(path: string): number
+  /** Removes it; never throws. */
+  discardStaged(path: string): void
+  stageWrote(bytes: number): void
+  stageEnded(staged: StagedFile): void
+  /** The staged file has just been renamed to the object's path: it is the object now. Completes when that is durable. */
+  takeOver(oid: Oid, fd: number, writeEpoch: number, checkEpoch: number, done: Completion): void
+}
+
+export function stagePath(oid: Oid): string {
+  return `stage/${oidToHex(oid)}`
+}
+
+/**
+ *     open --commit--> committing --renamed--> placed
+ *       \_______abort______/  \--error--> ended
+ *               v
+ *             ended
+ */
+export class StagedFile implements StagedObject {
+  private state: 'open' | 'committing' | 'placed' | 'ended' = 'open'
+  private inFlight = 0
+  private readonly fd: number
+
+  constructor(
+    private readonly owner: StageOwner,
+    readonly oid: Oid,
+  ) {
+    this.fd = owner.openStaged(stagePath(oid))
+  }
+
+  write(buffer: Uint8Array, bufferOffset: number, length: number, position: number, done: Completion): void {
+    assert(this.state === 'open', 'a staged object is written before its commit')
+    assert(position >= 0 && length >= 0, 'a range lies within its object')
+    if (length === 0) {
+      done.complete(0)
+      return
+    }
+    this.inFlight++
+    this.owner.stageWrote(length)
+    this.owner.disk.write(this.fd, buffer, bufferOffset, length, position + HEADER_BYTES, {
+      complete: (result) => {
+        this.leave()
+        done.complete(result >= 0 && result < length ? -EIO : result)
+      },
+    })
+  }
+
+  commit(writeEpoch: number, checkEpoch: number, done: Completion): void {
+    assert(this.state === 'open' && this.inFlight === 0, 'a staged object is committed once, after its writes')
+    assertEpoch(writeEpoch)
+    assertEpoch(checkEpoch)
+    this.state = 'committing'
+    void this.place(writeEpoch, checkEpoch, done)
+  }
+
+  private async place(writeEpoch: number, checkEpoch: number, done: Completion): Promise<void> {
+    const { disk } = this.owner
+    const header = Buffer.alloc(HEADER_BYTES)
+    encodeHeader(header, this.oid, writeEpoch, checkEpoch)
+    this.inFlight++
+    let result = await completed((step) => disk.write(this.fd, header, 0, HEADER_BYTES, 0, step))
+    if (result >= 0 && result < HEADER_BYTES) result = -EIO
+    if (result >= 0 && this.state === 'committing') result = await completed((step) => disk.sync(this.fd, step))
+    this.inFlight--
+    if (result >= 0 && this.state === 'committing') {
+      try {
+        disk.rename(stagePath(this.oid), objectPath(this.oid))
+        this.state = 'placed'
+      } catch (error) {
+        if (!(error instanceof DiskError)) throw error
+        result = -error.errno
+      }
+    }
+    if (this.state === 'placed') {
+      this.owner.stageEnded(this)
+      this.owner.takeOver(this.oid, this.fd, writeEpoch, checkEpoch, done)
+    } else if (this.state === 'ended') {
+      disk.close(this.fd)
+      done.complete(-ECANCELED)
+    } else {
+      this.abort()
+      done.complete(result)
+    }
+  }
+
+  /** Once the file is in the object's place it is too late: the object is in the table, for the caller to keep or remove. */
+  abort(): void {
+    if (this.state === 'placed' || this.state === 'ended') return
+    this.state = 'ended'
+    this.owner.stageEnded(this)
+    this.owner.discardStaged(stagePath(this.oid))
+    if (this.inFlight === 0) this.owner.disk.close(this.fd)
+  }
+
+  private leave(): void {
+    this.inFlight--
+    if (this.state === 'ended' && this.inFlight === 0) this.owner.disk.close(this.fd)
+  }
+}
