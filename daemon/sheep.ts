@@ -93,7 +93,7 @@ class Daemon {
       requestStop: (reason) => void this.stop(reason),
     }
     try {
-      this.node = await createNode(this.options, hooks)
+      this.node = await createNode(this.options, hooks, VERSION)
     } catch (error) {
       if (error instanceof SheepError) throw error
       if (error instanceof DiskError) throw new SheepError('system', error.message, 'see its permissions, and dmesg')

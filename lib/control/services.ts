@@ -6,7 +6,6 @@ import type { ClusterView } from '../cluster/types.js'
 import type { VolumeOpener } from '../gateway/types.js'
 import type { Clock, Log, LogLevel, Random } from '../host/interfaces.js'
 import type { RecoveryProgress } from '../replication/recovery.js'
-import type { VdiOperations } from '../vdi/operations.js'
 import type { VdiEntry, VdiLock } from '../vdi/types.js'
 
 /** How far something long is; and the way to learn that nobody waits for it any more. */
@@ -23,10 +22,35 @@ export interface VdiUsage {
   shared: number
 }
 
-export type VdiService = Pick<
-  VdiOperations,
-  'create' | 'snapshot' | 'clone' | 'rollback' | 'delete' | 'resize' | 'rename'
->
+export interface CreateRequest {
+  name: string
+  /** bytes */
+  size: number
+  /** 0: the cluster's default */
+  copies: number
+  /** 0: the cluster's default, or larger when the size needs it */
+  blockSizeShift: number
+  preallocate: boolean
+}
+
+/** `snapshot` is a tag or a decimal snapshot id; '' is the working VDI. All throw SheepError. */
+export interface VdiService {
+  /** `progress` counts bytes preallocated */
+  create(request: CreateRequest, progress: Progress): Promise<VdiEntry>
+  /** The snapshot's entry */
+  snapshot(name: string, tag: string): Promise<VdiEntry>
+  /** The clone's entry */
+  clone(source: string, snapshot: string, name: string): Promise<VdiEntry>
+  /** The new working VDI's entry */
+  rollback(name: string, snapshot: string): Promise<VdiEntry>
+  /** `progress` counts objects */
+  delete(name: string, snapshot: string, progress: Progress): Promise<void>
+  resize(name: string, size: number, shrink: boolean): Promise<VdiEntry>
+  rename(name: string, newName: string): Promise<void>
+  /** UsageReader (usage.ts): in the entries' order; null where it is not known in time */
+  usage(entries: readonly VdiEntry[]): Promise<(VdiUsage | null)[]>
+  locks(): VdiLock[]
+}
 
 export interface CheckProblem {
   /** 16 hex digits */
@@ -141,9 +165,6 @@ export interface ControlServices {
   readonly cluster: ClusterView
   readonly volumes: VolumeOpener
   readonly vdis: VdiService
-  locks(): VdiLock[]
-  /** UsageReader (usage.ts): in the entries' order; null where it is not known in time */
-  usage(entries: readonly VdiEntry[]): Promise<(VdiUsage | null)[]>
   /** A member of the newest epoch, or this node. SheepError not-found, unreachable from its methods */
   node(id: string): NodeService
   /** Compares all replicas of all objects of these VDIs, repairs when asked. `progress` counts bytes */

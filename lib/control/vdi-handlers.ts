@@ -5,17 +5,7 @@ import type { ControlServices } from './services.js'
 import type { LockInfo, VdiInfo } from './verbs.js'
 
 export const vdiHandlers: Handlers<'vdi' | 'lock'> = {
-  'vdi.create': async (services, { name, size, copies, blockSizeShift, preallocate }, progress) => {
-    const request = {
-      name,
-      size,
-      copies: copies || undefined,
-      blockSizeShift: blockSizeShift || undefined,
-      preallocated: preallocate,
-    }
-    const reserved = (done: number, total: number) => progress.report(done, total, '')
-    return infoOf(services, await services.vdis.create(request, reserved))
-  },
+  'vdi.create': async (services, request, progress) => infoOf(services, await services.vdis.create(request, progress)),
 
   'vdi.list': async (services, { name }) => {
     const entries = services.volumes.list().filter((entry) => name === '' || entry.name === name)
@@ -33,9 +23,12 @@ export const vdiHandlers: Handlers<'vdi' | 'lock'> = {
 
   'vdi.delete': async (services, { name, snapshot }, progress) => {
     const objectSize = 2 ** services.volumes.find(name, snapshot).blockSizeShift
-    await services.vdis.delete(name, snapshot, (done, total) =>
-      progress.report(done * objectSize, total * objectSize, ''),
-    )
+    await services.vdis.delete(name, snapshot, {
+      get cancelled() {
+        return progress.cancelled
+      },
+      report: (done, total, text) => progress.report(done * objectSize, total * objectSize, text),
+    })
     return {}
   },
 
@@ -63,7 +56,7 @@ async function infoOf(services: ControlServices, entry: VdiEntry): Promise<VdiIn
 async function infosOf(services: ControlServices, entries: readonly VdiEntry[]): Promise<VdiInfo[]> {
   const byVid = new Map(services.volumes.list().map((entry) => [entry.vid, entry]))
   const holders = new Map(locksOf(services).map((lock) => [lock.vid, `${lock.holder} on ${lock.nodeName}`]))
-  const usage = await services.usage(entries)
+  const usage = await services.vdis.usage(entries)
   return entries
     .map((entry, i) => ({
       name: entry.name,
@@ -88,7 +81,7 @@ async function infosOf(services: ControlServices, entries: readonly VdiEntry[]):
 function locksOf(services: ControlServices): LockInfo[] {
   const byVid = new Map(services.volumes.list().map((entry) => [entry.vid, entry]))
   const names = new Map(nodeSummaries(services).map((node) => [node.id, `${node.name}:${node.port}`]))
-  return services.locks().map((lock) => {
+  return services.vdis.locks().map((lock) => {
     const entry = byVid.get(lock.vid)
     const volume =
       entry === undefined ? '' : entry.snapshotTime === 0 ? entry.name : `${entry.name}@${entry.tag || entry.snapId}`
