@@ -37,8 +37,9 @@ export interface Read {
 interface Expectation {
   /** The last write that was in flight at issue */
   last: Write | null
-  /** All that might be there when that write fails; or what may be read when there was none */
+  /** What may be read when there was none, or, with what `flying` wrote, when it fails */
   candidates: readonly number[]
+  flying: readonly Write[]
   generation: number
 }
 
@@ -63,6 +64,9 @@ class Cell {
     this.durable = [stamp]
   }
 }
+
+const NO_WRITES: readonly Write[] = []
+const stampOfWrite = (write: Write): number => write.stamp
 
 function unite(...lists: readonly (readonly number[])[]): number[] {
   return [...new Set(lists.flat())]
@@ -144,12 +148,8 @@ export class Lineage {
       const newer = last && last.sequence > cell.visibleSequence ? last : null
       open.set(i, {
         last: newer,
-        candidates: newer
-          ? unite(
-              cell.visible,
-              cell.flying.map((write) => write.stamp),
-            )
-          : cell.visible,
+        candidates: cell.visible,
+        flying: newer ? [...cell.flying] : NO_WRITES,
         generation: cell.generation,
       })
     }
@@ -186,11 +186,11 @@ export class Lineage {
   }
 
   #unexpected(expectation: Expectation, stamp: number): string {
-    const { last, candidates } = expectation
+    const { last, candidates, flying } = expectation
     if (last && stamp === last.stamp) return ''
-    if ((!last || last.state === 'failed') && candidates.includes(stamp)) return ''
-    const must = last && last.state !== 'failed' ? `write ${last.stamp} issued before it` : `one of ${candidates}`
-    return `is ${stamp}, must be ${must}`
+    if (last && last.state !== 'failed') return `is ${stamp}, must be write ${last.stamp} issued before it`
+    if (candidates.includes(stamp) || flying.some((write) => write.stamp === stamp)) return ''
+    return `is ${stamp}, must be one of ${unite(candidates, flying.map(stampOfWrite))}`
   }
 
   // durability

@@ -31,8 +31,6 @@ export class Scheduler {
   /** ms since the world began. */
   now = 0
   events = 0
-  /** Called before each event that follows a drain. */
-  onTurn: (() => void) | null = null
   readonly #heap: Event[] = []
   #order = 0
 
@@ -58,34 +56,35 @@ export class Scheduler {
     return new Promise((resolve, reject) => {
       const turn = (): void => {
         try {
-          this.onTurn?.()
-          for (;;) {
-            if (stop()) return resolve('stopped')
-            const event = this.#pop()
-            if (!event) return resolve('empty')
-            if (event.time > until) {
-              this.#push(event)
-              return resolve('time')
-            }
-            if (this.events >= last) {
-              this.#push(event)
-              return resolve('events')
-            }
-            this.events++
-            this.now = event.time
-            this.trace.mix(event.time * 1000, event.order)
-            const { run } = event
-            event.run = null
-            run!()
-            if (!event.quiet) break
-          }
-          setImmediate(turn)
+          const end = this.#untilDrain(stop, until, last)
+          if (end) resolve(end)
+          else setImmediate(turn)
         } catch (error) {
           reject(error)
         }
       }
       setImmediate(turn)
     })
+  }
+
+  /** Runs events up to one that needs a drain, or says why not. */
+  #untilDrain(stop: () => boolean, until: number, last: number): 'stopped' | 'empty' | 'time' | 'events' | null {
+    for (;;) {
+      if (stop()) return 'stopped'
+      const event = this.#pop()
+      if (!event) return 'empty'
+      if (event.time > until || this.events >= last) {
+        this.#push(event)
+        return event.time > until ? 'time' : 'events'
+      }
+      this.events++
+      this.now = event.time
+      this.trace.mix(event.time * 1000, event.order)
+      const { run } = event
+      event.run = null
+      run!()
+      if (!event.quiet) return null
+    }
   }
 
   #push(event: Event): void {
@@ -105,7 +104,7 @@ export class Scheduler {
   #pop(): Event | null {
     for (;;) {
       const event = this.#popAny()
-      if (!event || !event.cancelled) return event
+      if (!event?.cancelled) return event
     }
   }
 

@@ -1,7 +1,8 @@
 import test from 'ava'
 import { type Disk, DiskError } from '../../lib/host/interfaces.js'
 import { Scheduler } from './clock.js'
-import { type DiskShape, type DiskView, PAGE, SimDisk } from './disk.js'
+import { type DiskShape, PAGE, SimDisk } from './disk.js'
+import { DiskView } from './disk-view.js'
 import { Process } from './process.js'
 import { SimRandom } from './random.js'
 import { Trace, Verdict } from './trace.js'
@@ -27,14 +28,14 @@ function rig(seed: number, shape: Partial<DiskShape> = {}): Rig {
     scheduler,
     disk,
     process,
-    view: disk.attach(process),
+    view: new DiskView(disk, process),
     settle: () => scheduler.run(() => false, Number.POSITIVE_INFINITY, 100_000),
     reboot: (power) => {
       made.process.die()
       ;(made.view as DiskView).detach()
       if (power) disk.powerLoss()
       made.process = start()
-      made.view = disk.attach(made.process)
+      made.view = new DiskView(disk, made.process)
       return made.view
     },
   }

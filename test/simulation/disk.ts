@@ -9,36 +9,13 @@
  * - a process crash loses nothing but its requests in flight, which end up done in any subset of their pages.
  *
  * Faults: dead disk, bad pages, full, slow, flipped bits. A failed sync drops what it covered, as Linux does.
- * `SimDisk` outlives processes; `attach` gives one process its view of it.
+ * `SimDisk` outlives processes; a `DiskView` (disk-view.ts) is what one process sees of it.
  */
-import {
-  type Completion,
-  type Disk,
-  DiskError,
-  type DiskSpace,
-  type Extent,
-  type OpenMode,
-} from '../../lib/host/interfaces.js'
 import type { Scheduler } from './clock.js'
-import type { Process } from './process.js'
 import type { SimRandom } from './random.js'
 
 export const PAGE = 4096
 const ZERO_PAGE = new Uint8Array(PAGE)
-
-const ENOENT = 2
-const EIO = 5
-const EBADF = 9
-const EEXIST = 17
-const ENOSPC = 28
-
-const TEXT: Record<number, string> = {
-  [ENOENT]: 'no such file or directory',
-  [EIO]: 'input/output error',
-  [EBADF]: 'bad file descriptor',
-  [EEXIST]: 'file exists',
-  [ENOSPC]: 'no space left on device',
-}
 
 /** A page's bytes are never changed in place once `frozen`: the durable version or a running sync shares them. */
 class Page {
@@ -71,13 +48,19 @@ export class File {
   }
 }
 
-class Directory {
+export class Directory {
   readonly entries = new Map<string, File | Directory>()
   constructor(readonly path: string) {}
 }
 
+/** A request that a process waits for. `cut`: its process is gone, it ends in any subset of its pages. */
+export interface InFlight {
+  readonly owner: unknown
+  cut(random: SimRandom): void
+}
+
 /** One change of names that is not yet on the platter: `removes` and `binds` happen together. */
-interface NameChange {
+export interface NameChange {
   /** Directory whose sync makes it durable */
   directory: string
   binds: string
@@ -97,7 +80,7 @@ export interface DiskShape {
   inline: number
 }
 
-function parentOf(path: string): string {
+export function parentOf(path: string): string {
   const slash = path.lastIndexOf('/')
   return slash < 0 ? '' : path.slice(0, slash)
 }
@@ -107,7 +90,7 @@ function baseOf(path: string): string {
 }
 
 /** `a/b`, `./a//b/` and `a/./b` name one thing. */
-function normal(path: string): string {
+export function normal(path: string): string {
   return path
     .split('/')
     .filter((part) => part !== '' && part !== '.')
@@ -125,17 +108,13 @@ export class SimDisk {
   dead = false
   /** Times slower than usual. */
   slowness = 1
-  readonly inFlight = new Set<Request>()
+  readonly inFlight = new Set<InFlight>()
 
   constructor(
     readonly scheduler: Scheduler,
     readonly random: SimRandom,
     readonly shape: DiskShape,
   ) {}
-
-  attach(process: Process): Disk {
-    return new DiskView(this, process)
-  }
 
   get capacityPages(): number {
     return Math.floor(this.shape.capacity / PAGE)
@@ -384,9 +363,9 @@ export class SimDisk {
   // faults
 
   /** Requests in flight of one process end in any subset of their pages. */
-  cutShort(view: DiskView | null): void {
+  cutShort(owner: unknown): void {
     for (const request of [...this.inFlight]) {
-      if (view && request.view !== view) continue
+      if (owner !== null && request.owner !== owner) continue
       this.inFlight.delete(request)
       request.cut(this.random)
     }
@@ -492,374 +471,3 @@ export class SimDisk {
     return file instanceof File ? file : null
   }
 }
-
-/** A data request between its call and its completion. */
-class Request {
-  #applied = false
-
-  constructor(
-    readonly view: DiskView,
-    /** All of it, or with `some` the pages for which it says true */
-    readonly effect: (some?: () => boolean) => void,
-  ) {}
-
-  apply(): void {
-    if (this.#applied) return
-    this.#applied = true
-    this.effect()
-  }
-
-  cut(random: SimRandom): void {
-    if (this.#applied) return
-    this.#applied = true
-    const share = random.pick([0, 0.5, 1])
-    this.effect(() => random.chance(share))
-  }
-}
-
-class DiskView implements Disk {
-  readonly #files = new Map<number, { file: File; path: string }>()
-  #nextFd = 3
-
-  constructor(
-    readonly disk: SimDisk,
-    readonly process: Process,
-  ) {}
-
-  makeDirectory(path: string): void {
-    path = normal(path)
-    this.#call('mkdir', path)
-    // Like mkdir -p: the interface has no way to say that a parent is missing.
-    let at = ''
-    for (const part of path.split('/')) {
-      at = at === '' ? part : `${at}/${part}`
-      const node = this.disk.lookup(at)
-      if (node instanceof File) throw this.#error(EEXIST, 'mkdir', at)
-      if (node) continue
-      const directory = new Directory(at)
-      this.disk.bind(at, directory)
-      this.disk.change({ directory: parentOf(at), binds: at, node: directory, removes: '', removed: null })
-    }
-  }
-
-  list(path: string): string[] {
-    path = normal(path)
-    this.#look('readdir', path)
-    const directory = this.disk.directory(path)
-    return directory ? this.disk.random.shuffle([...directory.entries.keys()]) : []
-  }
-
-  exists(path: string): boolean {
-    this.process.touch()
-    return this.disk.lookup(normal(path)) !== undefined
-  }
-
-  open(path: string, mode: OpenMode): number {
-    path = normal(path)
-    this.#look('open', path)
-    const { disk } = this
-    const node = disk.lookup(path)
-    if (node instanceof Directory) throw this.#error(EIO, 'open', path)
-    let file = node
-    if (file && mode === 'create-new') throw this.#error(EEXIST, 'open', path)
-    if (!file) {
-      if (mode === 'read' || mode === 'write' || !disk.directory(parentOf(path))) {
-        throw this.#error(ENOENT, 'open', path)
-      }
-      this.process.systemCall()
-      if (disk.usedPages >= disk.capacityPages) throw this.#error(ENOSPC, 'open', path)
-      file = disk.newFile()
-      disk.bind(path, file)
-      disk.change({ directory: parentOf(path), binds: path, node: file, removes: '', removed: null })
-    }
-    const fd = this.#nextFd++
-    this.#files.set(fd, { file, path })
-    file.opens++
-    return fd
-  }
-
-  close(fd: number): void {
-    this.process.touch()
-    const { file } = this.#open(fd, 'close')
-    this.#files.delete(fd)
-    file.opens--
-    this.disk.release(file)
-  }
-
-  size(fd: number): number {
-    this.process.touch()
-    return this.#open(fd, 'fstat').file.size
-  }
-
-  truncate(fd: number, size: number): void {
-    const { file, path } = this.#open(fd, 'truncate')
-    this.#call('truncate', path)
-    this.disk.truncate(file, size)
-  }
-
-  unlink(path: string): void {
-    path = normal(path)
-    this.#call('unlink', path)
-    const node = this.disk.lookup(path)
-    if (!(node instanceof File)) throw this.#error(ENOENT, 'unlink', path)
-    this.disk.unbind(path)
-    this.disk.change({ directory: parentOf(path), binds: '', node: null, removes: path, removed: node })
-  }
-
-  rename(from: string, to: string): void {
-    from = normal(from)
-    to = normal(to)
-    this.#call('rename', from)
-    const node = this.disk.lookup(from)
-    if (!(node instanceof File) || !this.disk.directory(parentOf(to))) throw this.#error(ENOENT, 'rename', from)
-    node.names++ // the rename never leaves it without a name
-    this.disk.unbind(from)
-    this.disk.bind(to, node)
-    node.names--
-    this.disk.change({ directory: parentOf(to), binds: to, node, removes: from, removed: node })
-  }
-
-  readFile(path: string): Buffer | null {
-    path = normal(path)
-    this.#look('read', path)
-    const file = this.disk.file(path)
-    if (file && file.bad.size > 0) throw this.#error(EIO, 'read', path)
-    return this.disk.content(path)
-  }
-
-  writeFileAtomic(path: string, content: Buffer | string): void {
-    path = normal(path)
-    this.#call('write', path)
-    const { disk } = this
-    if (!disk.directory(parentOf(path))) throw this.#error(ENOENT, 'write', path)
-    const bytes = typeof content === 'string' ? Buffer.from(content) : content
-    const file = disk.newFile()
-    if (disk.usedPages + disk.missing(file, 0, Math.max(1, bytes.length)) > disk.capacityPages) {
-      throw this.#error(ENOSPC, 'write', path)
-    }
-    disk.put(file, bytes, 0, bytes.length, 0)
-    disk.syncNow(file)
-    disk.bind(path, file)
-    const change = { directory: parentOf(path), binds: path, node: file, removes: '', removed: null }
-    disk.change(change)
-    disk.commitChanges([change])
-  }
-
-  space(): DiskSpace {
-    this.process.touch()
-    const { disk } = this
-    return { total: disk.capacityPages * PAGE, free: Math.max(0, disk.capacityPages - disk.usedPages) * PAGE }
-  }
-
-  read(fd: number, buffer: Uint8Array, bufferOffset: number, length: number, position: number, done: Completion): void {
-    const { file } = this.#open(fd, 'read')
-    if (this.#failed(file, position, length)) return this.#finish(-EIO, done)
-    let result = 0
-    this.#start(
-      done,
-      () => result,
-      () => {
-        result = this.disk.copyOut(file, buffer, bufferOffset, length, position)
-      },
-    )
-  }
-
-  write(
-    fd: number,
-    buffer: Uint8Array,
-    bufferOffset: number,
-    length: number,
-    position: number,
-    done: Completion,
-  ): void {
-    const { file } = this.#open(fd, 'write')
-    if (bufferOffset + length > buffer.length) throw new Error('write beyond the end of its buffer')
-    this.process.systemCall()
-    const { disk } = this
-    if (this.#failed(file, position, length)) return this.#finish(-EIO, done)
-    if (disk.usedPages + disk.missing(file, position, length) > disk.capacityPages) return this.#finish(-ENOSPC, done)
-    this.#start(
-      done,
-      () => length,
-      (some) => {
-        if (!some) return disk.put(file, buffer, bufferOffset, length, position)
-        this.#byPage(position, length, some, (at, count) =>
-          disk.put(file, buffer, bufferOffset + at - position, count, at),
-        )
-      },
-    )
-  }
-
-  punch(fd: number, position: number, length: number, done: Completion): void {
-    this.#clear('punch', fd, position, length, false, done)
-  }
-
-  zero(fd: number, position: number, length: number, done: Completion): void {
-    this.#clear('zero', fd, position, length, true, done)
-  }
-
-  #clear(operation: string, fd: number, position: number, length: number, keep: boolean, done: Completion): void {
-    const { file } = this.#open(fd, operation)
-    this.process.systemCall()
-    const { disk } = this
-    if (this.#failed(file, position, length)) return this.#finish(-EIO, done)
-    if (keep && disk.usedPages + disk.missing(file, position, length) > disk.capacityPages) {
-      return this.#finish(-ENOSPC, done)
-    }
-    this.#start(
-      done,
-      () => 0,
-      (some) => {
-        if (!some) return disk.clear(file, position, length, keep)
-        this.#byPage(position, length, some, (at, count) => disk.clear(file, at, count, keep))
-      },
-    )
-  }
-
-  allocate(fd: number, position: number, length: number, done: Completion): void {
-    const { file } = this.#open(fd, 'allocate')
-    this.process.systemCall()
-    const { disk } = this
-    if (this.#failed(file, position, length)) return this.#finish(-EIO, done)
-    if (disk.usedPages + disk.missing(file, position, length) > disk.capacityPages) return this.#finish(-ENOSPC, done)
-    this.#start(
-      done,
-      () => 0,
-      (some) => {
-        if (!some || some()) disk.allocate(file, position, length)
-      },
-    )
-  }
-
-  sync(fd: number, done: Completion): void {
-    const { file } = this.#open(fd, 'fdatasync')
-    this.process.systemCall()
-    this.#syncing(done, file, this.disk.capture(file))
-  }
-
-  syncDirectory(path: string, done: Completion): void {
-    path = normal(path)
-    this.process.systemCall()
-    if (!this.disk.directory(path)) throw this.#error(ENOENT, 'fsync', path)
-    const changes = this.disk.changesIn(path)
-    this.#syncing(done, null, () => this.disk.commitChanges(changes))
-  }
-
-  extents(fd: number, position: number, length: number): Extent[] {
-    this.process.touch()
-    const { file } = this.#open(fd, 'lseek')
-    const found: Extent[] = []
-    const end = Math.min(position + length, file.size)
-    for (let at = position; at < end; ) {
-      const part = Math.min(PAGE - (at % PAGE), end - at)
-      if (file.pages.get(Math.floor(at / PAGE))?.current) {
-        const last = found.at(-1)
-        if (last && last.offset + last.length === at) last.length += part
-        else found.push({ offset: at, length: part })
-      }
-      at += part
-    }
-    return found
-  }
-
-  usedBytes(fd: number): number {
-    this.process.touch()
-    return this.#open(fd, 'fstat').file.usedPages * PAGE
-  }
-
-  /** The process is gone: its descriptors are closed, its requests end anyhow. */
-  detach(): void {
-    this.disk.cutShort(this)
-    for (const { file } of this.#files.values()) {
-      file.opens--
-      this.disk.release(file)
-    }
-    this.#files.clear()
-  }
-
-  #open(fd: number, operation: string): { file: File; path: string } {
-    this.process.touch()
-    const open = this.#files.get(fd)
-    if (!open) throw this.#error(EBADF, operation, `fd ${fd}`)
-    return open
-  }
-
-  #call(operation: string, path: string): void {
-    this.process.systemCall()
-    if (this.disk.dead) throw this.#error(EIO, operation, path)
-  }
-
-  #look(operation: string, path: string): void {
-    this.process.touch()
-    if (this.disk.dead) throw this.#error(EIO, operation, path)
-  }
-
-  #error(errno: number, operation: string, path: string): DiskError {
-    return new DiskError(errno, operation, path, TEXT[errno])
-  }
-
-  #failed(file: File, position: number, length: number): boolean {
-    if (this.disk.dead) return true
-    if (file.bad.size === 0) return false
-    const last = Math.floor((position + length - 1) / PAGE)
-    for (let i = Math.floor(position / PAGE); i <= last; i++) if (file.bad.has(i)) return true
-    return false
-  }
-
-  #byPage(position: number, length: number, some: () => boolean, part: (at: number, count: number) => void): void {
-    for (let at = position; at < position + length; ) {
-      const count = Math.min(PAGE - (at % PAGE), position + length - at)
-      if (some()) part(at, count)
-      at += count
-    }
-  }
-
-  #delay(mean: number): number {
-    const { disk } = this
-    return disk.random.exponential(mean * disk.slowness) + 0.01
-  }
-
-  /** Inline or later; when later, the buffer is looked at somewhere between the call and the completion. */
-  #start(done: Completion, result: () => number, effect: (some?: () => boolean) => void): void {
-    const { disk } = this
-    if (disk.slowness === 1 && disk.random.chance(disk.shape.inline)) {
-      effect()
-      done.complete(result())
-      return
-    }
-    const request = new Request(this, effect)
-    disk.inFlight.add(request)
-    const total = this.#delay(disk.shape.latency)
-    if (disk.random.chance(0.5)) {
-      disk.scheduler.after(disk.random.float() * total, () => disk.inFlight.has(request) && request.apply(), true)
-    }
-    disk.scheduler.after(total, () => {
-      if (!disk.inFlight.delete(request)) return
-      request.apply()
-      this.process.enter(() => done.complete(result()))
-    })
-  }
-
-  #finish(result: number, done: Completion): void {
-    const { disk } = this
-    if (disk.random.chance(disk.shape.inline)) done.complete(result)
-    else disk.scheduler.after(this.#delay(disk.shape.latency), () => this.process.enter(() => done.complete(result)))
-  }
-
-  #syncing(done: Completion, file: File | null, effect: () => void): void {
-    const { disk } = this
-    const request = new Request(this, (some) => {
-      if (!some || some()) effect()
-    })
-    disk.inFlight.add(request)
-    disk.scheduler.after(this.#delay(disk.shape.syncLatency), () => {
-      if (!disk.inFlight.delete(request)) return
-      const failed = disk.dead || (file !== null && file.bad.size > 0)
-      if (!failed) request.apply()
-      else if (file) disk.forgetDirty(file)
-      this.process.enter(() => done.complete(failed ? -EIO : 0))
-    })
-  }
-}
-
-export type { DiskView }

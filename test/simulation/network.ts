@@ -252,7 +252,7 @@ export class End implements Link {
   /** Hands over what has arrived, and comes back for the rest. */
   pump(): void {
     const { peer, network } = this
-    if (!peer || !peer.handler) return
+    if (!peer?.handler) return
     const { now } = network.scheduler
     if (network.isCut(this.host, peer.host)) return
     const next = this.#outgoing[0]

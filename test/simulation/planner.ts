@@ -1,0 +1,227 @@
+/**
+ * What goes wrong, and when: drawn from the seed as the run goes. It never takes the last good copy of anything away:
+ *
+ * - a host is buried (never returns) only while everything is recovered, and at most copies - 1 of them;
+ * - when hosts that lose power may have been the last to hold what was not flushed, the checker is told, and holds the
+ *   cluster to the flush rule from then on.
+ *
+ * A host is troubled from its first fault until everything is recovered: its copies may lack writes.
+ */
+import type { Host } from './host.js'
+import type { SimRandom } from './random.js'
+import type { FaultKind } from './shape.js'
+import type { World } from './world.js'
+
+export class Planner {
+  faults = 0
+  readonly #troubled = new Set<Host>()
+  /** Ends of faults that are under way */
+  readonly #undo = new Set<() => void>()
+  #partitioned = false
+  #over = false
+
+  constructor(
+    readonly world: World,
+    readonly random: SimRandom,
+  ) {}
+
+  get #living(): Host[] {
+    return this.world.hosts.filter((host) => !host.buried)
+  }
+
+  /** Every host serves in one epoch and has all its share. */
+  healthy(): boolean {
+    const living = this.#living
+    const epoch = living[0].sheep?.cluster.epoch?.number
+    if (epoch === undefined) return false
+    for (const host of living) {
+      if (!host.serving) return false
+      const { cluster } = host.sheep!
+      if (cluster.epoch?.number !== epoch || cluster.epoch.nodes.length !== living.length) return false
+      for (const node of cluster.epoch.nodes) if (cluster.recovered.get(node.id) !== epoch) return false
+    }
+    this.#troubled.clear()
+    return true
+  }
+
+  /** Does one thing, or none; returns when to ask again, ms. */
+  step(): number {
+    if (this.#over) return 1000
+    const { random } = this
+    this.healthy()
+    const { faults, faultEvery } = this.world.shape
+    if (faults.length > 0) {
+      this.faults++
+      this.#fault(random.pick(faults))
+    }
+    // Now and then in quick succession, now and then with time to recover.
+    return random.chance(0.2) ? random.exponential(50) : random.exponential(faultEvery)
+  }
+
+  #fault(kind: FaultKind): void {
+    const { random, world } = this
+    const up = this.#living.filter((host) => host.up && !host.paused)
+    const host = up.length > 0 ? random.pick(up) : null
+    switch (kind) {
+      case 'kill':
+        if (host) this.#kill(host)
+        break
+      case 'stop':
+        if (host) this.#stop(host)
+        break
+      case 'power':
+        if (host) this.#power([host])
+        break
+      case 'power-all':
+        if (random.chance(0.5)) this.#power(this.#living)
+        break
+      case 'pause':
+        if (host) this.#pause(host)
+        break
+      case 'isolate':
+        if (host) this.#partition([host])
+        break
+      case 'partition':
+        this.#partition(this.#living.filter(() => random.chance(0.4)))
+        break
+      case 'one-way':
+        this.#oneWay()
+        break
+      case 'break-link':
+        if (world.network.ends.size > 0) world.network.breakLink(random.pick([...world.network.ends]))
+        break
+      case 'slow-disk':
+        if (host) this.#slow(host)
+        break
+      case 'bury':
+        if (host) this.#bury(host)
+        break
+    }
+  }
+
+  #kill(host: Host): void {
+    this.#troubled.add(host)
+    host.kill(this.random.chance(0.5) ? this.random.between(1, 60) : 0)
+    this.#restartLater(host)
+  }
+
+  #stop(host: Host): void {
+    this.#troubled.add(host)
+    this.world.log(`${host.process!.name} is asked to stop`)
+    const process = host.process!
+    void host
+      .request('stop', (sheep) => sheep.stop())
+      .then(() => {
+        if (host.process === process) process.die()
+      })
+    // An administrator waits so long, then kills.
+    this.world.scheduler.after(20_000, () => host.process === process && process.die())
+    this.#restartLater(host)
+  }
+
+  #power(hosts: readonly Host[]): void {
+    for (const host of hosts) this.#troubled.add(host)
+    for (const host of hosts) host.cutPower()
+    if (this.#troubled.size >= this.world.shape.copies) {
+      this.world.log('what was not flushed may be lost')
+      this.world.workload.powerLoss()
+    }
+    for (const host of hosts) this.#restartLater(host)
+  }
+
+  #restartLater(host: Host): void {
+    const { random } = this
+    this.#later(random.chance(0.3) ? random.exponential(100) : random.exponential(5000), () => {
+      if (host.up && !host.paused) this.#restartLater(host)
+      else if (!host.up) host.start()
+    })
+  }
+
+  #pause(host: Host): void {
+    this.#troubled.add(host)
+    const process = host.process
+    host.pause()
+    this.#later(this.random.pick([20, 500, 5000, 20_000]) * (0.5 + this.random.float()), () => {
+      if (host.process === process) host.resume()
+    })
+  }
+
+  #partition(side: Host[]): void {
+    const { world, random } = this
+    if (this.#partitioned || side.length === 0 || side.length === this.#living.length) return
+    this.#partitioned = true
+    for (const host of this.#living) this.#troubled.add(host)
+    const away = new Set(side.map((host) => host.name))
+    world.log(`partition: ${[...away]} | ${this.#living.map((host) => host.name).filter((name) => !away.has(name))}`)
+    world.hub.partition((name) => (away.has(name) ? 1 : 0))
+    const pairs = world.hosts.flatMap((a) => world.hosts.map((b) => [a.name, b.name]))
+    const cuts = pairs.filter(([a, b]) => away.has(a) !== away.has(b))
+    for (const [a, b] of cuts) world.network.cut(a, b)
+    this.#later(random.pick([100, 3000, 15_000]) * (0.5 + random.float()), () => {
+      world.log('the partition heals')
+      this.#partitioned = false
+      for (const [a, b] of cuts) world.network.heal(a, b)
+      world.hub.partition(() => 0)
+    })
+  }
+
+  /** Peers cannot talk in one direction, the engine's own network is fine. */
+  #oneWay(): void {
+    const { world, random } = this
+    const [a, b] = random.shuffle([...this.#living])
+    if (!b || this.#partitioned) return
+    this.#troubled.add(a)
+    this.#troubled.add(b)
+    world.log(`${a.name} -> ${b.name} is cut`)
+    world.network.cut(a.name, b.name)
+    this.#later(random.pick([50, 2000, 12_000]) * (0.5 + random.float()), () => {
+      world.log(`${a.name} -> ${b.name} heals`)
+      world.network.heal(a.name, b.name)
+    })
+  }
+
+  #slow(host: Host): void {
+    const { random } = this
+    this.world.log(`${host.name}'s disk is slow`)
+    host.disk.slowness = random.pick([10, 200])
+    this.#later(random.exponential(5000), () => {
+      host.disk.slowness = 1
+    })
+  }
+
+  #bury(host: Host): void {
+    const { world } = this
+    const buried = world.hosts.filter((each) => each.buried).length
+    const remaining = this.#living.length - 1
+    if (!this.healthy() || this.#undo.size > 0) return
+    if (buried + 1 >= world.shape.copies || remaining * 2 <= world.hosts.length || remaining < 2) return
+    world.log(`${host.name} burns down`)
+    host.cutPower()
+    host.buried = true
+  }
+
+  /** The daemon stopped itself (expelled, engine failed): systemd starts it again. */
+  stoppedItself(host: Host): void {
+    this.#troubled.add(host)
+    this.world.scheduler.after(1000, () => host.start())
+  }
+
+  #later(ms: number, undo: () => void): void {
+    const once = (): void => {
+      if (this.#undo.delete(once)) undo()
+    }
+    this.#undo.add(once)
+    this.world.scheduler.after(ms, once)
+  }
+
+  /** No more faults, and those under way end within seconds. */
+  heal(): void {
+    this.#over = true
+    for (const undo of [...this.#undo]) this.world.scheduler.after(this.random.float() * 3000, undo)
+  }
+
+  /** After healing: whoever is down is started. */
+  revive(): void {
+    for (const host of this.#living) if (!host.up) host.start()
+  }
+}

@@ -1,0 +1,146 @@
+/**
+ * npm run simulate -- [--seed N | --seeds N [--start M] [--workers W]] [--mutations] [--trace]
+ *
+ * --seed N     replays one seed and prints its trace
+ * --seeds N    runs N seeds, from --start (default 1), in --workers processes (default 2); prints seeds per second; a
+ *              failing seed prints its trace's end and the line that replays it
+ * --mutations  switches on each deliberate bug in turn and expects each to be found within 200 seeds
+ * --mutate M   with one deliberate bug on
+ */
+import { fork } from 'node:child_process'
+import { writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { mutations } from '../../lib/mutations.js'
+import { sheep } from './sheep.js'
+import { type Result, World } from './world.js'
+
+const MUTATION_SEEDS_MAX = 200
+const TRACE_LINES_SHOWN = 60
+
+type Mutation = keyof typeof mutations
+
+export function simulate(seed: number, tracing = false): Promise<Result> {
+  return new World(seed, sheep, tracing).run()
+}
+
+function replayLine(seed: number, mutation: string): string {
+  return `npm run simulate -- --seed ${seed}${mutation === '' ? '' : ` --mutate ${mutation}`}`
+}
+
+async function replay(seed: number, mutation: string): Promise<boolean> {
+  const result = await simulate(seed, true)
+  const file = join(tmpdir(), `seed-${seed}.trace`)
+  writeFileSync(file, `${result.trace.join('\n')}\n`)
+  for (const line of result.trace.slice(-TRACE_LINES_SHOWN)) console.log(line)
+  console.log(`trace: ${file} (${result.trace.length} lines)`)
+  describe(result)
+  if (result.violation) {
+    console.log(result.violation.stack)
+    console.log(`replay: ${replayLine(seed, mutation)}`)
+  }
+  return result.violation === null
+}
+
+function describe(result: Result): void {
+  const verdict = result.violation ? `FAILED ${result.violation.message}` : 'ok'
+  console.log(
+    `seed ${result.seed}: ${verdict} (${result.events} events, ${(result.time / 1000).toFixed(0)} s simulated, ` +
+      `${result.requests} requests, ${result.faults} faults, hash ${result.hash})`,
+  )
+}
+
+/** Seeds start, start + stride, ... below end. Calls `each`; stops when it returns false. */
+async function range(start: number, end: number, stride: number, each: (result: Result) => boolean): Promise<void> {
+  for (let seed = start; seed < end; seed += stride) if (!each(await simulate(seed))) return
+}
+
+async function many(start: number, count: number, workers: number, mutation: string): Promise<boolean> {
+  const began = performance.now()
+  const failed: { seed: number; message: string }[] = []
+  let done = 0
+  const report = (seed: number, message: string): void => {
+    done++
+    if (message !== '') {
+      failed.push({ seed, message })
+      console.log(`seed ${seed}: FAILED ${message}\n  replay: ${replayLine(seed, mutation)}`)
+    }
+    if (done % 500 === 0)
+      console.log(`${done} seeds, ${(done / ((performance.now() - began) / 1000)).toFixed(1)} a second`)
+  }
+  const self = process.argv[1]
+  await Promise.all(
+    Array.from({ length: workers }, (_, i) => {
+      const child = fork(self, ['--child', `${start + i},${start + count},${workers}`, '--mutate', mutation])
+      child.on('message', (message: { seed: number; message: string }) => report(message.seed, message.message))
+      return new Promise<void>((resolve, reject) =>
+        child.on('exit', (code) => (code === 0 ? resolve() : reject(new Error(`a worker ended with ${code}`)))),
+      )
+    }),
+  )
+  const seconds = (performance.now() - began) / 1000
+  failed.sort((a, b) => a.seed - b.seed)
+  console.log(
+    `${done} seeds in ${seconds.toFixed(1)} s, ${(done / seconds).toFixed(1)} seeds per second, ${failed.length} failed`,
+  )
+  if (failed.length > 0 && mutation === '') await replay(failed[0].seed, mutation)
+  return failed.length === 0 && done === count
+}
+
+async function allMutations(start: number): Promise<boolean> {
+  let all = true
+  for (const name of Object.keys(mutations) as Mutation[]) {
+    mutations[name] = true
+    let found: Result | null = null
+    let tried = 0
+    await range(start, start + MUTATION_SEEDS_MAX, 1, (result) => {
+      tried++
+      if (result.violation) found = result
+      return found === null
+    })
+    mutations[name] = false
+    const result = found as Result | null
+    if (result)
+      console.log(`${name}: found by seed ${result.seed}, the ${tried}th: ${result.violation!.message.slice(0, 160)}`)
+    else console.log(`${name}: NOT FOUND in ${tried} seeds`)
+    all &&= result !== null
+  }
+  return all
+}
+
+async function main(): Promise<boolean> {
+  const { values } = parseArgs({
+    options: {
+      seed: { type: 'string' },
+      seeds: { type: 'string' },
+      start: { type: 'string', default: '1' },
+      workers: { type: 'string', default: '2' },
+      mutations: { type: 'boolean', default: false },
+      mutate: { type: 'string', default: '' },
+      child: { type: 'string' },
+    },
+  })
+  const mutation = values.mutate
+  if (mutation !== '') {
+    if (!Object.hasOwn(mutations, mutation)) throw new Error(`no mutation ${mutation}: ${Object.keys(mutations)}`)
+    mutations[mutation as Mutation] = true
+  }
+  if (values.child !== undefined) {
+    const [start, end, stride] = values.child.split(',').map(Number)
+    await range(start, end, stride, (result) => {
+      process.send!({ seed: result.seed, message: result.violation?.message ?? '' })
+      return true
+    })
+    process.disconnect()
+    return true
+  }
+  if (values.mutations) return allMutations(Number(values.start))
+  if (values.seeds !== undefined)
+    return many(Number(values.start), Number(values.seeds), Number(values.workers), mutation)
+  return replay(Number(values.seed ?? '1'), mutation)
+}
+
+if (process.argv[1]?.endsWith('test/simulation/run.js')) {
+  if (!(await main())) process.exitCode = 1
+}

@@ -1,0 +1,200 @@
+/**
+ * One open volume as a client sees it: requests go to the daemon over some wire, answers come back, and every one of
+ * them is put to the checker. It ends by close, by the daemon's death, or when the client gives up on the daemon.
+ */
+
+import type { Volume } from '../../lib/gateway/types.js'
+import type { Completion } from '../../lib/host/interfaces.js'
+import type { Flush, Lineage, Read, Write } from './checker.js'
+import type { Host } from './host.js'
+import type { Process } from './process.js'
+import { fillCells } from './stamps.js'
+import type { World } from './world.js'
+
+const ENOSPC = -28
+const ESHUTDOWN = -108
+
+export class Session {
+  /** Resolves when nothing more can come of it */
+  readonly over: Promise<void>
+  ended = false
+  revoked = false
+  readonly #writes = new Set<Write>()
+  #end!: () => void
+  readonly #process: Process
+
+  constructor(
+    readonly world: World,
+    readonly host: Host,
+    readonly volume: Volume,
+    readonly lineage: Lineage,
+  ) {
+    this.#process = host.process!
+    this.over = new Promise((resolve) => {
+      this.#end = resolve
+    })
+    host.onDeath.add(this.#died)
+    volume.onChange = (what) => {
+      if (what === 'revoked') this.revoked = true
+    }
+  }
+
+  readonly #died = (): void => this.#finish()
+
+  /** What is in flight may have happened or not. */
+  #finish(): void {
+    if (this.ended) return
+    this.ended = true
+    this.host.onDeath.delete(this.#died)
+    for (const write of this.#writes) this.lineage.failWrite(write)
+    this.#writes.clear()
+    this.#end()
+  }
+
+  /** The client is gone (its machine was fenced, it lost patience): the daemon sees its connection close. */
+  abandon(): void {
+    if (this.ended) return
+    this.world.log(`client of ${this.lineage.name} at ${this.#process.name} gives up`)
+    this.#finish()
+    const { volume } = this
+    this.world.scheduler.after(0, () =>
+      this.#process.enter(() => {
+        volume.close().catch(() => {})
+      }),
+    )
+  }
+
+  /** True when it was closed, and so flushed, in order. */
+  async close(): Promise<boolean> {
+    const flush = this.lineage.beginFlush()
+    const closing = this.host.request(`close ${this.lineage.name}`, () => this.volume.close())
+    const outcome = await Promise.race([closing, this.over.then(() => ({ state: 'gone' as const }))])
+    if (outcome.state === 'done' && !this.ended) this.lineage.endFlush(flush)
+    if (outcome.state === 'failed' && !this.revoked && !this.ended) {
+      this.world.unexpected(`close of ${this.lineage.name}`, outcome.error)
+    }
+    this.#finish()
+    return outcome.state === 'done'
+  }
+
+  /** Resolves when it is answered, or the session is over. */
+  write(first: number, count: number, stamp: number, fua: boolean): Promise<void> {
+    const { cellSize } = this.lineage
+    const buffer = Buffer.allocUnsafe(count * cellSize)
+    fillCells(buffer, cellSize, first, stamp)
+    return this.#change('write', first, count, stamp, fua, (done) =>
+      this.volume.write(buffer, 0, buffer.length, first * cellSize, fua, {
+        complete: (result) => {
+          buffer.fill(0xee)
+          done.complete(result === buffer.length ? 0 : result < 0 ? result : -1)
+        },
+      }),
+    )
+  }
+
+  zero(first: number, count: number, keepBlocks: boolean, fua: boolean): Promise<void> {
+    const { cellSize } = this.lineage
+    return this.#change('zero', first, count, 0, fua, (done) =>
+      this.volume.zero(count * cellSize, first * cellSize, keepBlocks, fua, done),
+    )
+  }
+
+  discard(first: number, count: number, fua: boolean): Promise<void> {
+    const { cellSize } = this.lineage
+    return this.#change('discard', first, count, 0, fua, (done) =>
+      this.volume.discard(count * cellSize, first * cellSize, fua, done),
+    )
+  }
+
+  #change(
+    what: string,
+    first: number,
+    count: number,
+    stamp: number,
+    fua: boolean,
+    call: (done: Completion) => void,
+  ): Promise<void> {
+    let write: Write | null = null
+    return this.#request(
+      `${what} ${stamp} of cells ${first}+${count}${fua ? ' fua' : ''}`,
+      (done) => {
+        write = this.lineage.beginWrite(stamp, first, count, fua)
+        this.#writes.add(write)
+        call(done)
+      },
+      (result) => {
+        this.#writes.delete(write!)
+        if (result >= 0) this.lineage.endWrite(write!)
+        else this.lineage.failWrite(write!)
+      },
+    )
+  }
+
+  read(first: number, count: number): Promise<void> {
+    const { cellSize } = this.lineage
+    const buffer = Buffer.alloc(count * cellSize, 0xaa)
+    let read: Read | null = null
+    return this.#request(
+      `read cells ${first}+${count}`,
+      (done) => {
+        read = this.lineage.beginRead(first, count)
+        this.volume.read(buffer, 0, buffer.length, first * cellSize, done)
+      },
+      (result) => {
+        if (result >= 0) this.lineage.endRead(read!, buffer, `at ${this.#process.name}`)
+      },
+    )
+  }
+
+  flush(): Promise<void> {
+    let flush: Flush | null = null
+    return this.#request(
+      'flush',
+      (done) => {
+        flush = this.lineage.beginFlush()
+        this.volume.flush(done)
+      },
+      (result) => {
+        if (result >= 0) this.lineage.endFlush(flush!)
+      },
+    )
+  }
+
+  #request(what: string, call: (done: Completion) => void, answered: (result: number) => void): Promise<void> {
+    if (this.ended) return Promise.resolve()
+    const { world } = this
+    const text = `${what} of ${this.lineage.name}`
+    world.workload.requests++
+    let completed = false
+    const request = this.host.requestRaw<number>(text, (_sheep, done) => {
+      // The client gave up while the request was on its way.
+      if (this.ended) return done({ state: 'gone' })
+      if (world.trace.on) world.log(`${text} at ${this.#process.name}`)
+      call({
+        complete: (result) => {
+          if (completed) world.verdict.report('answered twice', text)
+          completed = true
+          done({ state: 'done', value: result })
+        },
+      })
+    })
+    const answer = request.then((outcome) => {
+      if (this.ended || outcome.state === 'gone') return
+      const result = outcome.state === 'done' ? outcome.value : 0
+      if (world.trace.on) world.log(`${text}: ${result}`)
+      answered(result)
+      if (result < 0) this.#refused(text, result)
+    })
+    return Promise.race([answer, this.over])
+  }
+
+  /** Requests wait for what is missing; they fail for few reasons. */
+  #refused(text: string, result: number): void {
+    if (result === ENOSPC && this.world.shape.tight) return
+    if (this.revoked || result === ESHUTDOWN) {
+      this.abandon()
+      return
+    }
+    this.world.verdict.report('request failed', `${text}: ${result}`)
+  }
+}

@@ -1,0 +1,58 @@
+/** The daemon as it is in production, from lib/node down, on simulated parts. */
+
+import { SheepNode } from '../../lib/node/node.js'
+import { controlServices, type ProcessFacts, serviceCalls } from '../../lib/node/services.js'
+import { Session } from '../../lib/node/sessions.js'
+import { type MakeSheep, PORT } from './host.js'
+
+const STATE = 'node-state'
+/** All nodes offer the same space: placement is then the same in every run of a world. */
+const SPACE = 2 ** 30
+
+/** 16 hex digits, made of the host's name: a store keeps its node's id. */
+function nodeId(name: string): string {
+  return Buffer.from(name).toString('hex').padEnd(16, '0').slice(0, 16)
+}
+
+export const sheep: MakeSheep = async (parts) => {
+  const { name, zone, host, clock, random, disk, network, engine, log, fatal } = parts
+  const id = nodeId(name)
+  const facts: ProcessFacts = {
+    version: 'simulated',
+    storePath: `/${name}`,
+    uptime: () => clock.now() / 1000,
+    cpu: () => 0,
+    memory: () => 0,
+    recentLog: () => [],
+    requestStop: () => {},
+    clients: () => ({ active: 0, total: 0, read: 0, write: 0, flush: 0, remove: 0, readBytes: 0, writeBytes: 0 }),
+  }
+  const node = await SheepNode.open({
+    self: { id, name, host, port: PORT, zone, space: SPACE, vnodes: 0 },
+    clock,
+    random,
+    disk,
+    network,
+    engine,
+    log,
+    listen: { host, port: PORT },
+    state: {
+      load: () => {
+        const saved = disk.readFile(STATE)
+        return saved ? JSON.parse(saved.toString()) : { clusterId: '', recoveredEpoch: 0 }
+      },
+      save: (state) => disk.writeFileAtomic(STATE, JSON.stringify(state)),
+    },
+    accept: (running, link) => new Session(running, controlServices(running, facts), link, 'a simulated link'),
+    calls: (running) => serviceCalls(running, facts),
+    fatal,
+    stopRequested: () => {},
+  })
+  return {
+    volumes: node.gateway,
+    vdis: controlServices(node, facts).vdis,
+    cluster: node.cluster,
+    start: () => node.start(),
+    stop: () => node.stop(),
+  }
+}
