@@ -65,7 +65,10 @@ export class Making {
     const { registry, clock, propose } = this.parts
     const vid = await this.reserve(reserve)
     const entry = registry().get(vid)
-    const built = entry === undefined ? Promise.reject(gone(vid)) : build(entry)
+    const building = { done: false }
+    const built = (entry === undefined ? Promise.reject(gone(vid)) : build(entry)).finally(() => {
+      building.done = true
+    })
     try {
       await within(clock, msMax, built, () => {
         const what = 'its inode could not be written in time'
@@ -79,7 +82,12 @@ export class Making {
       await propose(commit(vid), true)
       this.building.delete(vid)
     } catch (error) {
-      if (!(await this.giveUp(vid, built))) throw error
+      if (await this.abort(vid)) {
+        const freed = built.catch(() => {}).then(() => this.free(vid))
+        // A build that hangs is not waited for
+        if (building.done) await freed
+        throw error
+      }
     }
     const made = registry().get(vid)
     if (made === undefined) throw gone(vid)
@@ -97,36 +105,25 @@ export class Making {
     }
   }
 
-  /** True when the commit had been delivered all the same. */
-  private async giveUp(vid: number, built: Promise<void>): Promise<boolean> {
-    const { registry, propose, log } = this.parts
-    let aborted = true
+  /** False when the commit had been delivered all the same. */
+  private async abort(vid: number): Promise<boolean> {
     try {
-      await propose({ op: 'abort', vid })
+      await this.parts.propose({ op: 'abort', vid })
     } catch (error) {
-      if (registry().get(vid)?.state === 'live') {
+      if (this.parts.registry().get(vid)?.state === 'live') {
         this.building.delete(vid)
-        return true
+        return false
       }
-      aborted = false
-      log('warning', 'giving up a VDI failed; it will be tried again', { vid, error: asSheepError(error).message })
+      const { message } = asSheepError(error)
+      this.parts.log('warning', 'giving up a VDI failed; it will be tried again', { vid, error: message })
     }
-    const settled = { yet: false }
-    const ended = built
-      .catch(() => {})
-      .then(() => {
-        settled.yet = true
-        this.building.delete(vid)
-        return aborted ? this.free(vid) : undefined
-      })
-    // A build that failed has ended, so the user hears of it when nothing is left; one that hangs is not waited for
-    await Promise.resolve()
-    await Promise.resolve()
-    if (settled.yet) await ended
-    return false
+    return true
   }
 
+  /** What was built and given up. `resumeInterrupted` does it when the abort or this failed. */
   private async free(vid: number): Promise<void> {
+    this.building.delete(vid)
+    if (this.parts.registry().get(vid)?.state !== 'deleting') return
     try {
       await this.parts.reclaim.free(vid)
     } catch (error) {

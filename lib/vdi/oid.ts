@@ -45,7 +45,8 @@ export function indexOf(oid: Oid): number {
 /** Upper 32 bits of the wire form. */
 export function highWord(oid: Oid): number {
   const kind = kindOf(oid)
-  const flag = kind === KIND_DATA ? 0 : kind === KIND_INODE ? 0x80000000 : kind === KIND_VM_STATE ? 0x40000000 : 0x20000000
+  const flag =
+    kind === KIND_DATA ? 0 : kind === KIND_INODE ? 0x80000000 : kind === KIND_VM_STATE ? 0x40000000 : 0x20000000
   return (flag | vidOf(oid)) >>> 0
 }
 

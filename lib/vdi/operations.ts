@@ -27,7 +27,7 @@ export const HOLD_MS_MAX = 30_000
 /** Writing an inode while others wait for the exclusive right: some milliseconds, unless a replica is away or recovers. */
 export const BUILD_MS_MAX = 60_000
 
-/** Preallocating: a petabyte's worth of bad days. */
+/** Preallocating goes at the disks' speed; its progress is shown. */
 const ALLOCATE_MS_MAX = 7 * 24 * 3600 * 1000
 
 /** Objects preallocated at once. */
@@ -69,7 +69,7 @@ export interface CreateRequest {
 }
 
 export class VdiOperations {
-  private readonly reclaim: Reclaim
+  readonly reclaim: Reclaim
   private readonly making: Making
   private readonly ending = new Set<number>()
   private shrinks = 0
