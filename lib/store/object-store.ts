@@ -9,26 +9,18 @@ import {
   type Extent,
   type Log,
 } from '../host/interfaces.js'
-import { assertOid, type Oid, oidToHex, vidOf } from '../vdi/oid.js'
+import { assertOid, type Oid } from '../vdi/oid.js'
 import { completed } from './completed.js'
 import { ALLOCATE, DataOps, type DataPath, PUNCH, READ, WRITE, ZERO } from './data-op.js'
 import { HandleCache } from './handle-cache.js'
 import { assertEpoch, HEADER_BYTES } from './header.js'
 import { HeaderWriter } from './header-writer.js'
 import { IntentLog } from './intent-log.js'
-import {
-  DIRECTORIES,
-  directoryIndex,
-  directoryPath,
-  type FileOwner,
-  HEADER_STALE,
-  ObjectFile,
-  objectPath,
-} from './object-file.js'
+import { HEADER_STALE, ObjectFile, objectPath } from './object-file.js'
 import { clearStage, makeDirectories, scanObjects } from './scan.js'
 import { SpaceGauge } from './space-gauge.js'
 import { StagedFile, type StageOwner } from './staged-file.js'
-import { SyncGroup, SyncQueue, SyncUnit } from './sync-queue.js'
+import { Syncs } from './syncs.js'
 import type { ObjectStore, StagedObject, StoredObject } from './types.js'
 
 const ENOSPC = 28
@@ -38,10 +30,7 @@ const HANDLES_DEFAULT = 4096
 const INTENTS_DEFAULT = 4096
 const PARALLEL_SYNCS_DEFAULT = 2
 
-const NOBODY: Completion = { complete() {} }
-
 export interface StoreOptions {
-  disk: Disk
   clock: Clock
   log: Log
   /** Files kept open */
@@ -54,42 +43,7 @@ export interface StoreOptions {
   intents?: number
 }
 
-/** A directory of objects whose entries changed. */
-class DirectoryUnit extends SyncUnit {
-  /** Objects removed from it, whose intents go once the removal is durable */
-  removed: Oid[] = []
-  private covering: Oid[] = []
-
-  constructor(
-    private readonly store: FileStore,
-    readonly index: number,
-  ) {
-    super()
-  }
-
-  startSync(done: Completion): void {
-    this.covering = this.removed
-    this.removed = []
-    this.store.syncDirectory(this, done)
-  }
-
-  synced(ok: boolean): void {
-    if (ok) this.store.forgetIntents(this.covering)
-    else this.removed = this.covering.concat(this.removed)
-    this.covering = []
-  }
-}
-
-class VdiFiles {
-  readonly objects = new Set<ObjectFile>()
-  /** Objects whose sync unit is not idle */
-  readonly unsynced = new Set<ObjectFile>()
-  /** Directories in which objects of this vid came or went, and no sync of the vid covered it */
-  readonly directories = new Set<DirectoryUnit>()
-}
-
-export class FileStore implements ObjectStore, DataPath, FileOwner, StageOwner {
-  readonly disk: Disk
+export class FileStore implements ObjectStore, DataPath, StageOwner {
   readonly handles: HandleCache
   readonly headers: HeaderWriter
   readonly gauge: SpaceGauge
@@ -99,34 +53,46 @@ export class FileStore implements ObjectStore, DataPath, FileOwner, StageOwner {
 
   private readonly log: Log
   private readonly table = new Map<Oid, ObjectFile>()
-  private readonly vdis = new Map<number, VdiFiles>()
-  private readonly directories: DirectoryUnit[] = []
   private readonly staging = new Map<Oid, StagedFile>()
-  private readonly syncs: SyncQueue
+  private readonly syncs: Syncs
   private readonly intents: IntentLog
   private readonly data: DataOps
   private closed = false
 
-  /** Use `openObjectStore`. */
-  constructor(options: StoreOptions) {
-    this.disk = options.disk
-    this.log = options.log
-    this.gauge = new SpaceGauge(options.disk, options.clock, options.reserve ?? -1)
-    this.handles = new HandleCache(options.disk, options.handles ?? HANDLES_DEFAULT, (file) => this.syncSoon(file))
-    this.headers = new HeaderWriter(options.disk, this.handles)
-    this.syncs = new SyncQueue(options.parallelSyncs ?? PARALLEL_SYNCS_DEFAULT)
-    this.intents = new IntentLog(options.disk, options.intents ?? INTENTS_DEFAULT, options.log)
-    this.intents.onPressure = () => this.intentPressure()
-    this.data = new DataOps(this)
-    for (let index = 0; index < DIRECTORIES; index++) this.directories.push(new DirectoryUnit(this, index))
+  /** Opens the store under the disk's root, new or not. Throws DiskError, SheepError. */
+  static async open(disk: Disk, options: StoreOptions): Promise<FileStore> {
+    const store = new FileStore(disk, options)
+    await store.load()
+    return store
   }
 
-  async open(): Promise<void> {
+  private constructor(
+    readonly disk: Disk,
+    options: StoreOptions,
+  ) {
+    this.log = options.log
+    this.gauge = new SpaceGauge(disk, options.clock, options.reserve ?? -1)
+    this.handles = new HandleCache(disk, options.handles ?? HANDLES_DEFAULT, (file) => this.syncs.syncSoon(file))
+    this.headers = new HeaderWriter(disk, this.handles)
+    this.syncs = new Syncs({
+      disk,
+      handles: this.handles,
+      headers: this.headers,
+      log: options.log,
+      parallel: options.parallelSyncs ?? PARALLEL_SYNCS_DEFAULT,
+      removalsDurable: (oids) => this.forgetIntents(oids),
+    })
+    this.intents = new IntentLog(disk, options.intents ?? INTENTS_DEFAULT, options.log)
+    this.intents.onPressure = () => this.intentPressure()
+    this.data = new DataOps(this)
+  }
+
+  private async load(): Promise<void> {
     const { disk, log } = this
     await makeDirectories(disk)
     clearStage(disk)
     await scanObjects(disk, log, ({ oid, writeEpoch, checkEpoch }) => {
-      this.insert(new ObjectFile(this, oid, writeEpoch, checkEpoch))
+      this.insert(new ObjectFile(this.syncs, oid, writeEpoch, checkEpoch))
     })
     let logged = this.readIntents()
     if (logged === null) {
@@ -146,7 +112,7 @@ export class FileStore implements ObjectStore, DataPath, FileOwner, StageOwner {
       file.suspect = true
       // A killed process may have left writes in the page cache that nobody has synced.
       this.wrote(file)
-      this.directoryChanged(oid)
+      this.syncs.directoryChanged(oid)
     }
     await this.intents.start(suspects)
   }
@@ -176,40 +142,20 @@ export class FileStore implements ObjectStore, DataPath, FileOwner, StageOwner {
   }
 
   ofVdi(vid: number): StoredObject[] {
-    return [...(this.vdis.get(vid)?.objects ?? [])]
-  }
-
-  private vdi(vid: number): VdiFiles {
-    let files = this.vdis.get(vid)
-    if (files === undefined) {
-      files = new VdiFiles()
-      this.vdis.set(vid, files)
-    }
-    return files
+    return [...this.syncs.objects(vid)]
   }
 
   private insert(file: ObjectFile): void {
     this.table.set(file.oid, file)
-    this.vdi(vidOf(file.oid)).objects.add(file)
+    this.syncs.insert(file)
   }
 
   /** The object's file is no longer in its place. */
   private detach(file: ObjectFile): void {
     file.removed = true
     this.table.delete(file.oid)
-    const files = this.vdi(vidOf(file.oid))
-    files.objects.delete(file)
-    files.unsynced.delete(file)
     this.handles.release(file)
-    const directory = this.directoryChanged(file.oid)
-    if (this.intents.knows(file.oid)) directory.removed.push(file.oid)
-  }
-
-  private directoryChanged(oid: Oid): DirectoryUnit {
-    const directory = this.directories[directoryIndex(oid)]
-    directory.changed = true
-    this.vdi(vidOf(oid)).directories.add(directory)
-    return directory
+    this.syncs.detach(file, this.intents.knows(file.oid))
   }
 
   // creation and removal
@@ -222,7 +168,7 @@ export class FileStore implements ObjectStore, DataPath, FileOwner, StageOwner {
     this.refuseWhenFull('create', path)
     const former = this.table.get(oid)
     if (former !== undefined) this.remove(former)
-    const file = new ObjectFile(this, oid, writeEpoch, 0)
+    const file = new ObjectFile(this.syncs, oid, writeEpoch, 0)
     this.handles.adopt(file, this.handles.openFile(path, 'create-new'))
     file.header = HEADER_STALE
     this.headers.update(file)
@@ -234,7 +180,7 @@ export class FileStore implements ObjectStore, DataPath, FileOwner, StageOwner {
     // A former object's entry speaks of the oid and so of this one too.
     file.intent = this.intents.has(oid)
     this.insert(file)
-    this.directoryChanged(oid)
+    this.syncs.directoryChanged(oid)
     this.wrote(file)
     return file
   }
@@ -326,112 +272,23 @@ export class FileStore implements ObjectStore, DataPath, FileOwner, StageOwner {
     assert(!file.removed, 'an object that is gone is not used')
     if (epoch === file.checkEpoch) return
     file.checkEpoch = epoch
-    this.changed(file)
+    this.syncs.changed(file)
     this.headers.update(file)
   }
 
   wrote(file: ObjectFile): void {
-    file.wrote = true
-    file.dirty = true
-    this.changed(file)
-  }
-
-  private changed(file: ObjectFile): void {
-    if (file.changed) return
-    file.changed = true
-    if (!file.removed) this.vdi(vidOf(file.oid)).unsynced.add(file)
+    this.syncs.wrote(file)
   }
 
   // syncs
 
   syncVdi(vid: number, done: Completion): void {
-    const files = this.vdis.get(vid)
-    if (files === undefined) {
-      done.complete(0)
-      return
-    }
-    const units: SyncUnit[] = []
-    for (const file of files.unsynced) units.push(file)
-    for (const directory of files.directories) {
-      if (directory.idle) files.directories.delete(directory)
-      else units.push(directory)
-    }
-    if (files.objects.size === 0 && files.directories.size === 0) this.vdis.delete(vid)
-    if (units.length === 0) {
-      done.complete(0)
-      return
-    }
-    const group = new SyncGroup(units.length, done)
-    for (const unit of units) this.syncs.join(unit, group)
+    this.syncs.syncVdi(vid, done)
   }
 
   syncObject(object: StoredObject, done: Completion): void {
-    const file = object as ObjectFile
-    assert(!file.removed, 'an object that is gone is not used')
-    const directory = this.directories[directoryIndex(file.oid)]
-    const group = new SyncGroup(2, done)
-    this.syncs.join(file, group)
-    if (this.vdi(vidOf(file.oid)).directories.has(directory)) this.syncs.join(directory, group)
-    else group.complete(0)
-  }
-
-  private syncSoon(file: ObjectFile): void {
-    if (!file.queued && !file.syncing) this.syncs.join(file, NOBODY)
-  }
-
-  syncFile(file: ObjectFile, done: Completion): void {
-    if (file.removed) {
-      done.complete(0)
-      return
-    }
-    this.headers.ready(file, {
-      complete: (result) => {
-        if (result < 0 || file.removed) done.complete(result)
-        else this.syncContent(file, done)
-      },
-    })
-  }
-
-  private syncContent(file: ObjectFile, done: Completion): void {
-    let handle: ReturnType<HandleCache['of']>
-    try {
-      handle = this.handles.of(file)
-    } catch (error) {
-      if (!(error instanceof DiskError)) throw error
-      done.complete(-error.errno)
-      return
-    }
-    handle.pins++
-    this.disk.sync(handle.fd, {
-      complete: (result) => {
-        this.handles.unpin(handle)
-        if (result < 0) {
-          file.lost = result
-          this.log('error', `a sync failed, what it covered may be lost: object ${oidToHex(file.oid)}`, {
-            errno: -result,
-          })
-        }
-        done.complete(result)
-      },
-    })
-  }
-
-  fileSynced(file: ObjectFile, ok: boolean): void {
-    if (ok) file.dirty = file.wrote
-    if (file.idle && !file.removed) this.vdi(vidOf(file.oid)).unsynced.delete(file)
-  }
-
-  syncDirectory(directory: DirectoryUnit, done: Completion): void {
-    const path = directoryPath(directory.index)
-    this.disk.syncDirectory(path, {
-      complete: (result) => {
-        if (result < 0) {
-          directory.lost = result
-          this.log('error', `a sync failed, files in ${path} may be lost`, { errno: -result })
-        }
-        done.complete(result)
-      },
-    })
+    assert(!object.removed, 'an object that is gone is not used')
+    this.syncs.syncObject(object as ObjectFile, done)
   }
 
   // received copies
@@ -470,10 +327,10 @@ export class FileStore implements ObjectStore, DataPath, FileOwner, StageOwner {
       former.replaced = true
       this.detach(former)
     }
-    const file = new ObjectFile(this, oid, writeEpoch, checkEpoch)
+    const file = new ObjectFile(this.syncs, oid, writeEpoch, checkEpoch)
     this.handles.adopt(file, fd)
     this.insert(file)
-    this.syncs.join(this.directoryChanged(oid), done)
+    this.syncs.syncPlace(oid, done)
   }
 
   // intents
@@ -489,7 +346,7 @@ export class FileStore implements ObjectStore, DataPath, FileOwner, StageOwner {
       complete: (result) => {
         if (result >= 0) {
           file.intent = true
-          if (file.removed) this.directoryChanged(file.oid).removed.push(file.oid)
+          if (file.removed) this.syncs.directoryChanged(file.oid).removed.push(file.oid)
         }
         done.complete(result)
       },
@@ -505,12 +362,12 @@ export class FileStore implements ObjectStore, DataPath, FileOwner, StageOwner {
     }
   }
 
-  forgetIntents(oids: readonly Oid[]): void {
+  private forgetIntents(oids: readonly Oid[]): void {
     for (const oid of oids) if (this.table.get(oid)?.intent !== true) this.intents.drop(oid)
   }
 
   private intentPressure(): void {
-    for (const directory of this.directories) if (directory.removed.length > 0) this.syncs.join(directory, NOBODY)
+    this.syncs.syncRemovals()
     this.onIntentPressure?.()
   }
 
@@ -530,7 +387,7 @@ export class FileStore implements ObjectStore, DataPath, FileOwner, StageOwner {
     this.closed = true
     for (const staged of [...this.staging.values()]) staged.abort()
     let failure = 0
-    for (const vid of [...this.vdis.keys()]) {
+    for (const vid of this.syncs.vids()) {
       const result = await completed((done) => this.syncVdi(vid, done))
       if (result < 0) failure = result
     }
@@ -538,11 +395,4 @@ export class FileStore implements ObjectStore, DataPath, FileOwner, StageOwner {
     this.handles.releaseAll()
     if (failure < 0) throw new DiskError(-failure, 'sync', 'obj', `errno ${-failure}`)
   }
-}
-
-/** Opens the store under the disk's root, new or not. Throws DiskError, SheepError. */
-export async function openObjectStore(options: StoreOptions): Promise<FileStore> {
-  const store = new FileStore(options)
-  await store.open()
-  return store
 }
