@@ -24,7 +24,7 @@ export async function createNode(options: SheepOptions, hooks: NodeHooks, versio
   const clock = new RealClock()
   const random = new RealRandom()
   const disk = new RealDisk(options.store, { sync: options.sync })
-  const identity = openIdentity(options.store, { random, clock })
+  const identity = openIdentity(disk, { random, clock })
   const space = disk.space().total
   const self: NodeInfo = {
     id: identity.id,
@@ -83,7 +83,6 @@ export async function createNode(options: SheepOptions, hooks: NodeHooks, versio
   } catch (error) {
     await nbd?.close()
     await node.stop()
-    identity.close()
     throw error
   }
   return {
@@ -91,7 +90,6 @@ export async function createNode(options: SheepOptions, hooks: NodeHooks, versio
     async stop() {
       await nbd?.close()
       await node.stop()
-      identity.close()
     },
   }
 }
