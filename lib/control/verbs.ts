@@ -18,6 +18,7 @@ import type {
   RecoveryReport,
 } from './services.js'
 
+export const COPIES_MAX = MAX_COPIES
 /** Kept in a daemon's memory */
 export const LOG_LINES_MAX = 5_000
 
@@ -107,7 +108,7 @@ const size: Checker<number> = (value) => {
   checkSize(value)
   return value
 }
-const copies = optional(integer(0, MAX_COPIES), 0)
+const copies = optional(integer(0, COPIES_MAX), 0)
 const blockSizeShift: Checker<number> = optional((value) => {
   if (value !== 0) checkShift(value)
   return value as number

@@ -1,6 +1,6 @@
 /** Arguments and options of dog as typed values. Each throws SheepError invalid that names what was given. */
+import { COPIES_MAX } from '../control/verbs.js'
 import { SheepError } from '../errors.js'
-import { MAX_COPIES } from '../placement/ring.js'
 import { MAX_SHIFT, MIN_SHIFT } from '../vdi/inode.js'
 import { parseSize } from './size.js'
 
@@ -13,7 +13,7 @@ export function parseCount(text: string, what: string, min: number, max: number)
 }
 
 export function parseCopies(text: string): number {
-  return parseCount(text, 'number of copies', 1, MAX_COPIES)
+  return parseCount(text, 'number of copies', 1, COPIES_MAX)
 }
 
 export function parseIndex(text: string): number {

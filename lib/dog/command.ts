@@ -1,5 +1,5 @@
 /** How a command of dog is described: once, with examples, and without knowing how it is run. */
-import { Argument, type Command, type CommandOptions } from 'commander'
+import { Argument, type Command, type CommanderError, type CommandOptions } from 'commander'
 import type { Session } from './session.js'
 
 /** The options that commander parsed, by name. */
@@ -23,11 +23,45 @@ export type Add = (
   options?: CommandOptions,
 ) => CommandText
 
+const MORE = '\nOptions of every command (-a, -p, --socket, -r, --json, --timeout): dog --help'
+
+/** What was typed is no command line of dog. `command` is the one that it came closest to. */
+export class UsageError extends Error {
+  override readonly name = 'UsageError'
+  constructor(
+    readonly problem: CommanderError,
+    readonly command: Command,
+  ) {
+    super(problem.message)
+  }
+}
+
+/** `dog vdi create` */
+export function pathOf(command: Command): string {
+  return command.parent === null ? command.name() : `${pathOf(command.parent)} ${command.name()}`
+}
+
+/** Throws UsageError in place of leaving the process; requests for help and version pass as CommanderError, exit code 0. */
+export function throwUsage(command: Command): Command {
+  return command.exitOverride((error) => {
+    throw error.exitCode === 0 ? error : new UsageError(error, command)
+  })
+}
+
+/** A command that only has commands. */
+export function group(parent: Command, name: string, summary: string): Command {
+  return throwUsage(parent.command(name))
+    .summary(summary)
+    .description(sentence(summary))
+    .helpCommand(false)
+    .addHelpText('after', MORE)
+}
+
 /** Connects descriptions to `start`, which makes the session of a run and does what it says. */
 export function adder(start: (command: Command, run: (session: Session) => Promise<void>) => Promise<void>): Add {
   return (parent, usage, summary, declare = (command) => command, options = {}) => {
     const [name, ...words] = usage.split(' ')
-    const command = parent.command(name, options).description(summary)
+    const command = throwUsage(parent.command(name, options)).summary(summary).description(sentence(summary))
     for (const word of words) command.addArgument(new Argument(word))
     declare(command).allowExcessArguments(false)
     const text: CommandText = {
@@ -40,6 +74,7 @@ export function adder(start: (command: Command, run: (session: Session) => Promi
         return text
       },
       run(action) {
+        command.addHelpText('after', MORE)
         command.action((...given) => {
           const values = given.slice(0, words.length) as string[]
           return start(command, (session) => action(session, values, command.opts()))
@@ -48,4 +83,8 @@ export function adder(start: (command: Command, run: (session: Session) => Promi
     }
     return text
   }
+}
+
+function sentence(text: string): string {
+  return `${text[0].toUpperCase()}${text.slice(1)}.`
 }

@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 /** `dog`, the command: global options, exit codes, and what happens when a run ends early. */
 import { type Command, CommanderError } from 'commander'
-import { asSheepError, SheepError } from '../errors.js'
+import { asSheepError, ERRORS, SheepError } from '../errors.js'
+import { pathOf, UsageError } from './command.js'
 import { dogProgram } from './program.js'
 import { printError, type Session } from './session.js'
 
@@ -19,14 +20,10 @@ async function run(session: Session, action: (session: Session) => Promise<void>
   }
 }
 
-function usageError(error: CommanderError): SheepError {
-  const [message, ...more] = error.message.replace(/^error: /, '').split('\n')
+function usageError({ problem, command }: UsageError): SheepError {
+  const [message, ...more] = problem.message.replace(/^error: /, '').split('\n')
   const suggestion = more.join(' ').replace(/^\((.*)\)$/, '$1')
-  return new SheepError(
-    'invalid',
-    message,
-    suggestion || 'dog --help lists the commands, dog COMMAND --help its options',
-  )
+  return new SheepError('invalid', message, suggestion || `${pathOf(command)} --help shows what it takes`)
 }
 
 async function main(): Promise<void> {
@@ -46,12 +43,12 @@ async function main(): Promise<void> {
     await program.parseAsync()
   } catch (error) {
     // --help and --version have printed what was asked; a group without a command has printed its help on stderr.
-    if (error instanceof CommanderError && error.code.startsWith('commander.help')) {
-      process.exitCode = error.exitCode === 0 ? 0 : 2
+    if (error instanceof CommanderError) return
+    if (error instanceof UsageError && error.problem.code.startsWith('commander.help')) {
+      process.exitCode = ERRORS.invalid.exit
       return
     }
-    if (error instanceof CommanderError && error.exitCode === 0) return
-    const failure = error instanceof CommanderError ? usageError(error) : asSheepError(error)
+    const failure = error instanceof UsageError ? usageError(error) : asSheepError(error)
     printError(failure)
     process.exitCode = failure.exitCode
   }

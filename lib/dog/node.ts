@@ -3,7 +3,7 @@ import type { Command } from 'commander'
 import type { DiskInfo, NodeSpace, NodeStatistics } from '../control/services.js'
 import { LOG_LINES_MAX, type NodeSummary, type OfNode } from '../control/verbs.js'
 import { parseCount } from './arguments.js'
-import type { Add } from './command.js'
+import { type Add, group } from './command.js'
 import { hostPort } from './location.js'
 import { showRecovery, watchRecovery } from './recovery.js'
 import type { Session } from './session.js'
@@ -77,7 +77,7 @@ export function addNodeCommands(node: Command, add: Add): void {
       session.report(answer, `Node ${answer.node.number} (${hostPort(answer.node)}) is stopping.`)
     })
 
-  const md = node.command('md').description('the disks of a node')
+  const md = group(node, 'md', 'the disks of a node').usage('[options] info [NODE]')
   add(md, 'info [NODE]', 'show the disks of a node', allOption, { isDefault: true })
     .examples('dog node md info', 'dog node md info -A')
     .run(showDisks)

@@ -5,7 +5,7 @@ import { SheepError } from '../errors.js'
 import { VERSION } from '../host/version.js'
 import { parseCount } from './arguments.js'
 import { addClusterCommands } from './cluster.js'
-import { adder } from './command.js'
+import { adder, group, throwUsage } from './command.js'
 import { addNodeCommands } from './node.js'
 import { Session } from './session.js'
 import { addVdiCommands } from './vdi.js'
@@ -14,28 +14,35 @@ const DEFAULT_ADDRESS = '127.0.0.1'
 const DEFAULT_PORT = 7000
 const TIMEOUT_MAX_S = 7 * 86_400
 
-const OVERVIEW = `
-Volumes      dog vdi create | list | snapshot | clone | rollback | delete | resize | rename | tree
-             dog vdi read | write | check | object | lock list
-Nodes        dog node list | info | recovery | stat | kill | md | log
-Cluster      dog cluster info | format | shutdown | check | recover
+const DESCRIPTION = `Volumes, nodes and the cluster of Sheepdog, replicated block storage for QEMU/KVM.
 
+Commands:
+  dog vdi      create, list, snapshot, clone, rollback, delete, resize, rename,
+               tree, read, write, check, object, lock
+  dog node     list, info, recovery, stat, kill, md, log
+  dog cluster  info, format, shutdown, check, recover`
+
+const AFTER = `
 Examples:
-  dog cluster format -c 3                       once, when all daemons run
-  dog vdi create disk 10G                       a volume that takes space as it is written
-  dog vdi snapshot -s monday disk               freeze it
-  dog vdi clone -s monday disk copy             a writable copy, at once
-  qemu-img convert -n image.qcow2 'nbd:unix:/var/lib/sheepdog/nbd.sock:exportname=disk'
-  dog -a 10.0.0.2 node list                     ask another daemon
+  dog cluster format -c 3             once, when all daemons run
+  dog vdi create disk 10G             a volume that takes space as it is written
+  dog vdi snapshot -s monday disk     freeze it
+  dog vdi clone -s monday disk copy   a writable copy, at once
+  dog -a 10.0.0.2 node list           ask another daemon
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 exists, 5 cluster not ready, 6 busy or locked, 7 no space.`
+Volumes are used through NBD, e.g. in QEMU: nbd+unix:///disk?socket=STORE/nbd.sock
+Each command explains itself: dog vdi create --help
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 exists, 5 cluster not ready,
+6 busy or locked, 7 no space`
 
 export type RunSession = (session: Session, action: (session: Session) => Promise<void>) => Promise<void>
 
 /** `run` is called for the command that is chosen. Parsing throws CommanderError or SheepError. */
 export function dogProgram(run: RunSession): Command {
-  const program = new Command('dog')
-    .description('Volumes, nodes and the cluster of Sheepdog, replicated block storage for QEMU/KVM.')
+  const program = throwUsage(new Command('dog'))
+    .description(DESCRIPTION)
+    .usage('[options] COMMAND ...')
     .addOption(new Option('-a, --address <HOST>', 'daemon to ask').env('SHEEPDOG_ADDRESS').default(DEFAULT_ADDRESS))
     .addOption(new Option('-p, --port <PORT>', 'its TCP port').env('SHEEPDOG_PORT').default(String(DEFAULT_PORT)))
     .addOption(
@@ -47,14 +54,13 @@ export function dogProgram(run: RunSession): Command {
     .version(VERSION, '-v, --version', 'print the version')
     .helpOption('-h, --help', 'print help')
     .helpCommand(false)
-    .configureHelp({ showGlobalOptions: true, sortSubcommands: false })
+    .configureHelp({ visibleCommands: (command) => (command.parent === null ? [] : command.commands.slice()) })
     .configureOutput({ outputError: () => {} })
-    .exitOverride()
-    .addHelpText('after', OVERVIEW)
+    .addHelpText('after', AFTER)
   const add = adder((command, action) => run(new Session(sessionOptions(command)), action))
-  addVdiCommands(program.command('vdi').description('volumes, snapshots and clones'), add)
-  addNodeCommands(program.command('node').description('the daemons, one by one'), add)
-  addClusterCommands(program.command('cluster').description('all daemons together'), add)
+  addVdiCommands(group(program, 'vdi', 'volumes, snapshots and clones'), add)
+  addNodeCommands(group(program, 'node', 'the daemons, one by one'), add)
+  addClusterCommands(group(program, 'cluster', 'all daemons together'), add)
   return program
 }
 

@@ -4,7 +4,7 @@ import type { VdiInfo } from '../control/verbs.js'
 import { SheepError } from '../errors.js'
 import { parseCopies, parseIndex, parseObjectShift } from './arguments.js'
 import { printCheck } from './check-report.js'
-import type { Add } from './command.js'
+import { type Add, group } from './command.js'
 import { confirm } from './confirm.js'
 import { printLocation } from './location.js'
 import type { Session } from './session.js'
@@ -190,13 +190,13 @@ export function addVdiCommands(vdi: Command, add: Add): void {
     })
 
   addObjectCommand(vdi, add)
-  const lock = vdi.command('lock').description('who has volumes open')
+  const lock = group(vdi, 'lock', 'who has volumes open')
   add(lock, 'list', 'list volumes that are open, and by whom').examples('dog vdi lock list').run(listLocks)
 }
 
 /** `dog vdi object NAME [INDEX]`, and the form `dog vdi object location` that scripts know. */
 function addObjectCommand(vdi: Command, add: Add): void {
-  const object = vdi.command('object').description("where a volume's objects are")
+  const object = group(vdi, 'object', "where a volume's objects are").usage('[options] <NAME> [INDEX]')
   add(
     object,
     'location <NAME> [INDEX]',
