@@ -15,7 +15,7 @@ import { checkSize, entriesFor, shiftForSize } from './inode.js'
 import { createInode, readIndex, spread } from './inode-io.js'
 import { Making } from './making.js'
 import type { ObjectIo } from './object-io.js'
-import { dataOid, type Oid } from './oid.js'
+import { dataOid } from './oid.js'
 import { type Progress, Reclaim } from './reclaim.js'
 import { type Registry, referenceOf } from './registry.js'
 import { SHRINK_SESSION, shrink } from './shrink.js'
@@ -220,16 +220,6 @@ export class VdiOperations {
     const { vid } = this.registry.find(name, snapshot)
     await this.propose({ op: 'set-tag', vid, tag })
     return this.entry(vid)
-  }
-
-  /** See Reclaim.release: for the gateway, after copy-on-write and discard. */
-  release(vid: number, references: readonly Oid[]): Promise<void> {
-    return this.reclaim.release(vid, references)
-  }
-
-  /** See Reclaim.reachable: for recovery and check. */
-  reachable(oids: Iterable<Oid>): Promise<Set<Oid>> {
-    return this.reclaim.reachable(oids)
   }
 
   /**

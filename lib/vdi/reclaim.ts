@@ -49,6 +49,9 @@ export interface ReclaimParts {
 
 export class Reclaim {
   private readonly running = new Map<number, Promise<void>>()
+  /** By vid: the batch of releases that has not begun, and the end of the last one that has a place */
+  private readonly nextReleases = new Map<number, { references: Oid[]; answer: Promise<void> }>()
+  private readonly lastReleases = new Map<number, Promise<void>>()
 
   constructor(private readonly parts: ReclaimParts) {}
 
@@ -89,8 +92,32 @@ export class Reclaim {
   /**
    * `references`: data objects that the index of the working VDI `vid`, open on this node, names no more (by copy-on-write or discard; the
    * index write is complete). Frees those that nothing else needs. Until it resolves no write of this VDI may create one of them anew.
+   * Calls that come while one of this VDI runs are answered together.
    */
-  async release(vid: number, references: readonly Oid[]): Promise<void> {
+  release(vid: number, references: readonly Oid[]): Promise<void> {
+    let batch = this.nextReleases.get(vid)
+    if (batch !== undefined) {
+      for (const oid of references) batch.references.push(oid)
+      return batch.answer
+    }
+    const collected = references.slice()
+    const answer = (this.lastReleases.get(vid) ?? Promise.resolve()).then(() => {
+      this.nextReleases.delete(vid)
+      return this.releaseNow(vid, collected)
+    })
+    batch = { references: collected, answer }
+    this.nextReleases.set(vid, batch)
+    // Those that wait hear of the failure; the next batch starts all the same
+    const ended = answer
+      .catch(() => {})
+      .finally(() => {
+        if (this.lastReleases.get(vid) === ended) this.lastReleases.delete(vid)
+      })
+    this.lastReleases.set(vid, ended)
+    return answer
+  }
+
+  private async releaseNow(vid: number, references: readonly Oid[]): Promise<void> {
     const plan = new FreePlan(this.parts.registry(), vid, references)
     if (plan.settled && plan.free.length === 0) return
     // Else a power loss could bring the reference back, after the object has gone

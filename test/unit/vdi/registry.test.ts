@@ -350,7 +350,7 @@ const steps: fc.Arbitrary<Step[]> = fc.array(
     pick: fc.nat(30),
     text: fc.nat(3),
   }),
-  { minLength: 1, maxLength: 120 },
+  { minLength: 1, maxLength: 120, size: 'max' },
 )
 
 function commandOf(registry: Registry, step: Step): VdiCommand {
@@ -474,7 +474,7 @@ test('random histories keep the invariants, and a copy through JSON has the same
         checkInvariants(t, registry)
       }
     }),
-    { numRuns: 400 },
+    { numRuns: 200 },
   )
   const codes = ['exists:', 'not-found:', 'busy:', 'locked:', 'invalid:', 'read-only:', 'not-locked:']
   for (const wanted of ['commit', 'back-commit', 'done', 'clone', 'rename', ...codes]) t.true(seen.has(wanted), wanted)
