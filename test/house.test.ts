@@ -77,11 +77,12 @@ const below: Record<string, readonly string[]> = {
   control: ['gateway', 'replication', 'vdi', 'store', 'placement', 'cluster', 'protocol'],
   nbd: ['gateway', 'vdi', 'host'],
   sd: ['gateway', 'vdi', 'protocol', 'host'],
-  dog: ['control', 'vdi', 'protocol'],
+  node: ['control', 'gateway', 'replication', 'vdi', 'store', 'placement', 'cluster', 'protocol'],
+  dog: ['control', 'vdi', 'protocol', 'host'],
 }
 
 /** The layers that get clock, random, disk, network and engine as arguments. */
-const coreFolders = new Set(['placement', 'vdi', 'cluster', 'store', 'replication', 'gateway'])
+const coreFolders = new Set(['placement', 'vdi', 'cluster', 'store', 'replication', 'gateway', 'node'])
 /** Files in those folders that are the outside: engines that talk to the world. */
 const outside = /^lib\/cluster\/(?:local|corosync)[a-z-]*\.ts$/
 const coreFiles = productFiles.filter((path) => coreFolders.has(folderOf(path)) && !outside.test(path))

@@ -82,7 +82,7 @@ export class TestCluster {
     closeSync(log)
     node.child = child
     let said = ''
-    child.stdout.on('data', (text) => {
+    child.stdout?.on('data', (text) => {
       said += text
     })
     // It says one line on stdout once it serves, or waits for what only people can bring.
