@@ -172,7 +172,8 @@ export class SheepNode implements ClusterListener {
   /** A peer's HELLO; its node id. SheepError version, join-failed. */
   welcome(hello: unknown): string {
     const { id, version, clusterId } = (hello ?? {}) as { id?: unknown; version?: unknown; clusterId?: unknown }
-    if (typeof id !== 'string' || !/^[0-9a-f]{16}$/.test(id)) throw new SheepError('invalid', 'a peer without a node id')
+    if (typeof id !== 'string' || !/^[0-9a-f]{16}$/.test(id))
+      throw new SheepError('invalid', 'a peer without a node id')
     if (version !== PEER_VERSION) {
       throw new SheepError('version', `peer ${id} speaks protocol ${String(version)}, this node ${PEER_VERSION}`)
     }
@@ -287,7 +288,10 @@ export class SheepNode implements ClusterListener {
     const key = `${node.id} ${this.topology.epoch}`
     if (this.expelling.has(key) || this.cluster.status !== 'running') return
     this.expelling.add(key)
-    this.parts.log('warning', `node ${node.name} (${node.host}:${node.port}): ${reason}; asking the cluster to go on without it`)
+    this.parts.log(
+      'warning',
+      `node ${node.name} (${node.host}:${node.port}): ${reason}; asking the cluster to go on without it`,
+    )
     this.cluster
       .propose({ type: 'expel', node: node.id, epoch: this.topology.epoch, reason })
       .catch((error: unknown) => this.parts.log('warning', `expelling ${node.name}: ${asSheepError(error).message}`))
@@ -296,7 +300,9 @@ export class SheepNode implements ClusterListener {
 
   private diskFailed(errno: number, what: string): void {
     this.pause()
-    this.parts.fatal(new SheepError('io', `the disk failed (${what}, errno ${errno})`, 'replace it and start sheep again'))
+    this.parts.fatal(
+      new SheepError('io', `the disk failed (${what}, errno ${errno})`, 'replace it and start sheep again'),
+    )
   }
 
   /**
@@ -313,7 +319,10 @@ export class SheepNode implements ClusterListener {
   }
 
   private confirm(gap: number): void {
-    this.parts.log('warning', `this daemon stood still for ${Math.round(gap / 1000)} s; asking the cluster before going on`)
+    this.parts.log(
+      'warning',
+      `this daemon stood still for ${Math.round(gap / 1000)} s; asking the cluster before going on`,
+    )
     this.pause()
     this.cluster.confirm().then(
       () => {

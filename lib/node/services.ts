@@ -15,6 +15,7 @@ import type {
 } from '../control/services.js'
 import { SheepError } from '../errors.js'
 import type { CallHandler } from '../replication/peer-session.js'
+import type { SdServices } from '../sd/session.js'
 import { entriesFor } from '../vdi/inode.js'
 import { readIndex } from '../vdi/inode-io.js'
 import { dataOid, inodeOid, type Oid, oidToHex, vidOf } from '../vdi/oid.js'
@@ -237,4 +238,32 @@ function locateHere(node: SheepNode, oid: Oid): LocatedCopy {
   const object = node.store.get(oid)
   if (object === undefined) return { present: false, valid: false, used: 0 }
   return { present: true, valid: node.replica.isValid(object), used: node.store.usedBytes(object) }
+}
+
+/** What clients of the old protocol need. */
+export function sdServices(node: SheepNode): SdServices {
+  const { cluster, gateway, operations } = node
+  return {
+    cluster,
+    volumes: gateway,
+    io: gateway.io,
+    log: node.parts.log,
+    entry: (vid) => cluster.registry.get(vid),
+    *usedVids() {
+      for (const entry of cluster.registry.all()) yield entry.vid
+    },
+    create: (name, size, copies, blockSizeShift) =>
+      operations.create({
+        name,
+        size,
+        ...(copies > 0 ? { copies } : {}),
+        ...(blockSizeShift > 0 ? { blockSizeShift } : {}),
+      }),
+    clone: (base, name) => operations.clone(base.name, String(base.snapId), name),
+    async snapshot(working, tag) {
+      await operations.snapshot(working.name, tag)
+      return gateway.find(working.name, '')
+    },
+    remove: (entry) => operations.delete(entry.name, entry.snapshotTime === 0 ? '' : String(entry.snapId)),
+  }
 }

@@ -1,10 +1,13 @@
 /** Incoming links: peers, dog and clients come to one port and are told apart by their opcodes. */
-import { ControlSession } from '../control/session.js'
+
 import type { ControlServices } from '../control/services.js'
+import { ControlSession } from '../control/session.js'
 import type { Hold, Link, LinkHandler } from '../host/interfaces.js'
 import { encodeResponse, HEADER_LENGTH, OP, u32 } from '../protocol/header.js'
 import { PeerSession } from '../replication/peer-session.js'
+import { SdSession } from '../sd/session.js'
 import type { SheepNode } from './node.js'
+import { sdServices } from './services.js'
 
 const PEER_FIRST = OP.PEER_HELLO
 const CONTROL_FIRST = OP.CONTROL
@@ -14,6 +17,7 @@ const RESULT_INVALID = 5
 export class Session implements LinkHandler {
   private peer: PeerSession | null = null
   private control: ControlSession | null = null
+  private sd: SdSession | null = null
 
   constructor(
     private readonly node: SheepNode,
@@ -38,6 +42,11 @@ export class Session implements LinkHandler {
         this.answer(opcode, id, result, payload)
       })
       this.control.request(bytes, at, payloadAt, payloadLength, hold)
+    } else if (opcode < PEER_FIRST) {
+      this.sd ??= new SdSession(sdServices(this.node), this.from, (header, payload) => {
+        if (link.open) link.send(header, payload, 0, payload?.length ?? 0)
+      })
+      this.sd.request(bytes, at, payloadAt, payloadLength, hold)
     } else {
       this.answer(opcode, u32(bytes, at + 8), RESULT_INVALID, null)
     }
@@ -46,6 +55,9 @@ export class Session implements LinkHandler {
   closed(): void {
     this.peer?.end()
     this.control?.closed()
+    this.sd?.end().catch((error: unknown) => {
+      this.node.parts.log('warning', `closing the volumes of ${this.from}: ${String(error)}`)
+    })
   }
 
   private answer(opcode: number, id: number, result: number, payload: Uint8Array | null): void {

@@ -38,7 +38,9 @@ export async function grainsOf(store: ObjectStore, object: StoredObject): Promis
       bytes += size
       for (let grain = 0; grain < size; grain += GRAIN) {
         if (buffer.compare(ZEROS, 0, GRAIN, grain, grain + GRAIN) === 0) continue
-        const hash = createHash('sha1').update(buffer.subarray(grain, grain + GRAIN)).digest()
+        const hash = createHash('sha1')
+          .update(buffer.subarray(grain, grain + GRAIN))
+          .digest()
         hashes.set((at + grain) / GRAIN, hash)
       }
     }

@@ -8,7 +8,7 @@
  */
 import { assert } from '../assert.js'
 import type { NodeInfo } from '../cluster/types.js'
-import { SheepError, asSheepError, isErrorCode } from '../errors.js'
+import { asSheepError, isErrorCode, SheepError } from '../errors.js'
 import type { Clock, Hold, Link, LinkHandler, Log, Network, Timer } from '../host/interfaces.js'
 import { encodeRequest, FLAG_WRITE, HEADER_LENGTH, OP, putU32, putU64, u32 } from '../protocol/header.js'
 import { highWord, lowWord } from '../vdi/oid.js'
@@ -83,7 +83,13 @@ export class Peers {
   }
 
   /** SheepError: what the peer answered, or unreachable, or timeout. */
-  call(node: string, method: string, argument: unknown, body?: Buffer, timeoutMs = CALL_TIMEOUT_MS): Promise<CallAnswer> {
+  call(
+    node: string,
+    method: string,
+    argument: unknown,
+    body?: Buffer,
+    timeoutMs = CALL_TIMEOUT_MS,
+  ): Promise<CallAnswer> {
     const peer = this.peers.get(node)
     if (peer === undefined) return Promise.reject(new SheepError('unreachable', `node ${node} is not a member`))
     return peer.call(method, argument, body, timeoutMs)

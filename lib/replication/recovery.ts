@@ -140,7 +140,12 @@ export class Recovery implements ObjectEnsurer {
     if (task.running) throw new SheepError('busy', `object ${oidToHex(oid)} is being recovered`, 'try again')
     task.running = true
     try {
-      const taken = await this.take(task, this.options.topology.epoch, from, this.options.store.get(oid)?.writeEpoch ?? 1)
+      const taken = await this.take(
+        task,
+        this.options.topology.epoch,
+        from,
+        this.options.store.get(oid)?.writeEpoch ?? 1,
+      )
       if (!taken) throw new SheepError('no-object', `node ${from} has no copy of ${oidToHex(oid)}`)
     } finally {
       task.running = false
@@ -575,4 +580,3 @@ function until(start: (done: Completion) => void): Promise<number> {
 function sleep(clock: Clock, ms: number): Promise<void> {
   return new Promise((resolve) => clock.after(ms, resolve))
 }
-

@@ -167,18 +167,19 @@ export class Replica {
     return validThrough(topology, topology.self, object.oid, copies, from)
   }
 
-  /** Counts disk requests in flight; the matching `ended` must follow. */
+  /** Counts requests in flight that read or change objects; the matching `ended` must follow. */
   began(): void {
     this.inFlight++
   }
 
-  ended(result: number, what: string): void {
+  ended(): void {
     this.inFlight--
-    if (result < 0) {
-      this.counters.errors++
-      if (result !== ENOSPC) this.options.diskFailed(-result, what)
-    }
     if (this.draining !== null) this.drained()
+  }
+
+  failed(result: number, what: string): void {
+    this.counters.errors++
+    if (result !== ENOSPC) this.options.diskFailed(-result, what)
   }
 
   recycle(op: ReplicaOp): void {
@@ -205,7 +206,7 @@ export class Replica {
   }
 }
 
-const enum Stage {
+enum Stage {
   Locate = 0,
   Intent = 1,
   Access = 2,
@@ -241,26 +242,27 @@ class ReplicaOp implements Completion, EnsureWaiter {
     const request = this.request as ObjectRequest
     switch (this.stage) {
       case Stage.Intent:
-        replica.ended(result, 'intent log')
-        if (result < 0) this.finish(result)
-        else {
+        if (result < 0) {
+          replica.failed(result, 'intent log')
+          this.finish(result)
+        } else {
           replica.hot.add(this.object as StoredObject)
           // The epoch may have changed while the log was synced: start over, the check is at the top.
           this.locate()
         }
         return
       case Stage.Access:
-        replica.ended(result, 'object')
+        replica.ended()
+        if (result < 0) replica.failed(result, 'object')
         if (result < 0 || (request.flags & FLAG_FUA) === 0 || request.kind === READ) this.finish(result)
         else {
           this.result = result
           this.stage = Stage.Sync
-          replica.began()
           replica.options.store.syncObject(this.object as StoredObject, this)
         }
         return
       default:
-        replica.ended(result, 'sync')
+        if (result < 0) replica.failed(result, 'sync')
         this.finish(result < 0 ? result : this.result)
     }
   }
@@ -277,7 +279,6 @@ class ReplicaOp implements Completion, EnsureWaiter {
       replica.counters.flushes++
       this.stage = Stage.Sync
       this.result = 0
-      replica.began()
       store.syncVdi(vidOf(request.oid), this)
       return
     }
@@ -298,7 +299,11 @@ class ReplicaOp implements Completion, EnsureWaiter {
       else this.access(object)
       return
     }
-    if (object === undefined || (object.validEpoch !== replica.activeEpoch && !replica.isValid(object)) || object.suspect) {
+    if (
+      object === undefined ||
+      (object.validEpoch !== replica.activeEpoch && !replica.isValid(object)) ||
+      object.suspect
+    ) {
       this.ensure()
       return
     }
@@ -357,7 +362,6 @@ class ReplicaOp implements Completion, EnsureWaiter {
     if (!object.intent && !mutations.forgetIntents) {
       this.ensured = true
       this.stage = Stage.Intent
-      replica.began()
       replica.options.store.addIntent(object, this)
       return false
     }
