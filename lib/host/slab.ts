@@ -14,6 +14,12 @@ const POOL_BYTES_MAX = 32 << 20
 const pools: Slab[][] = []
 for (let shift = 0; shift <= LARGEST_SHIFT; shift++) pools.push([])
 let pooledBytes = 0
+let takenBytes = 0
+
+/** Bytes in slabs that somebody holds, and in those that wait for the next. */
+export function slabBytes(): { taken: number; pooled: number } {
+  return { taken: takenBytes, pooled: pooledBytes }
+}
 
 export class Slab implements Hold {
   /** Its own ArrayBuffer: byteOffset is 0. */
@@ -39,6 +45,7 @@ export class Slab implements Hold {
   release(): void {
     assert(this.references > 0, 'a slab is released once by each holder')
     if (--this.references > 0) return
+    takenBytes -= this.size
     if (pooledBytes + this.size > POOL_BYTES_MAX) return
     pooledBytes += this.size
     pools[this.shift].push(this)
@@ -55,6 +62,7 @@ export class Slab implements Hold {
 export function takeSlab(size: number): Slab {
   assert(size > 0 && size <= SLAB_SIZE_MAX, `a slab has 1 to ${SLAB_SIZE_MAX} bytes: ${size}`)
   const shift = Math.max(SMALLEST_SHIFT, 32 - Math.clz32(size - 1))
+  takenBytes += 2 ** shift
   const slab = pools[shift].pop()
   if (slab === undefined) return new Slab(shift)
   pooledBytes -= slab.size

@@ -50,6 +50,9 @@ interface RawHandle {
   fd?: number
 }
 
+/** What is sent on streams that have ended goes here: their users need not look before each reply. */
+const nowhere = takeSlab(BATCH_SIZE)
+
 const unflushed: Stream[] = []
 
 function flushAll(): void {
@@ -72,6 +75,8 @@ export class Stream {
   private filled = 0
   /** Length of the message that is incomplete at `start`; 0 unknown. */
   private wanted = 0
+  /** Length of the last message if it was large: the next one is likely to be, too. */
+  private lastLarge = 0
   private parsing = false
   private paused = false
 
@@ -135,7 +140,7 @@ export class Stream {
     this.batched = offset
     slab.retain()
     this.flush()
-    if (this.batch === slab) {
+    if (this.batch === slab && this.isOpen) {
       slab.release()
       this.batch = takeSlab(BATCH_SIZE)
     }
@@ -277,7 +282,9 @@ export class Stream {
   readonly receiveBuffer = (): Uint8Array => {
     const have = this.filled - this.start
     if (have === 0) {
-      if (this.slab.size > RECEIVE_KEEP || !(this.slab.unshared || this.slab.size - this.filled >= RECEIVE_ROOM)) {
+      const room = this.slab.size - this.filled
+      const unfit = !this.slab.unshared && room < Math.max(RECEIVE_ROOM, this.lastLarge)
+      if (unfit || this.slab.size > RECEIVE_KEEP) {
         this.replaceSlab(Math.min(this.slab.size, RECEIVE_KEEP))
       } else if (this.slab.unshared) {
         this.start = 0
@@ -330,6 +337,7 @@ export class Stream {
         break
       }
       this.start = start + length
+      this.lastLarge = length >= LARGE ? length : 0
       this.handler.message(slab, start, start + length)
     }
     if (this.ending) this.start = this.filled
@@ -411,6 +419,9 @@ export class Stream {
     this.isOpen = false
     this.fd = -1
     this.slab.release()
+    this.batch.release()
+    this.batch = nowhere
+    this.batched = 0
     this.handler.closed(this.reason === '' ? 'closed' : this.reason)
   }
 

@@ -79,7 +79,9 @@ interface Shared {
 /** One connection's use of a volume. */
 export interface Lease {
   readonly volume: Volume
-  /** Called when the volume is no longer ours: its requests fail from now. */
+  /** The volume is no longer ours: its requests fail. */
+  readonly revoked: boolean
+  /** Called when that happens. */
   onRevoked: (() => void) | null
   /** Once. The volume closes when the last lease goes. */
   release(): void
@@ -117,6 +119,9 @@ export class Exports {
     const shared = this.sharedFor(name, snapshot) ?? this.start(name, snapshot, holder)
     const user: { volume: Volume | null } & Omit<Lease, 'volume'> = {
       volume: null,
+      get revoked() {
+        return shared.revoked
+      },
       onRevoked: null,
       release: () => this.release(shared, user as Lease),
     }

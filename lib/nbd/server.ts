@@ -3,12 +3,11 @@ import { isIP } from 'node:net'
 import { asSheepError, SheepError } from '../errors.js'
 import type { VolumeOpener } from '../gateway/types.js'
 import type { Log } from '../host/interfaces.js'
-import type { Stream, StreamHandler } from '../host/stream.js'
+import type { Stream } from '../host/stream.js'
 import { listenStream, type StreamListener } from '../host/stream-socket.js'
-import { Exports, type Lease } from './exports.js'
-import { Handshake, type Session } from './handshake.js'
+import { Connection, type ConnectionInfo } from './connection.js'
+import { Exports } from './exports.js'
 import { type TlsSettings, tlsServer } from './tls.js'
-import { Transmission } from './transmission.js'
 
 export interface NbdOptions {
   /** Path of a Unix socket */
@@ -23,19 +22,6 @@ export interface NbdOptions {
   allowPlain?: boolean
 }
 
-export interface ConnectionInfo {
-  /** The client's address, or the Unix socket it came through */
-  client: string
-  /** '' while it negotiates */
-  exportName: string
-  readOnly: boolean
-  encrypted: boolean
-  requests: number
-  inFlight: number
-  bytesRead: number
-  bytesWritten: number
-}
-
 export interface NbdServer {
   /** TCP port listened on; 0 none */
   readonly port: number
@@ -44,8 +30,6 @@ export interface NbdServer {
   close(): Promise<void>
 }
 
-/** How long a client may take to choose an export. Waiting for a volume to open counts. */
-const HANDSHAKE_MS_MAX = 30_000
 /** How long requests in flight may take to finish when the server closes. */
 const CLOSE_MS_MAX = 5000
 /** Memory of one connection is bounded (transmission.ts); so is their number. */
@@ -100,84 +84,6 @@ export async function startNbdServer(options: NbdOptions, opener: VolumeOpener, 
       }
       await within(CLOSE_MS_MAX, exports.idle())
     },
-  }
-}
-
-class Connection {
-  handler: StreamHandler
-  readonly ended: Promise<void>
-  private transmission: Transmission | null = null
-  private lease: Lease | null = null
-  private exportName = ''
-  private resolveEnded: () => void = () => {}
-  private readonly timer: NodeJS.Timeout
-  private readonly client: string
-
-  constructor(
-    private readonly stream: Stream,
-    via: string,
-    exports: Exports,
-    startTls: ((stream: Stream) => void) | null,
-    private readonly log: Log,
-    private readonly gone: () => void,
-  ) {
-    this.client = via === '' ? stream.remote : via
-    this.ended = new Promise((resolve) => {
-      this.resolveEnded = resolve
-    })
-    this.timer = setTimeout(() => stream.close('the client chose no export in time'), HANDSHAKE_MS_MAX)
-    this.handler = new Handshake(stream, {
-      exports,
-      holder: via === '' ? `NBD client ${stream.remote}` : `NBD client on ${via}`,
-      startTls,
-      established: (_stream, session) => this.established(session),
-      closed: (reason) => this.finished(reason),
-    })
-  }
-
-  info(): ConnectionInfo {
-    const { transmission } = this
-    return {
-      client: this.client,
-      exportName: this.exportName,
-      readOnly: this.lease?.volume.readOnly ?? false,
-      encrypted: this.stream.encrypted,
-      requests: transmission?.requests ?? 0,
-      inFlight: transmission?.inFlight ?? 0,
-      bytesRead: transmission?.bytesRead ?? 0,
-      bytesWritten: transmission?.bytesWritten ?? 0,
-    }
-  }
-
-  end(reason: string): void {
-    if (this.transmission === null) this.stream.close(reason)
-    else this.transmission.end(reason)
-  }
-
-  cut(reason: string): void {
-    this.stream.close(reason)
-  }
-
-  private established(session: Session): void {
-    clearTimeout(this.timer)
-    const { lease } = session
-    this.lease = lease
-    this.exportName = session.exportName
-    lease.onRevoked = () => this.end('the volume was taken away')
-    const { structured, blockStatus } = session
-    this.transmission = new Transmission(this.stream, lease.volume, structured, blockStatus, {
-      finished: (reason) => this.finished(reason),
-    })
-    this.stream.handler = this.transmission
-    this.log('info', 'NBD client connected', { client: this.client, export: this.exportName })
-  }
-
-  private finished(reason: string): void {
-    clearTimeout(this.timer)
-    this.log('info', 'NBD client gone', { client: this.client, export: this.exportName, reason })
-    this.lease?.release()
-    this.gone()
-    this.resolveEnded()
   }
 }
 
