@@ -20,6 +20,8 @@ export const INODE_BYTES = INDEX_OFFSET + 4 * MAX_ENTRIES
 /** log2 of the object size. QEMU's sheepdog driver took 20 to 31; an object's offset is a u32 on the wire, which agrees. */
 export const MIN_SHIFT = 20
 export const MAX_SHIFT = 31
+/** What the core itself takes; dog offers MIN_SHIFT and up. Small objects let the simulator run through thousands of them. */
+export const CORE_MIN_SHIFT = 12
 /** 4 MiB, what the field knows. */
 export const DEFAULT_SHIFT = 22
 /** 2 PiB in 2 GiB objects. 16 TiB takes a shift of 24. */
@@ -59,7 +61,7 @@ export function checkSize(size: unknown): asserts size is number {
 
 /** SheepError invalid. */
 export function checkShift(shift: unknown): asserts shift is number {
-  if (!Number.isInteger(shift) || (shift as number) < MIN_SHIFT || (shift as number) > MAX_SHIFT) {
+  if (!Number.isInteger(shift) || (shift as number) < CORE_MIN_SHIFT || (shift as number) > MAX_SHIFT) {
     throw new SheepError(
       'invalid',
       `object size shift ${quoted(shift)} is out of range`,

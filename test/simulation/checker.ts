@@ -242,8 +242,8 @@ export class Lineage {
   }
 
   /** The same content under another name (clone, rollback, or the start of a snapshot). */
-  copy(name: string): Lineage {
-    const copy = new Lineage(name, this.cellSize, this.cells, this.verdict)
+  copy(name: string, verdict = this.verdict): Lineage {
+    const copy = new Lineage(name, this.cellSize, this.cells, verdict)
     copy.#stable = this.#stable.slice()
     copy.#time = this.#time
     for (const [index, cell] of this.#open) {

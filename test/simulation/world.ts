@@ -12,8 +12,9 @@ import { EngineHub } from './engine.js'
 import { Host, type MakeSheep } from './host.js'
 import { SimNetwork } from './network.js'
 import { Planner } from './planner.js'
-import { type Process, running } from './process.js'
+import type { Process } from './process.js'
 import { SimRandom } from './random.js'
+import { watchRejections } from './rejections.js'
 import { type Shape, shapeOf } from './shape.js'
 import { Trace, Verdict } from './trace.js'
 import { Violation } from './violation.js'
@@ -116,21 +117,14 @@ export class World {
   }
 
   async run(): Promise<Result> {
-    const rejected = (error: unknown): void => {
-      const process = running.process
-      if (process) process.threw(error)
-      else this.verdict.report('harness', String(error), error instanceof Error ? error.stack : undefined)
-    }
-    globalThis.process.on('unhandledRejection', rejected)
-    try {
-      await this.#phases()
-    } catch (error) {
-      if (error instanceof Violation) this.verdict.violation ??= error
-      else this.verdict.report('harness', String(error), error instanceof Error ? error.stack : undefined)
-    } finally {
-      globalThis.process.off('unhandledRejection', rejected)
-      running.process = null
-    }
+    await watchRejections(this.verdict, async () => {
+      try {
+        await this.#phases()
+      } catch (error) {
+        if (error instanceof Violation) this.verdict.violation ??= error
+        else this.verdict.report('harness', String(error), error instanceof Error ? error.stack : undefined)
+      }
+    })
     return {
       seed: this.seed,
       violation: this.verdict.violation,
