@@ -114,7 +114,7 @@ test('imports point down only', (t) => {
     t.true(Object.hasOwn(below, folder), `${path}: add the folder ${folder} to the layers above`)
     for (const name of importsOf(path)) {
       const target = resolved(path, name)
-      if (target === '' || vocabulary.has(target)) continue
+      if (!target.endsWith('.ts') || vocabulary.has(target)) continue
       const targetFolder = folderOf(target)
       if (targetFolder !== folder && !below[folder].includes(targetFolder)) upward.push(`${path} imports ${target}`)
     }
@@ -126,7 +126,7 @@ test('imports name files that exist', (t) => {
   const missing = [...sources.keys()].flatMap((path) =>
     importsOf(path)
       .map((name) => resolved(path, name))
-      .filter((target) => target !== '' && !target.endsWith('.json') && !existsSync(join(root, target)))
+      .filter((target) => target.endsWith('.ts') && !existsSync(join(root, target)))
       .map((target) => `${path}: ${target}`),
   )
   t.deepEqual(missing, [])

@@ -5,14 +5,14 @@
 import type { ClusterCommand, ClusterView } from '../cluster/types.js'
 import { asSheepError, SheepError } from '../errors.js'
 import type { Clock, Completion, Extent, Log, Random } from '../host/interfaces.js'
-import type { Peers } from '../replication/peers.js'
 import type { CallHandler } from '../replication/peer-session.js'
+import type { Peers } from '../replication/peers.js'
 import type { Replica } from '../replication/replica.js'
 import { decodeOids, encodeOids } from '../replication/survey.js'
 import type { Topology } from '../replication/topology.js'
 import { decodeIndex, entriesFor, INDEX_OFFSET } from '../vdi/inode.js'
 import { formatReference } from '../vdi/name.js'
-import { dataOid, inodeOid, type Oid, vidOf } from '../vdi/oid.js'
+import { dataOid, inodeOid, KIND_INODE, kindOf, type Oid, vidOf } from '../vdi/oid.js'
 import { type Registry, referenceOf } from '../vdi/registry.js'
 import type { VdiEntry } from '../vdi/types.js'
 import { RoutedIo } from './object-io.js'
@@ -60,7 +60,12 @@ export class Gateway implements VolumeOpener {
   constructor(private readonly options: GatewayOptions) {
     const { topology, replica, peers, clock, cluster } = options
     this.router = new Router({ self: cluster.self.id, topology, replica, peers, clock })
-    this.io = new RoutedIo({ router: this.router, copiesOf: this.copiesOf, storeNodes: this.storeNodes })
+    this.io = new RoutedIo({
+      router: this.router,
+      copiesOf: this.copiesOf,
+      storeNodes: this.storeNodes,
+      mayLack: (oid) => kindOf(oid) !== KIND_INODE || options.registry().get(vidOf(oid))?.state !== 'live',
+    })
   }
 
   // --- VolumeOpener -----------------------------------------------------------------------------------------------
@@ -148,7 +153,10 @@ export class Gateway implements VolumeOpener {
     for (const open of [...this.open_.values()]) {
       const held = registry.locks().some((lock) => lock.node === self && lock.session === open.session)
       if (held) continue
-      this.options.log('warning', `the lock of ${referenceOf(open.volume.entry)} is lost; its clients must open it again`)
+      this.options.log(
+        'warning',
+        `the lock of ${referenceOf(open.volume.entry)} is lost; its clients must open it again`,
+      )
       open.volume.revoke()
       this.open_.delete(open.session)
     }
@@ -412,7 +420,14 @@ class SharedVolume implements Volume {
     this.volume.read(buffer, bufferOffset, length, offset, done)
   }
 
-  write(buffer: Uint8Array, bufferOffset: number, length: number, offset: number, fua: boolean, done: Completion): void {
+  write(
+    buffer: Uint8Array,
+    bufferOffset: number,
+    length: number,
+    offset: number,
+    fua: boolean,
+    done: Completion,
+  ): void {
     this.volume.write(buffer, bufferOffset, length, offset, fua, done)
   }
 

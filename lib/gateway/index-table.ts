@@ -5,8 +5,8 @@
 import type { Completion } from '../host/interfaces.js'
 import { FLAG_FUA } from '../protocol/header.js'
 import { WRITE } from '../replication/request.js'
-import { inodeOid } from '../vdi/oid.js'
 import { INDEX_OFFSET } from '../vdi/inode.js'
+import { inodeOid } from '../vdi/oid.js'
 import type { Router } from './router.js'
 
 interface Change {

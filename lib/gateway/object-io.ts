@@ -15,6 +15,8 @@ export interface RoutedIoOptions {
   router: Router
   /** 0 when the registry does not know the vid */
   copiesOf: (vid: number) => number
+  /** False: the object exists as long as its VDI does, so when nobody has it those who do are away, and reads wait */
+  mayLack: (oid: Oid) => boolean
   /** Every node that stores objects */
   storeNodes: () => readonly string[]
 }
@@ -25,9 +27,10 @@ export class RoutedIo implements ObjectIo {
   async read(oid: Oid, position: number, length: number): Promise<Buffer> {
     const buffer = Buffer.alloc(length)
     const copies = this.copies(oid)
+    const mayLack = this.options.mayLack(oid)
     await pieces(length, (at, size) =>
       this.run(oid, 'read', (done) =>
-        this.options.router.submit(READ, oid, copies, buffer, at, size, position + at, 0, true, done),
+        this.options.router.submit(READ, oid, copies, buffer, at, size, position + at, 0, mayLack, done),
       ),
     )
     return buffer
@@ -54,9 +57,9 @@ export class RoutedIo implements ObjectIo {
   async flush(vid: number): Promise<void> {
     const oid = inodeOid(vid)
     await Promise.all(
-      this.options.storeNodes().map((node) =>
-        this.run(oid, 'flush', (done) => this.options.router.flush(node, oid, done)),
-      ),
+      this.options
+        .storeNodes()
+        .map((node) => this.run(oid, 'flush', (done) => this.options.router.flush(node, oid, done))),
     )
   }
 
@@ -93,7 +96,11 @@ export class RoutedIo implements ObjectIo {
     const name = oidToHex(oid)
     if (result === NO_OBJECT) throw new SheepError('no-object', `no node has object ${name}`)
     if (result === -28) {
-      throw new SheepError('no-space', `no space left to ${what} object ${name}`, 'add disks or delete VDIs: dog node list')
+      throw new SheepError(
+        'no-space',
+        `no space left to ${what} object ${name}`,
+        'add disks or delete VDIs: dog node list',
+      )
     }
     if (result === -108) throw new SheepError('shutting-down', `${what} of object ${name} ended: the daemon stops`)
     throw new SheepError('io', `${what} of object ${name} failed with errno ${-result}`, 'look at dog node log')

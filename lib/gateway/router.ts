@@ -13,7 +13,16 @@ import { mutations } from '../mutations.js'
 import { FLAG_IF_VALID } from '../protocol/header.js'
 import type { Peers } from '../replication/peers.js'
 import type { Replica } from '../replication/replica.js'
-import { EIO, FLUSH, LINK_LOST, NO_OBJECT, NOT_VALID, ObjectRequest, READ, WRONG_EPOCH } from '../replication/request.js'
+import {
+  EIO,
+  FLUSH,
+  LINK_LOST,
+  NO_OBJECT,
+  NOT_VALID,
+  ObjectRequest,
+  READ,
+  WRONG_EPOCH,
+} from '../replication/request.js'
 import type { Topology } from '../replication/topology.js'
 import type { Oid } from '../vdi/oid.js'
 
@@ -362,4 +371,3 @@ class Leg extends ObjectRequest {
 /** Beyond the 16 flag bits of the wire. */
 const FAILED = 0x10000
 const EMPTY = new Uint8Array(0)
-

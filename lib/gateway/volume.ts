@@ -48,7 +48,7 @@ export interface VolumeOptions {
   closed: () => Promise<void>
 }
 
-const enum Kind {
+enum Kind {
   Read = 0,
   Write = 1,
   Zero = 2,
@@ -383,7 +383,7 @@ class VolumeRequest implements Ordered {
   }
 }
 
-const enum Stage {
+enum Stage {
   /** The operation on the object itself */
   Object = 0,
   /** Created; next the index entry */
@@ -582,18 +582,7 @@ class Piece implements Completion {
       this.complete(0)
       return
     }
-    volume.options.router.submit(
-      REMOVE,
-      dataOid(owner, index),
-      volume.entry.copies,
-      EMPTY,
-      0,
-      0,
-      0,
-      0,
-      false,
-      this,
-    )
+    volume.options.router.submit(REMOVE, dataOid(owner, index), volume.entry.copies, EMPTY, 0, 0, 0, 0, false, this)
   }
 
   private undo(result: number): void {

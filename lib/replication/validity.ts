@@ -54,7 +54,8 @@ export function decide(
   const current = topology.epoch
   const present = others.filter((report) => report.present)
   if (own.present) present.push(own)
-  if (present.length === 0) return { kind: 'absent' }
+  // Nobody here has it; but who held it in some epoch may be away.
+  if (present.length === 0) return firstUnheardEpoch(topology, oid, copies, 0, own, others) ?? { kind: 'absent' }
 
   // A valid copy that nobody doubts settles it: it has every acknowledged write.
   const sound = present.filter((report) => !report.suspect)

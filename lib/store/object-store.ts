@@ -91,6 +91,8 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
     const { disk, log } = this
     await makeDirectories(disk)
     clearStage(disk)
+    const synced = await completed((done) => this.syncs.syncDirectories(done))
+    if (synced < 0) throw new DiskError(-synced, 'sync', 'obj', `errno ${-synced}`)
     await scanObjects(disk, log, ({ oid, writeEpoch, checkEpoch }) => {
       this.insert(new ObjectFile(this.syncs, oid, writeEpoch, checkEpoch))
     })
@@ -112,7 +114,6 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
       file.suspect = true
       // A killed process may have left writes in the page cache that nobody has synced.
       this.wrote(file)
-      this.syncs.directoryChanged(oid)
     }
     await this.intents.start(suspects)
   }

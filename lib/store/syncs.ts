@@ -156,6 +156,15 @@ export class Syncs implements FileOwner {
     this.queue.join(this.directoryChanged(oid), done)
   }
 
+  /** What a killed process did to the directories may still be in the page cache only. */
+  syncDirectories(done: Completion): void {
+    const group = new SyncGroup(this.directories.length, done)
+    for (const directory of this.directories) {
+      directory.changed = true
+      this.queue.join(directory, group)
+    }
+  }
+
   /** Makes removals durable of objects that the intent log still names. */
   syncRemovals(): void {
     for (const directory of this.directories) if (directory.removed.length > 0) this.queue.join(directory, NOBODY)

@@ -138,24 +138,9 @@ export function* referencesOf(index: Uint32Array, first = 0): Generator<Oid> {
   for (let i = 0; i < index.length; i++) if (index[i] !== 0) yield dataOid(index[i], first + i)
 }
 
-/** A live VDI and what descends from it, for showing. Deleted ones in between are left out. */
-export interface TreeNode {
-  entry: VdiEntry
-  children: TreeNode[]
-}
-
-/** Roots and children by creation time, then vid. */
-export function forest(tree: VdiTree, live: readonly VdiEntry[]): TreeNode[] {
-  const nodes = new Map(live.map((entry) => [entry.vid, { entry, children: [] } as TreeNode]))
-  const roots: TreeNode[] = []
-  for (const node of nodes.values()) {
-    let up = node.entry.parent
-    while (up !== 0 && !nodes.has(up)) up = tree.get(up)?.parent ?? 0
-    const siblings = nodes.get(up)?.children ?? roots
-    siblings.push(node)
-  }
-  const byAge = (a: TreeNode, b: TreeNode) => a.entry.createTime - b.entry.createTime || a.entry.vid - b.entry.vid
-  roots.sort(byAge)
-  for (const node of nodes.values()) node.children.sort(byAge)
-  return roots
+/** What a VDI descends from in people's eyes: the nearest live ancestor's vid; 0 none. */
+export function liveParent(tree: VdiTree, vid: number): number {
+  let up = tree.get(vid)?.parent ?? 0
+  while (up !== 0 && tree.get(up)?.state !== 'live') up = tree.get(up)?.parent ?? 0
+  return up
 }

@@ -11,6 +11,13 @@ export interface MemoryVolumeOptions {
   timing?: 'inline' | 'later' | 'mixed'
 }
 
+/** What a VDI holds, whichever volume opens it. */
+interface Content {
+  bytes: Buffer
+  /** A byte per 4 KiB block: 1 data, 0 hole */
+  written: Uint8Array
+}
+
 export class MemoryVolume implements Volume {
   readonly objectSize = 4 << 20
   readonly bytes: Buffer
@@ -30,10 +37,10 @@ export class MemoryVolume implements Volume {
     readonly entry: VdiEntry,
     readonly readOnly: boolean,
     private readonly timing: 'inline' | 'later' | 'mixed',
-    bytes?: Buffer,
+    content: Content,
   ) {
-    this.bytes = bytes ?? Buffer.alloc(entry.size)
-    this.written = new Uint8Array(Math.ceil(entry.size / BLOCK))
+    this.bytes = content.bytes
+    this.written = content.written
   }
 
   get size(): number {
@@ -121,6 +128,7 @@ export class MemoryVolume implements Volume {
 export class MemoryOpener implements VolumeOpener {
   readonly entries: VdiEntry[] = []
   readonly volumes: MemoryVolume[] = []
+  private readonly contents = new Map<VdiEntry, Content>()
   readonly requests: OpenRequest[] = []
   /** Thrown by open */
   refusal: SheepError | null = null
@@ -159,7 +167,12 @@ export class MemoryOpener implements VolumeOpener {
     if (former !== undefined && !former.closed && !request.readOnly) {
       throw new SheepError('locked', `${request.name} is open on this node`)
     }
-    const volume = new MemoryVolume(entry, request.readOnly, this.options.timing ?? 'inline', former?.bytes)
+    const content = this.contents.get(entry) ?? {
+      bytes: Buffer.alloc(entry.size),
+      written: new Uint8Array(Math.ceil(entry.size / BLOCK)),
+    }
+    this.contents.set(entry, content)
+    const volume = new MemoryVolume(entry, request.readOnly, this.options.timing ?? 'inline', content)
     this.volumes.push(volume)
     return volume
   }

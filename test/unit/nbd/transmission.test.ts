@@ -442,29 +442,33 @@ test('what a connection does is counted', async (t) => {
   client.destroy()
 })
 
-test('a volume that finishes other requests within a read does not mix their replies up', async (t) => {
-  const { path, opener } = await serve(t)
-  const client = await NbdClient.open(path, 'disk', { structured: true })
-  const volume: MemoryVolume = opener.volumes[0]
-  volume.bytes.fill('w', 0, 4096)
-  // A gateway that holds back requests which overlap lets them go when the one before them finishes.
-  const read = volume.read.bind(volume)
-  volume.freeze()
-  for (let i = 0; i < 40; i++) client.request(nbd.CMD_READ, i, 0, i % 2 === 0 ? 4096 : 100_000)
-  await until('them to wait', 2000, () => volume.calls.length === 40)
-  volume.read = (...request) => {
-    volume.unfreeze()
-    read(...request)
-  }
-  client.request(nbd.CMD_READ, 40, 0, 4096)
-  const seen = new Set<number>()
-  for (let i = 0; i < 41; i++) {
-    const { cookie, data, error } = await client.reply()
-    t.is(error, 0)
-    t.is(data.length, cookie % 2 === 0 ? 4096 : 100_000)
-    t.true(data.subarray(0, 4096).equals(Buffer.alloc(4096, 'w')))
-    seen.add(cookie)
-  }
-  t.is(seen.size, 41)
-  client.destroy()
-})
+for (const outcome of ['at once', 'later', 'with an error'] as const) {
+  test(`a read that ends ${outcome}, within which the volume finishes other requests, mixes up no reply`, async (t) => {
+    const { path, opener } = await serve(t)
+    const client = await NbdClient.open(path, 'disk', { structured: true })
+    const volume: MemoryVolume = opener.volumes[0]
+    // A gateway that holds back requests which overlap lets them go when the one before them finishes.
+    volume.freeze()
+    for (let i = 0; i < 40; i++) client.request(nbd.CMD_WRITE, i, i * 4096, 4096, 0, pattern(4096, i))
+    await until('them to wait', 2000, () => volume.calls.length === 40)
+    volume.read = (buffer, start, length, offset, done) => {
+      volume.unfreeze()
+      const finish = () => {
+        volume.bytes.copy(buffer, start, offset, offset + length)
+        done.complete(outcome === 'with an error' ? -nbd.EIO : length)
+      }
+      if (outcome === 'later') setImmediate(finish)
+      else finish()
+    }
+    client.request(nbd.CMD_READ, 40, 39 * 4096, 4096)
+    const seen = new Set<number>()
+    for (let i = 0; i < 41; i++) {
+      const { cookie, data, error } = await client.reply()
+      t.is(error, cookie === 40 && outcome === 'with an error' ? nbd.EIO : 0)
+      if (cookie === 40 && error === 0) t.true(data.equals(pattern(4096, 39)))
+      seen.add(cookie)
+    }
+    t.is(seen.size, 41)
+    client.destroy()
+  })
+}
