@@ -38,7 +38,14 @@ function side(job: FioJson): FioSide {
 
 /** Runs one job; `options` are fio's own, without dashes: `['rw=randread', 'bs=4k', 'runtime=2s', 'time_based']`. */
 export async function fio(uri: string, options: readonly string[], limit = graceLimit): Promise<FioResult> {
-  const args = ['--name=job', '--ioengine=nbd', `--uri=${uri}`, '--output-format=json', ...options.map((o) => `--${o}`)]
+  const args = [
+    '--name=job',
+    '--ioengine=nbd',
+    `--uri=${uri}`,
+    '--output-format=json',
+    '--verify_state_save=0',
+    ...options.map((o) => `--${o}`),
+  ]
   const outcome = await must('fio', args, { limit })
   // fio writes warnings before its JSON, on the same stream.
   const start = outcome.stdout.indexOf('{')
