@@ -186,10 +186,12 @@ export class ControlClient {
       pending.progress?.(this.parse(payload) as ProgressReport)
       return
     }
+    // Before it is taken off the list: an unreadable error fails all that is on it.
+    const error = result === 0 ? null : this.errorOf(result, payload)
     this.pending.delete(id)
     if (this.pending.size === 0) this.socket.setTimeout(0)
-    if (result === 0) pending.resolve(payload)
-    else pending.reject(this.errorOf(result, payload))
+    if (error === null) pending.resolve(payload)
+    else pending.reject(error)
   }
 
   private errorOf(result: number, payload: Buffer): SheepError {
