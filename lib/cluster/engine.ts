@@ -15,7 +15,10 @@ export interface EngineEvents {
   /** In one total order with `message` on all members. The first view contains this member. */
   view(view: EngineView): void
   message(sender: MemberId, payload: Buffer): void
-  /** Called at join and on each change. */
+  /**
+   * On each change, and after join when it is not yet quorate or becomes so. A loss comes before the view that shows it, a gain
+   * after: so all members of a view agree on whether it is quorate. Never called when `hasQuorum` is false.
+   */
   quorum(quorate: boolean): void
   /** The engine cannot go on (its service died, this member was thrown out). The daemon leaves service at once. */
   failed(reason: string): void

@@ -1,0 +1,500 @@
+/**
+ * A member of a cluster: the membership machine on a real engine, disk and clock. The engine's events step the machine; what the
+ * machine wants done in order goes through one queue, in which entries wait for the disk. Entries that gather while it writes are
+ * the next batch, so one sync serves them all. What the layers above see of the cluster (`epoch`, `registry`, ...) is always what
+ * this member has on disk.
+ */
+import { assert } from '../assert.js'
+import { asSheepError, SheepError } from '../errors.js'
+import { type Clock, type Disk, DiskError, type Log, type Random, type Timer } from '../host/interfaces.js'
+import { Registry } from '../vdi/registry.js'
+import type { Engine, EngineView, MemberId } from './engine.js'
+import { Exclusive } from './exclusive.js'
+import type { Entry } from './history.js'
+import { Membership } from './membership.js'
+import { decodeMessage, encodeMessage, type Hello, type Message, type Summary } from './messages.js'
+import { Proposals } from './proposals.js'
+import { ClusterState } from './state.js'
+import { StateDisk } from './state-disk.js'
+import type { Action, MembershipEvent, OrderedAction, Standing, TimerName, UrgentAction } from './steps.js'
+import type {
+  ClusterCommand,
+  ClusterConfig,
+  ClusterListener,
+  ClusterStatus,
+  ClusterView,
+  EpochRecord,
+  NodeInfo,
+} from './types.js'
+
+export const PROPOSAL_TIMEOUT_MS = 60_000
+
+export interface ClusterOptions {
+  engine: Engine
+  /** The store's; this uses cluster/ and epoch/ of it */
+  disk: Disk
+  clock: Clock
+  random: Random
+  log: Log
+  /** `vnodes` is ignored: the cluster gives them */
+  self: NodeInfo
+  listener?: ClusterListener
+  /** How long a proposal may wait for the cluster */
+  proposalTimeoutMs?: number
+}
+
+export class Cluster implements ClusterView {
+  /** Called in this order for each event. */
+  readonly listeners: ClusterListener[] = []
+  private readonly stateDisk: StateDisk
+  private readonly proposals: Proposals
+  private readonly claims: Exclusive
+  private readonly timers = new Map<TimerName, Timer>()
+  private readonly probes = new Map<number, { resolve(): void; reject(error: SheepError): void }>()
+  private readonly queue: OrderedAction[] = []
+  private membership: Membership | null = null
+  private state: ClusterState | null = null
+  private standing: Standing = { status: 'joining', reason: 'starting', missing: [] }
+  /** The last that the machine told; `standing` may be behind it */
+  private newest: Standing | null = null
+  /** As the engine said before the first view; null: nothing */
+  private quorate: boolean | null = null
+  private announced: EpochRecord | null = null
+  /** seq through which entries are on disk */
+  private durable = 0
+  private writing = false
+  private running = false
+  /** Others may wait for what this member has on disk */
+  private owesAck = false
+  private lastAck = 0
+  private hello: Hello | null = null
+  private flushing = false
+  private lastProbe = 0
+  private readonly noRegistry = new Registry()
+
+  constructor(readonly options: ClusterOptions) {
+    const { clock, disk, listener } = options
+    if (listener !== undefined) this.listeners.push(listener)
+    this.stateDisk = new StateDisk(disk)
+    this.proposals = new Proposals({
+      clock,
+      waiting: () => this.notRunning(),
+      confirmed: (seq) => this.status === 'running' && this.membership!.ackedByAll(seq),
+    })
+    this.claims = new Exclusive({
+      clock,
+      random: options.random,
+      timeoutMs: this.timeoutMs,
+      queue: () => this.state?.exclusive ?? [],
+      propose: (command, timeoutMs) => this.submit(command, false, timeoutMs),
+      stopped: () => this.status === 'stopped',
+    })
+  }
+
+  // what the layers above see
+
+  get self(): NodeInfo {
+    const { self } = this.options
+    return this.epoch?.nodes.find((node) => node.id === self.id) ?? self
+  }
+
+  get status(): ClusterStatus {
+    return this.standing.status
+  }
+
+  get statusReason(): string {
+    return this.standing.reason
+  }
+
+  /** Nodes that a start waits for */
+  get missing(): Summary['nodes'] {
+    return this.standing.missing
+  }
+
+  get config(): ClusterConfig | null {
+    return this.state?.history.config ?? null
+  }
+
+  get epoch(): EpochRecord | null {
+    return this.state?.history.epoch ?? null
+  }
+
+  get history(): readonly EpochRecord[] {
+    return this.state?.history.epochs ?? []
+  }
+
+  get recovered(): ReadonlyMap<string, number> {
+    return this.state?.history.recovered ?? new Map()
+  }
+
+  /** For reading only; another object after this member was brought up to date by others. */
+  get registry(): Registry {
+    return this.state?.registry ?? this.noRegistry
+  }
+
+  /** Resolves when the engine has taken this member; `status` tells the rest. SheepError, DiskError. */
+  async start(): Promise<void> {
+    this.state = await this.stateDisk.load()
+    this.durable = this.state?.history.seq ?? 0
+    const { engine } = this.options
+    await engine.join({
+      view: (view) => this.viewed(view),
+      message: (sender, payload) => this.received(sender, payload),
+      quorum: (quorate) => this.quorumChanged(quorate),
+      failed: (reason) => this.end(new SheepError('system', `the ${engine.name} engine failed: ${reason}`), false),
+    })
+  }
+
+  /** Orderly: the others see this member leave. Proposals under way are refused. */
+  async stop(): Promise<void> {
+    if (this.status === 'stopped') return
+    this.halt(new SheepError('shutting-down', 'this daemon is stopping'))
+    await this.options.engine.leave()
+  }
+
+  propose(command: ClusterCommand, everywhere = false): Promise<unknown> {
+    return this.submit(command, everywhere, this.timeoutMs)
+  }
+
+  exclusive<T>(run: () => Promise<T>): Promise<T> {
+    return this.claims.run(run)
+  }
+
+  /** Resolves once a message sent now has come back, and this member was still in the cluster there. SheepError */
+  confirm(): Promise<void> {
+    if (this.status !== 'running') return Promise.reject(this.notRunning())
+    return new Promise((resolve, reject) => {
+      const id = ++this.lastProbe
+      const timer = this.options.clock.after(this.timeoutMs, () => {
+        this.probes.delete(id)
+        reject(new SheepError('timeout', 'the cluster engine does not deliver this member its own messages'))
+      })
+      const settled = (): void => {
+        timer.cancel()
+        this.probes.delete(id)
+      }
+      this.probes.set(id, {
+        resolve: () => {
+          settled()
+          resolve()
+        },
+        reject: (error) => {
+          settled()
+          reject(error)
+        },
+      })
+      this.send({ type: 'probe', id })
+    })
+  }
+
+  private get timeoutMs(): number {
+    return this.options.proposalTimeoutMs ?? PROPOSAL_TIMEOUT_MS
+  }
+
+  private submit(command: ClusterCommand, everywhere: boolean, timeoutMs: number): Promise<unknown> {
+    const { status } = this
+    const stopping = status === 'stopped' || this.membership?.stopping
+    if (stopping) return Promise.reject(new SheepError('shutting-down', 'this daemon is stopping'))
+    if (status === 'waiting-for-format' && command.type !== 'format' && command.type !== 'force-start') {
+      return Promise.reject(this.notRunning())
+    }
+    const promise = this.proposals.add(command, everywhere || this.options.engine.hasQuorum, timeoutMs)
+    this.flushSoon()
+    return promise
+  }
+
+  /** Why nothing can be proposed now. */
+  private notRunning(): SheepError {
+    const { status, reason } = this.standing
+    const why = reason === '' ? `the cluster is ${status}` : reason
+    switch (status) {
+      case 'waiting-for-format':
+        return new SheepError('wait-for-format', 'there is no cluster yet', 'dog cluster format makes one')
+      case 'stopped':
+        return new SheepError('shutting-down', `this daemon is stopping: ${why}`)
+      case 'halted':
+        return new SheepError('halted', why, 'dog cluster info tells which nodes are here')
+      case 'running':
+        return new SheepError('timeout', 'the cluster did not take the operation in time', 'try again')
+      case 'waiting-for-nodes':
+        return new SheepError('starting-up', why, 'dog cluster info')
+      case 'joining':
+      case 'expelled':
+        return new SheepError('wait-for-join', why, 'try again in a moment')
+    }
+  }
+
+  // from the engine
+
+  private viewed(view: EngineView): void {
+    if (this.status === 'stopped') return
+    const { engine, self } = this.options
+    if (this.membership === null) {
+      this.membership = new Membership(engine.self, self, engine.hasQuorum, this.state?.history.fork() ?? null)
+      if (this.quorate !== null) this.step({ type: 'quorum', quorate: this.quorate })
+    }
+    this.step({ type: 'view', members: view.members, joined: view.joined })
+  }
+
+  private quorumChanged(quorate: boolean): void {
+    this.quorate = quorate
+    this.step({ type: 'quorum', quorate })
+  }
+
+  private received(sender: MemberId, payload: Buffer): void {
+    const message = decodeMessage(payload)
+    if (message !== null) this.step({ type: 'message', sender, message })
+    else this.options.log('warning', 'a member sent what is no message of this version', { sender })
+  }
+
+  private step(event: MembershipEvent): void {
+    const { membership } = this
+    if (membership === null || this.status === 'stopped') return
+    const { clock } = this.options
+    const actions = membership.step(event, { now: clock.now(), wall: Math.floor(clock.wall()) })
+    for (const action of actions) this.take(action)
+    if (event.type === 'message' && event.message.type === 'commands') {
+      this.owesAck ||= event.message.list.some((proposal) => proposal.everywhere)
+    }
+    this.work()
+    if (event.type !== 'timer') this.proposals.recheck()
+  }
+
+  private take(action: Action): void {
+    switch (action.type) {
+      case 'broadcast':
+      case 'timer':
+      case 'untaken':
+      case 'probed':
+      case 'stop':
+        this.urgent(action)
+        return
+      case 'standing':
+        this.newest = action.standing
+        // Bad news does not wait for the disk; good news come after the epoch they rest on.
+        if (action.standing.status === 'running') this.queue.push(action)
+        else this.stand(action.standing)
+        return
+      default:
+        this.queue.push(action)
+    }
+  }
+
+  private urgent(action: UrgentAction): void {
+    switch (action.type) {
+      case 'broadcast':
+        if (action.message.type === 'hello') {
+          // Of several rounds that began in one turn only the last counts.
+          this.hello = action.message
+          this.flushSoon()
+        } else {
+          this.send(action.message)
+        }
+        return
+      case 'timer':
+        this.timers.get(action.name)?.cancel()
+        this.timers.set(
+          action.name,
+          this.options.clock.after(action.ms, () => this.step({ type: 'timer', name: action.name })),
+        )
+        return
+      case 'untaken':
+        this.proposals.untaken(action.ids)
+        this.flushSoon()
+        return
+      case 'probed': {
+        const probe = this.probes.get(action.id)
+        if (action.present) probe?.resolve()
+        else probe?.reject(this.notRunning())
+        return
+      }
+      case 'stop':
+        this.end(action.error, true)
+    }
+  }
+
+  private send(message: Message): void {
+    if (this.status !== 'stopped') this.options.engine.broadcast(encodeMessage(message))
+  }
+
+  /** At the end of this turn: the newest HELLO, then what may be proposed. */
+  private flushSoon(): void {
+    if (this.flushing) return
+    this.flushing = true
+    Promise.resolve().then(() => {
+      this.flushing = false
+      this.flush()
+    })
+  }
+
+  private flush(): void {
+    const { status, hello } = this
+    if (status === 'stopped' || this.membership === null) return
+    this.hello = null
+    if (hello !== null) this.send(hello)
+    const starting = status === 'waiting-for-format' || status === 'waiting-for-nodes'
+    const may = (command: ClusterCommand): boolean =>
+      status === 'running' || (starting && (command.type === 'format' || command.type === 'force-start'))
+    for (const message of this.proposals.take(may)) this.send(message)
+  }
+
+  // the queue of what is done in order
+
+  private work(): void {
+    if (this.running) return
+    this.running = true
+    try {
+      while (this.queue.length > 0 && !this.writing && this.status !== 'stopped') {
+        const action = this.queue[0]
+        if (action.type === 'entry' && action.entry.seq > this.durable) {
+          this.write()
+        } else {
+          this.queue.shift()
+          this.perform(action)
+        }
+      }
+      this.acknowledge()
+      if (this.queue.length === 0 && this.state !== null && this.status !== 'stopped')
+        this.stateDisk.compact(this.state)
+    } catch (error) {
+      if (!(error instanceof DiskError)) throw error
+      this.diskFailed(error.errno, error.message)
+    } finally {
+      this.running = false
+    }
+  }
+
+  private acknowledge(): void {
+    const seq = this.state?.history.seq ?? 0
+    if (!this.owesAck || seq <= this.lastAck) return
+    this.lastAck = seq
+    this.owesAck = this.queue.length > 0
+    this.send({ type: 'ack', seq })
+  }
+
+  /** One batch: all entries that wait, up to where the state is replaced. */
+  private write(): void {
+    const entries: Entry[] = []
+    for (const action of this.queue) {
+      if (action.type === 'install' || action.type === 'format') break
+      if (action.type === 'entry') entries.push(action.entry)
+    }
+    this.writing = true
+    this.stateDisk.append(entries, (result) => {
+      this.writing = false
+      if (this.status === 'stopped') {
+        this.stateDisk.close()
+        return
+      }
+      if (result < 0) {
+        this.diskFailed(-result, 'the log of cluster changes could not be written')
+        return
+      }
+      this.durable = entries[entries.length - 1].seq
+      this.work()
+      this.proposals.recheck()
+    })
+  }
+
+  private perform(action: OrderedAction): void {
+    switch (action.type) {
+      case 'entry': {
+        const { entry, by } = action
+        const state = this.state!
+        const outcome = state.apply(entry)
+        if (entry.type === 'epoch') {
+          this.stateDisk.saveEpochs(state.history.epochs)
+          this.announce(entry.left)
+        } else if (outcome.error === null) {
+          this.tellApplied(entry.command, entry.sender, outcome.value)
+        }
+        if (by !== 0) this.proposals.applied(by, entry.seq, outcome)
+        this.claims.changed()
+        return
+      }
+      case 'install':
+        this.replaceState(ClusterState.fromJSON(action.state))
+        this.proposals.disown()
+        return
+      case 'format': {
+        const { config, seq, record, command, sender, by } = action
+        this.replaceState(ClusterState.format(config, seq, record))
+        this.announced = null
+        this.announce([])
+        const value = { epoch: record.number }
+        this.tellApplied(command, sender, value)
+        if (by !== 0) this.proposals.applied(by, seq, { value, error: null })
+        return
+      }
+      case 'send-state': {
+        const { to, start, runtime, whole } = action
+        this.send({ type: 'state', to, start, runtime, state: whole ? this.state!.toJSON() : null })
+        return
+      }
+      case 'settle':
+        this.proposals.settle(action.by, action.error)
+        return
+      case 'standing':
+        if (action.standing === this.newest) this.stand(action.standing)
+    }
+  }
+
+  private replaceState(state: ClusterState): void {
+    this.stateDisk.install(state)
+    this.state = state
+    this.durable = state.history.seq
+    this.claims.changed()
+  }
+
+  private announce(left: readonly string[]): void {
+    const current = this.state!.history.epoch
+    const previous = this.announced
+    this.announced = current
+    for (const listener of this.listeners) listener.epochChanged(current, previous, left)
+  }
+
+  private tellApplied(command: ClusterCommand, sender: string, result: unknown): void {
+    for (const listener of this.listeners) listener.commandApplied(command, sender, result)
+  }
+
+  private stand(standing: Standing): void {
+    if (this.status === 'stopped') return
+    this.standing = standing
+    for (const listener of this.listeners) listener.statusChanged(standing.status, standing.reason)
+    if (standing.status === 'running') {
+      // Those who counted on this member before it was away look for its word anew.
+      this.owesAck = true
+      this.lastAck = 0
+    }
+    this.flushSoon()
+  }
+
+  // the end
+
+  private diskFailed(errno: number, what: string): void {
+    const message = `the disk failed (errno ${errno}): ${what}`
+    this.end(new SheepError('io', message, 'see the disk, then start the daemon again'), true)
+  }
+
+  private end(error: SheepError, leave: boolean): void {
+    if (this.status === 'stopped') return
+    this.options.log('error', error.message, error.hint === '' ? undefined : { hint: error.hint })
+    this.halt(error)
+    if (!leave) return
+    this.options.engine.leave().catch((failure: unknown) => {
+      this.options.log('warning', `leaving the ${this.options.engine.name} engine: ${asSheepError(failure).message}`)
+    })
+  }
+
+  private halt(error: SheepError): void {
+    assert(this.status !== 'stopped', 'a member stops once')
+    for (const timer of this.timers.values()) timer.cancel()
+    this.standing = { status: 'stopped', reason: error.message, missing: [] }
+    this.queue.length = 0
+    this.proposals.failAll(error)
+    for (const probe of [...this.probes.values()]) probe.reject(error)
+    this.claims.changed()
+    if (!this.writing) this.stateDisk.close()
+    for (const listener of this.listeners) listener.statusChanged('stopped', error.message)
+  }
+}

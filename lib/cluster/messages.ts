@@ -1,0 +1,167 @@
+/**
+ * What members broadcast to each other: JSON, one message a payload. Members trust each other; still, a payload that is
+ * none of these is refused here and nowhere else.
+ */
+import type { MemberId } from './engine.js'
+import type { StateJson } from './state.js'
+import type { ClusterCommand, NodeInfo } from './types.js'
+
+/** Members of different protocols cannot be in one cluster. Raised when a message or an entry changes its meaning. */
+export const PROTOCOL = 1
+
+/** What a member's state is: its last known epoch and how far beyond that it is. */
+export interface Summary {
+  clusterId: string
+  epoch: number
+  /** Digest with which that epoch began */
+  line: string
+  nodes: Pick<NodeInfo, 'id' | 'name' | 'host' | 'port'>[]
+  seq: number
+  digest: string
+}
+
+export interface Hello {
+  type: 'hello'
+  protocol: number
+  /** The round that it belongs to: whose call it answers */
+  round: string
+  /** Tells this HELLO from the sender's others */
+  nonce: number
+  node: NodeInfo
+  /** outside: takes no part; frozen: lost members without quorum, its state stands still; running */
+  mode: 'outside' | 'frozen' | 'running'
+  quorate: boolean
+  /** An administrator said to start without the nodes that are missing */
+  forced: boolean
+  /** What it has, on disk at least; null: nothing */
+  summary: Summary | null
+}
+
+/** Begins a round: at its delivery everybody says HELLO. */
+export interface Again {
+  type: 'again'
+  nonce: number
+  /** The sender was sent a STATE that it could not take: if you count it as established, do not */
+  lost: boolean
+}
+
+export interface Proposal {
+  /** Rises with each broadcast of its sender */
+  id: number
+  /** ms since the Unix epoch, the proposer's */
+  time: number
+  /** All members must have it on disk before the proposer goes on: each says so */
+  everywhere: boolean
+  command: ClusterCommand
+}
+
+export interface Commands {
+  type: 'commands'
+  list: Proposal[]
+}
+
+/** All entries through `seq` are on this member's disk and applied. */
+export interface Ack {
+  type: 'ack'
+  seq: number
+}
+
+export interface Newcomer {
+  hello: Hello
+  heard: number
+}
+
+/** What the members share beside the replicated state: how far they have come in the order of events, and who is who. */
+export interface Runtime {
+  /** The sender's count of ordered events when this was true */
+  at: number
+  members: MemberId[]
+  /** Established members and their nodes */
+  established: [MemberId, string][]
+  /** Heard and accepted, to be established when their STATE is delivered; `heard`: the sender's count at their HELLO */
+  waiting: [MemberId, Newcomer][]
+  expelled: MemberId[]
+  round: string
+}
+
+/**
+ * The state for those who lack it. Its delivery, not its sending, establishes them: everybody counts them in from there.
+ * `start` names the round that decided on a start of the whole cluster; '' for newcomers to a running one.
+ */
+export interface StateMessage {
+  type: 'state'
+  to: MemberId[]
+  start: string
+  runtime: Runtime
+  /** null when nobody needs it: the members go on where they stopped */
+  state: StateJson | null
+}
+
+/** To itself, in order: am I still in? */
+export interface Probe {
+  type: 'probe'
+  id: number
+}
+
+/** This member cannot take part; it stops and tells its administrator why. */
+export interface Refuse {
+  type: 'refuse'
+  to: MemberId
+  reason: string
+  hint: string
+}
+
+export type Message = Hello | Again | Commands | Ack | StateMessage | Probe | Refuse
+
+export function encodeMessage(message: Message): Buffer {
+  return Buffer.from(JSON.stringify(message))
+}
+
+type Shape = Record<string, 'string' | 'number' | 'boolean' | 'object' | 'array'>
+
+const SHAPES: Record<Message['type'], Shape> = {
+  hello: {
+    protocol: 'number',
+    round: 'string',
+    nonce: 'number',
+    node: 'object',
+    mode: 'string',
+    quorate: 'boolean',
+    forced: 'boolean',
+    summary: 'object',
+  },
+  again: { nonce: 'number', lost: 'boolean' },
+  commands: { list: 'array' },
+  ack: { seq: 'number' },
+  state: { to: 'array', start: 'string', runtime: 'object', state: 'object' },
+  probe: { id: 'number' },
+  refuse: { to: 'string', reason: 'string', hint: 'string' },
+}
+
+function hasShape(value: object, shape: Shape): boolean {
+  return Object.entries(shape).every(([name, type]) => {
+    const field = (value as Record<string, unknown>)[name]
+    return type === 'array' ? Array.isArray(field) : typeof field === type
+  })
+}
+
+/** null when the payload is no message of this protocol. */
+export function decodeMessage(payload: Buffer): Message | null {
+  let value: unknown
+  try {
+    value = JSON.parse(payload.toString())
+  } catch {
+    return null
+  }
+  if (typeof value !== 'object' || value === null) return null
+  const { type } = value as { type: unknown }
+  if (typeof type !== 'string' || !Object.hasOwn(SHAPES, type)) return null
+  if (!hasShape(value, SHAPES[type as Message['type']])) return null
+  const message = value as Message
+  if (message.type === 'hello' && typeof message.node?.id !== 'string') return null
+  if (message.type === 'commands') {
+    const sound = message.list.every((p) => Number.isInteger(p?.id) && typeof p.command?.type === 'string')
+    if (!sound) return null
+  }
+  return message
+}

@@ -1,0 +1,185 @@
+/**
+ * What a set of members that heard each other, none of them running, makes of it: start (and with whose state), wait (and
+ * for whom), or be formatted. And who of newcomers may take part, and with how many vnodes. Pure functions, so that every
+ * member comes to the same answer.
+ */
+import type { MemberId } from './engine.js'
+import type { History, KnownNode } from './history.js'
+import { type Hello, PROTOCOL, type Summary } from './messages.js'
+import type { NodeInfo } from './types.js'
+
+/** What a node of mean size has on the ring. */
+export const VNODES_MEAN = 128
+export const VNODES_MAX = 4096
+
+export interface Refusal {
+  reason: string
+  hint: string
+}
+
+export type Decision =
+  | { kind: 'format'; accepted: MemberId[]; refused: Map<MemberId, Refusal> }
+  | {
+      kind: 'start' | 'wait'
+      /** They hold the newest state; the first sends it to the others */
+      holders: MemberId[]
+      accepted: MemberId[]
+      refused: Map<MemberId, Refusal>
+      /** Nodes of the newest epoch that are not here */
+      missing: Summary['nodes']
+      reason: string
+    }
+
+export type Standing = -1 | 0 | 1
+
+/** Which of two states is further on: 1 when a is. 0: they are the same. */
+export function compareStates(a: Summary, b: Summary): Standing {
+  if (a.epoch !== b.epoch) return a.epoch > b.epoch ? 1 : -1
+  if (a.seq !== b.seq) return a.seq > b.seq ? 1 : -1
+  if (a.digest !== b.digest) return a.digest > b.digest ? 1 : -1
+  return 0
+}
+
+function nodeText(node: Summary['nodes'][number]): string {
+  return `${node.name} (${node.host}:${node.port}, id ${node.id})`
+}
+
+const otherProtocol = (hello: Hello, wanted: number): Refusal => ({
+  reason: `node ${hello.node.name} speaks cluster protocol ${hello.protocol}, the others ${wanted}`,
+  hint: 'install the same version of sheepdog on all nodes',
+})
+
+const sameNode = (hello: Hello): Refusal => ({
+  reason: `node id ${hello.node.id} is in use by another running daemon`,
+  hint: 'a store was copied or is served twice: stop one of the two; a node needs a store of its own',
+})
+
+const otherCluster = (hello: Hello, clusterId: string): Refusal => ({
+  reason: `the store of node ${hello.node.name} belongs to cluster ${hello.summary!.clusterId}, not to ${clusterId}`,
+  hint: 'start it with the other members of its own cluster, or with a new empty store directory to join this one',
+})
+
+/** Why a newcomer may not join the running cluster; null when it may. */
+export function refusalOf(hello: Hello, history: History, present: ReadonlySet<string>): Refusal | null {
+  if (hello.protocol !== PROTOCOL) return otherProtocol(hello, PROTOCOL)
+  if (present.has(hello.node.id)) return sameNode(hello)
+  const { summary } = hello
+  if (summary === null) return null
+  if (summary.clusterId !== history.config.clusterId) return otherCluster(hello, history.config.clusterId)
+  const line = history.lineOf(summary.epoch)
+  if (summary.epoch > history.epoch.number || (line !== null && line !== summary.line)) {
+    return {
+      reason: `node ${hello.node.name} has been in an epoch ${summary.epoch} that this cluster, in epoch ${history.epoch.number}, does not have`,
+      hint:
+        'the cluster was started without this node (dog cluster recover), so what it wrote since cannot be merged: ' +
+        'keep its store directory aside and start it with a new empty one',
+    }
+  }
+  return null
+}
+
+function mostCommon<T extends string | number>(values: readonly T[]): T {
+  const counts = new Map<T, number>()
+  for (const value of values) counts.set(value, (counts.get(value) ?? 0) + 1)
+  return [...counts].sort(([a, m], [b, n]) => n - m || (a < b ? -1 : 1))[0][0]
+}
+
+/**
+ * @param members in the view's order; `hellos` has one of each
+ * @param hasQuorum the engine tells minorities: a majority of the newest epoch will do, when all say they are quorate
+ */
+export function decideStart(
+  members: readonly MemberId[],
+  hellos: ReadonlyMap<MemberId, Hello>,
+  hasQuorum: boolean,
+  forced: boolean,
+): Decision {
+  const refused = new Map<MemberId, Refusal>()
+  const helloOf = (member: MemberId): Hello => hellos.get(member)!
+  const protocol = mostCommon(members.map((member) => helloOf(member).protocol))
+  // Those whose state is live come first: of two with one node id, it is the other that must go.
+  const order = [...members].sort((a, b) => Number(helloOf(b).mode === 'frozen') - Number(helloOf(a).mode === 'frozen'))
+  const nodes = new Set<string>()
+  let accepted = order.filter((member) => {
+    const hello = helloOf(member)
+    if (hello.protocol !== protocol) refused.set(member, otherProtocol(hello, protocol))
+    else if (nodes.has(hello.node.id)) refused.set(member, sameNode(hello))
+    else nodes.add(hello.node.id)
+    return !refused.has(member)
+  })
+  const stateful = accepted.filter((member) => helloOf(member).summary !== null)
+  if (stateful.length === 0) return { kind: 'format', accepted: inOrder(members, accepted), refused }
+
+  const clusterId = mostCommon(stateful.map((member) => helloOf(member).summary!.clusterId))
+  const holders = newestOf(stateful, helloOf, clusterId)
+  const newest = helloOf(holders[0]).summary!
+  const here = accepted.filter((member) => (helloOf(member).summary?.clusterId ?? clusterId) === clusterId)
+  const present = new Set(here.map((member) => helloOf(member).node.id))
+  const missing = newest.nodes.filter((node) => !present.has(node.id))
+  const quorate = !hasQuorum || members.every((member) => helloOf(member).quorate)
+  const enough = hasQuorum ? missing.length * 2 < newest.nodes.length : missing.length === 0
+  const starts = quorate && (enough || forced)
+  if (starts) {
+    for (const member of accepted) {
+      if (!here.includes(member)) refused.set(member, otherCluster(helloOf(member), clusterId))
+    }
+    accepted = here
+  }
+  return {
+    kind: starts ? 'start' : 'wait',
+    holders: inOrder(members, holders),
+    accepted: inOrder(members, accepted),
+    refused,
+    missing,
+    reason: quorate ? waitReason(newest, missing, hasQuorum) : 'no quorum: most of the cluster is out of reach',
+  }
+}
+
+function inOrder(members: readonly MemberId[], some: readonly MemberId[]): MemberId[] {
+  return members.filter((member) => some.includes(member))
+}
+
+/** Those with the newest state; those whose state is live alone when there are such among them. */
+function newestOf(stateful: readonly MemberId[], helloOf: (member: MemberId) => Hello, clusterId: string): MemberId[] {
+  let best: MemberId[] = []
+  for (const member of stateful) {
+    const summary = helloOf(member).summary!
+    if (summary.clusterId !== clusterId) continue
+    const standing = best.length === 0 ? 1 : compareStates(summary, helloOf(best[0]).summary!)
+    if (standing > 0) best = [member]
+    else if (standing === 0) best.push(member)
+  }
+  const live = best.filter((member) => helloOf(member).mode === 'frozen')
+  return live.length > 0 ? live : best.slice(0, 1)
+}
+
+function waitReason(newest: Summary, missing: Summary['nodes'], hasQuorum: boolean): string {
+  const away = missing.map(nodeText).join(', ')
+  const needed = hasQuorum ? `more than half of the ${newest.nodes.length} nodes` : 'all nodes'
+  return (
+    `waiting for ${needed} of epoch ${newest.epoch}; away: ${away}. Start them. ` +
+    'If they are lost for good: dog cluster recover (what only they hold is lost)'
+  )
+}
+
+/**
+ * Newcomers with their vnodes, which are fixed when a node first brings disk space: in the proportion of vnodes to space
+ * that the present nodes have, so that a share of the data is a share of the space whatever the order of joining. The
+ * first have 128 on the mean.
+ */
+export function withVnodes(
+  newcomers: readonly NodeInfo[],
+  present: readonly NodeInfo[],
+  known: ReadonlyMap<string, KnownNode>,
+): NodeInfo[] {
+  const measured = present.filter((node) => node.vnodes > 0 && node.space > 0)
+  const sized = measured.length > 0 ? measured : newcomers.filter((node) => node.space > 0)
+  const space = sized.reduce((sum, node) => sum + node.space, 0)
+  const vnodes = measured.length > 0 ? sized.reduce((sum, node) => sum + node.vnodes, 0) : sized.length * VNODES_MEAN
+  return newcomers.map((node) => {
+    if (node.space <= 0) return { ...node, vnodes: 0 }
+    const before = known.get(node.id)?.vnodes ?? 0
+    if (before > 0) return { ...node, vnodes: before }
+    return { ...node, vnodes: Math.min(VNODES_MAX, Math.max(1, Math.round((node.space * vnodes) / space))) }
+  })
+}
