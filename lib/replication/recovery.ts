@@ -23,7 +23,7 @@ import type { EnsureWaiter, ObjectEnsurer, Replica } from './replica.js'
 import { NO_OBJECT, ObjectRequest, READ, WRONG_EPOCH } from './request.js'
 import { decodeReports, encodeOids, type OidReport } from './survey.js'
 import type { Topology } from './topology.js'
-import { type CopyReport, decide } from './validity.js'
+import { type CopyReport, decide, type Verdict } from './validity.js'
 
 const TASKS_AT_ONCE = 4
 const ON_DEMAND_AT_ONCE = 16
@@ -344,6 +344,9 @@ export class Recovery implements ObjectEnsurer {
       this.resumeAll(task, NO_OBJECT)
       return true
     }
+    if (this.mayBeLeftover(verdict, own, reports, epoch) && !(await this.options.reachable([oid])).has(oid)) {
+      return this.drop(task, epoch)
+    }
     if (verdict.kind === 'take') {
       // Both were replicas to the end: only what was in flight can differ, and either's bytes are right for it.
       const near = object !== undefined && own.suspect && own.validThrough >= epoch - 1
@@ -352,9 +355,17 @@ export class Recovery implements ObjectEnsurer {
     }
     const kept = store.get(oid)
     if (kept === undefined) return false
-    const alone = reports.every((report) => !report.present)
-    if (alone && !(await this.options.reachable([oid])).has(oid)) return this.drop(task, epoch)
     return this.keep(task, epoch, kept)
+  }
+
+  /**
+   * What is believed may be there only because a deletion missed it, or a creation was cut off before anything referred to
+   * it: it is some node's alone, or stale, or its writer has left.
+   */
+  private mayBeLeftover(verdict: Verdict, own: CopyReport, reports: readonly CopyReport[], epoch: number): boolean {
+    if (verdict.kind === 'keep' && reports.every((report) => !report.present)) return true
+    const believed = verdict.kind === 'take' ? reports.find((report) => report.node === verdict.from) : own
+    return believed !== undefined && (believed.suspect || believed.validThrough < epoch - 1)
   }
 
   /** Our copy equals a valid one, or is the truth. It is made durable before its intent goes. */
@@ -377,15 +388,18 @@ export class Recovery implements ObjectEnsurer {
     return true
   }
 
-  /** Nobody else has it and nothing reaches it: what is left of a deletion that this node missed. */
+  /** Nothing reaches it: what is left of a deletion that some node missed, or of a creation that was cut off. */
   private drop(task: Task, epoch: number): boolean {
     const { store, replica, topology, log } = this.options
     const object = store.get(task.oid)
-    if (object === undefined || topology.epoch !== epoch || task.cancelled || replica.isValid(object)) return false
-    log('info', `dropping object ${oidToHex(task.oid)}: it was deleted while this node was away`)
-    replica.hot.delete(object)
-    if (object.intent) store.dropIntents([object])
-    store.remove(object)
+    if (topology.epoch !== epoch || task.cancelled) return false
+    if (object !== undefined) {
+      if (replica.isValid(object)) return false
+      log('info', `dropping object ${oidToHex(task.oid)}: nothing refers to it`)
+      replica.hot.delete(object)
+      if (object.intent) store.dropIntents([object])
+      store.remove(object)
+    }
     this.resumeAll(task, NO_OBJECT)
     return true
   }
