@@ -173,6 +173,7 @@ class ReplicatedOp {
   }
 
   epochChanged(): void {
+    if ((this.flags & FAILED) !== 0) return
     if (this.timer !== null) {
       this.timer.cancel()
       this.timer = null
@@ -186,17 +187,25 @@ class ReplicatedOp {
     this.dispatch()
   }
 
+  /** Ends with this result, but not before this node's disk has let go of the caller's buffer. */
   fail(result: number): void {
-    if (this.timer !== null) this.timer.cancel()
+    this.timer?.cancel()
     this.timer = null
-    // A read in flight may still be written into the caller's buffer by this node's disk: end with it, not before.
-    if (this.kind === READ && this.pending > 0) {
-      this.flags |= FAILED
-      this.result = result
-      return
+    this.flags |= FAILED
+    this.result = result
+    const kept: Leg[] = []
+    for (const leg of this.current) {
+      if (leg.atDisk || this.kind === READ) {
+        kept.push(leg)
+      } else {
+        leg.cancelled = true
+        leg.op = null
+      }
     }
-    this.abandon()
-    this.finish(result)
+    this.current.length = 0
+    this.current.push(...kept)
+    this.pending = kept.length
+    if (this.pending === 0) this.finish(result)
   }
 
   legDone(leg: Leg, result: number): void {
@@ -204,7 +213,9 @@ class ReplicatedOp {
     assert(at >= 0, 'a leg that answers belongs to the current attempt')
     this.current.splice(at, 1)
     this.pending--
-    if (this.kind === READ) this.readDone(result)
+    if ((this.flags & FAILED) !== 0) {
+      if (this.pending === 0) this.finish(this.result)
+    } else if (this.kind === READ) this.readDone(result)
     else this.writeDone(result)
   }
 
@@ -283,9 +294,7 @@ class ReplicatedOp {
   }
 
   private readDone(result: number): void {
-    if ((this.flags & FAILED) !== 0) {
-      this.finish(this.result)
-    } else if (result >= 0) {
+    if (result >= 0) {
       this.finish(result)
     } else if (!this.router.isRunning) {
       // Goes on with `resume`.
@@ -319,6 +328,8 @@ class ReplicatedOp {
     leg.bufferOffset = this.bufferOffset
     leg.flags = flags
     leg.writer = this.router.options.self
+    leg.cancelled = false
+    leg.atDisk = false
     return leg
   }
 

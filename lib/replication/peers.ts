@@ -16,6 +16,7 @@ import { ALLOCATE, FLUSH, LINK_LOST, type ObjectRequest, READ, REMOVE, WRITE, ZE
 
 export const PING_MS = 1_000
 export const HUNG_MS = 8_000
+const SILENT_MS = 3_000
 const RECONNECT_MS = 100
 /** Outstanding requests to one peer: more than any gateway lets in (see VOLUME_REQUESTS_MAX). */
 const SLOTS_MAX = 65_536
@@ -72,7 +73,10 @@ export class Peers {
       }
     }
     for (const [id, node] of wanted) {
-      if (!this.peers.has(id)) this.peers.set(id, new Peer(node, this.options))
+      const peer = this.peers.get(id)
+      // What was not answered before this epoch is no sign of how things are in it.
+      if (peer === undefined) this.peers.set(id, new Peer(node, this.options))
+      else peer.forgive()
     }
   }
 
@@ -116,6 +120,8 @@ class Peer implements LinkHandler {
   private outstanding = 0
   private lastHeard: number
   private lastTick: number
+  /** Clock.now() of the last attempt to connect */
+  private connected = 0
   private reported = false
   private reconnect: Timer | null = null
   private stopped = false
@@ -235,6 +241,10 @@ class Peer implements LinkHandler {
     this.reconnect = this.options.clock.after(RECONNECT_MS, () => this.connect())
   }
 
+  forgive(): void {
+    this.lastHeard = this.options.clock.now()
+  }
+
   tick(): void {
     const now = this.options.clock.now()
     // After a pause of our own the silence was ours.
@@ -245,6 +255,13 @@ class Peer implements LinkHandler {
       this.options.hung(this.node, `no answer for ${Math.round((now - this.lastHeard) / 1000)} s`)
     }
     if (now - this.lastHeard <= HUNG_MS) this.reported = false
+    // A connection that a broken network has left behind may stay silent long after the network is well.
+    if (now - this.lastHeard > SILENT_MS && this.link !== null && now - this.connected > SILENT_MS) {
+      const link = this.link
+      link.close()
+      this.closed(link, `silent for ${Math.round(now - this.lastHeard)} ms`)
+      return
+    }
     if (this.link === null || this.outstanding >= SLOTS_MAX) return
     encodeRequest(this.header, 0, OP.PEER_PING, 0, 0, this.take(this.pong), 0)
     this.link.send(this.header, null, 0, 0)
@@ -265,6 +282,7 @@ class Peer implements LinkHandler {
     const { host, port, socket } = this.node
     const link = this.options.network.connect({ host, port, socket }, this)
     this.link = link
+    this.connected = this.options.clock.now()
     const payload = encodeCall(this.options.hello(), undefined)
     encodeRequest(this.header, 0, OP.PEER_HELLO, FLAG_WRITE, 0, this.take(this.pong), payload.length)
     link.send(this.header, payload, 0, payload.length)

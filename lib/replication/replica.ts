@@ -21,6 +21,7 @@ import {
   EIO,
   ENOSPC,
   FLUSH,
+  LINK_LOST,
   NO_OBJECT,
   NOT_VALID,
   type ObjectRequest,
@@ -71,6 +72,8 @@ export class Replica {
   readonly counters = { reads: 0, writes: 0, readBytes: 0, writeBytes: 0, flushes: 0, errors: 0 }
 
   private inFlight = 0
+  /** The newest epoch that this node was in since it started; 0 none */
+  private lastEpoch = 0
   private draining: (() => void) | null = null
   private future: ObjectRequest[] = []
   private readonly pool: ReplicaOp[] = []
@@ -100,8 +103,12 @@ export class Replica {
    */
   epochChanged(left: readonly string[], activated: () => void): void {
     this.activeEpoch = 0
+    const { epoch } = this.options.topology
+    // While this node was out, writers may have left and come back; and what it took at the end the others may lack.
+    const wasOut = this.lastEpoch !== 0 && this.lastEpoch < epoch - 1
+    this.lastEpoch = epoch
     for (const object of this.hot) {
-      if (left.includes(object.writer) && !mutations.forgetIntents) object.suspect = true
+      if ((wasOut || left.includes(object.writer)) && !mutations.forgetIntents) object.suspect = true
     }
     this.draining = activated
     this.drained()
@@ -252,6 +259,7 @@ class ReplicaOp implements Completion, EnsureWaiter {
         }
         return
       case Stage.Access:
+        request.atDisk = false
         replica.ended()
         if (result < 0) replica.failed(result, 'object')
         if (result < 0 || (request.flags & FLAG_FUA) === 0 || request.kind === READ) this.finish(result)
@@ -270,6 +278,10 @@ class ReplicaOp implements Completion, EnsureWaiter {
   private locate(): void {
     const replica = this.replica
     const request = this.request as ObjectRequest
+    if (request.cancelled) {
+      this.finish(LINK_LOST)
+      return
+    }
     if (request.epoch !== replica.activeEpoch && !mutations.skipEpochCheck) {
       this.finish(WRONG_EPOCH)
       return
@@ -374,6 +386,7 @@ class ReplicaOp implements Completion, EnsureWaiter {
     const request = this.request as ObjectRequest
     const { store } = replica.options
     this.stage = Stage.Access
+    request.atDisk = true
     replica.began()
     if (request.kind === READ) {
       replica.counters.reads++

@@ -38,6 +38,10 @@ export abstract class ObjectRequest implements Completion {
   flags = 0
   /** Node id of the gateway */
   writer = ''
+  /** Set by the owner: the buffer is no longer its own; end without touching it. Only while not `atDisk`. */
+  cancelled = false
+  /** Set by the replica: the disk is reading from or writing to the buffer */
+  atDisk = false
 
   /** Bytes done, or a negative result. */
   abstract complete(result: number): void
