@@ -1,7 +1,7 @@
 /** Wires a SheepNode to this host: store directory, engine, sockets, NBD. */
 import { LocalEngine } from '../lib/cluster/local.js'
 import type { NodeInfo } from '../lib/cluster/types.js'
-import type { RequestCounts } from '../lib/control/services.js'
+import type { ControlServices, RequestCounts } from '../lib/control/services.js'
 import { SheepError } from '../lib/errors.js'
 import { RealClock } from '../lib/host/clock.js'
 import { RealDisk } from '../lib/host/disk.js'
@@ -37,6 +37,7 @@ export async function createNode(options: SheepOptions, hooks: NodeHooks, versio
     vnodes: 0,
   }
   let nbd: NbdServer | null = null
+  let services: ControlServices | null = null
   const started = clock.now()
   const facts: ProcessFacts = {
     version,
@@ -61,7 +62,10 @@ export async function createNode(options: SheepOptions, hooks: NodeHooks, versio
     log,
     listen: { ...options.listen, socket: options.socket },
     state: { load: () => identity.loadState(), save: (state) => identity.saveState(state) },
-    accept: (running, link) => new Session(running, controlServices(running, facts), link, clientOf(link, options)),
+    accept: (running, link) => {
+      services ??= controlServices(running, facts)
+      return new Session(running, services, link, clientOf(link, options))
+    },
     calls: (running) => serviceCalls(running, facts),
     fatal: (error) => hooks.fatal(error),
     stopRequested: (reason) => hooks.requestStop(reason),

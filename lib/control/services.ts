@@ -98,7 +98,7 @@ export interface NodeSpace {
   /** bytes */
   total: number
   free: number
-  /** By objects of this store */
+  /** On the store's file system, by objects and whatever else is there */
   used: number
   objects: number
 }

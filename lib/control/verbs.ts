@@ -93,6 +93,8 @@ const vdiName: Checker<string> = (value) => {
   checkName(value)
   return value
 }
+/** '' is all */
+const vdiNameOrNone: Checker<string> = optional((value, path) => (value === '' ? '' : vdiName(value, path)), '')
 const newTag: Checker<string> = (value) => {
   checkTag(value)
   return value
@@ -141,7 +143,7 @@ export const VERBS = {
   /** Progress in bytes when preallocating */
   'vdi.create': verb<VdiInfo>()({ name: vdiName, size, copies, blockSizeShift, preallocate: optional(flag, false) }),
   /** '' is all; else the VDI of this name and its snapshots */
-  'vdi.list': verb<{ vdis: VdiInfo[] }>()({ name: optional(vdiName, '') }),
+  'vdi.list': verb<{ vdis: VdiInfo[] }>()({ name: vdiNameOrNone }),
   'vdi.snapshot': verb<VdiInfo>()({ name: vdiName, tag: newTag }),
   'vdi.clone': verb<VdiInfo>()({ source: vdiName, snapshot, name: vdiName }),
   'vdi.rollback': verb<VdiInfo>()({ name: vdiName, snapshot }),

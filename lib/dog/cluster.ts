@@ -83,6 +83,7 @@ async function showInfo(session: Session): Promise<void> {
   const info = await session.call('cluster.info', {})
   if (session.options.format === 'raw') session.write(`${info.status}\n`)
   if (session.forPeople) session.write(summary(info))
+  if (session.forPeople && info.epochs.length === 0) return
   session.print(info, EPOCH_COLUMNS, info.epochs)
 }
 
@@ -101,7 +102,8 @@ function summary(info: ClusterInfo): string {
       `Cluster created at ${formatTime(created, true)}, default ${copies} copies of objects of ${formatSize(objectSize)}`,
     )
   }
-  return `${lines.join('\n')}\n\n`
+  if (info.epochs.length > 0) lines.push('')
+  return `${lines.join('\n')}\n`
 }
 
 async function format(

@@ -139,8 +139,8 @@ async function showSpace(session: Session): Promise<void> {
     session.write(`Total ${total.total} ${total.used} ${total.free} ${percent} ${total.objects} ${answer.volumeSize}\n`)
   } else if (session.forPeople) {
     session.write(
-      `\nTotal: ${formatSize(total.total)}, ${formatSize(total.used)} used by ${total.objects} objects, ` +
-        `${formatSize(total.free)} free. Sizes of all volumes: ${formatSize(answer.volumeSize)}.\n`,
+      `\nTotal: ${formatSize(total.total)}, ${formatSize(total.used)} used, ${formatSize(total.free)} free, ` +
+        `${total.objects} objects. Sizes of all volumes: ${formatSize(answer.volumeSize)}.\n`,
     )
   }
   reportSilent(answer.nodes)

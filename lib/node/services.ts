@@ -11,8 +11,9 @@ import type {
   RecoveryReport,
   RequestCounts,
   VdiService,
-  VdiUsage,
 } from '../control/services.js'
+import { UsageReader } from '../control/usage.js'
+import { LOG_LINES_MAX } from '../control/verbs.js'
 import { SheepError } from '../errors.js'
 import type { CallHandler } from '../replication/peer-session.js'
 import type { SdServices } from '../sd/session.js'
@@ -21,11 +22,6 @@ import { readIndex } from '../vdi/inode-io.js'
 import { dataOid, inodeOid, type Oid, oidToHex, vidOf } from '../vdi/oid.js'
 import type { VdiEntry } from '../vdi/types.js'
 import type { SheepNode } from './node.js'
-
-const USAGE_AT_ONCE = 16
-/** Frozen indexes whose counts are remembered */
-const USAGE_CACHE_MAX = 65_536
-const LOG_LINES_MAX = 10_000
 
 /** What only the process around the node knows. */
 export interface ProcessFacts {
@@ -49,6 +45,7 @@ interface LocatedCopy {
   used: number
 }
 
+/** One for a node: it remembers what lists ask for again and again. */
 export function controlServices(node: SheepNode, facts: ProcessFacts): ControlServices {
   return {
     version: facts.version,
@@ -132,7 +129,7 @@ function localService(node: SheepNode, facts: ProcessFacts): NodeService {
 
 export function vdiService(node: SheepNode): VdiService {
   const { operations } = node
-  const usage = new UsageCounter(node)
+  const reader = new UsageReader({ io: node.gateway.io, clock: node.parts.clock, cluster: node.cluster })
   return {
     create: ({ name, size, copies, blockSizeShift, preallocate }, progress) =>
       operations.create(
@@ -152,49 +149,8 @@ export function vdiService(node: SheepNode): VdiService {
       operations.delete(name, snapshot, (done, total) => progress.report(done, total, 'freeing')),
     resize: (name, size, shrink) => operations.resize(name, size, shrink),
     rename: (name, newName) => operations.rename(name, newName),
-    usage: (entries) => usage.of(entries),
+    usage: (entries) => reader.usage(entries),
     locks: () => node.cluster.registry.locks(),
-  }
-}
-
-/** Counts index entries. A snapshot's never change: counted once. */
-class UsageCounter {
-  private readonly frozen = new Map<string, VdiUsage>()
-
-  constructor(private readonly node: SheepNode) {}
-
-  async of(entries: readonly VdiEntry[]): Promise<VdiUsage[]> {
-    const results: VdiUsage[] = new Array(entries.length)
-    let next = 0
-    const worker = async () => {
-      while (next < entries.length) {
-        const at = next++
-        results[at] = await this.one(entries[at])
-      }
-    }
-    await Promise.all(Array.from({ length: Math.min(USAGE_AT_ONCE, entries.length) }, worker))
-    return results
-  }
-
-  private async one(entry: VdiEntry): Promise<VdiUsage> {
-    const key = `${entry.vid} ${entry.createTime}`
-    const known = this.frozen.get(key)
-    if (known !== undefined) return known
-    const count = entriesFor(entry.size, entry.blockSizeShift)
-    const index = await readIndex(this.node.gateway.io, entry.vid, 0, count)
-    let own = 0
-    let others = 0
-    for (let i = 0; i < index.length; i++) {
-      if (index[i] === entry.vid) own++
-      else if (index[i] !== 0) others++
-    }
-    const size = 2 ** entry.blockSizeShift
-    const usage = { used: own * size, shared: others * size }
-    if (entry.snapshotTime !== 0) {
-      if (this.frozen.size >= USAGE_CACHE_MAX) this.frozen.clear()
-      this.frozen.set(key, usage)
-    }
-    return usage
   }
 }
 
