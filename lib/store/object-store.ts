@@ -176,6 +176,7 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
     if (file.header === HEADER_STALE) {
       this.handles.release(file)
       this.discard(path)
+      this.syncs.directoryChanged(oid)
       throw new DiskError(-file.headerError, 'create', path, `errno ${-file.headerError}`)
     }
     // A former object's entry speaks of the oid and so of this one too.
@@ -205,7 +206,7 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
       this.disk.unlink(path)
     } catch (error) {
       if (!(error instanceof DiskError)) throw error
-      this.log('warning', `a file is left behind until the next start: ${error.message}`)
+      this.log('warning', `a file is left behind: ${error.message}`)
     }
   }
 
