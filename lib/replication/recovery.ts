@@ -351,7 +351,7 @@ export class Recovery implements ObjectEnsurer {
       // Both were replicas to the end: only what was in flight can differ, and either's bytes are right for it.
       const near = object !== undefined && own.suspect && own.validThrough >= epoch - 1
       if (near) return this.patch(task, epoch, verdict.from, object)
-      return this.take(task, epoch, verdict.from, verdict.writeEpoch)
+      return this.take(task, epoch, verdict.from, verdict.suspect ? epoch : verdict.writeEpoch)
     }
     const kept = store.get(oid)
     if (kept === undefined) return false
@@ -378,6 +378,8 @@ export class Recovery implements ObjectEnsurer {
     }
     if (object.removed || task.cancelled || this.options.topology.epoch !== epoch) return false
     store.setCheckEpoch(object, epoch)
+    // What a suspect holds is decided now: a copy that is away may hold other bytes under the former mark.
+    if (object.suspect) store.setWriteEpoch(object, epoch)
     object.suspect = false
     object.writer = ''
     object.validEpoch = epoch

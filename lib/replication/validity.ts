@@ -20,7 +20,7 @@ export type Verdict =
   /** Our copy is right: equal to a valid one, or itself the truth */
   | { kind: 'keep' }
   /** Take the copy of this node */
-  | { kind: 'take'; from: string; writeEpoch: number }
+  | { kind: 'take'; from: string; writeEpoch: number; suspect: boolean }
   /** One of these nodes must be heard first: only they can know of a later write */
   | { kind: 'wait'; epoch: number; nodes: readonly string[] }
   /** No member that reported has it */
@@ -51,7 +51,6 @@ export function decide(
   own: CopyReport,
   others: readonly CopyReport[],
 ): Verdict {
-  const current = topology.epoch
   const present = others.filter((report) => report.present)
   if (own.present) present.push(own)
   // Nobody here has it; but who held it in some epoch may be away.
@@ -71,10 +70,10 @@ export function decide(
   const trusted = best.filter((report) => !report.suspect)
   const choice = inRingOrder(topology, oid, copies, trusted.length > 0 ? trusted : best)
   if (choice.node === own.node) return { kind: 'keep' }
-  const same = own.present && !own.suspect && !choice.suspect && own.writeEpoch === choice.writeEpoch
-  // A copy that missed an epoch with writes has a lower writeEpoch; an equal one missed none.
-  if (same && own.validThrough >= Math.min(own.writeEpoch, current)) return { kind: 'keep' }
-  return { kind: 'take', from: choice.node, writeEpoch: choice.writeEpoch }
+  // A copy that missed an epoch with writes has a lower writeEpoch than all sound ones; one that equals any missed none.
+  const same = own.present && !own.suspect && trusted.some((report) => report.writeEpoch === own.writeEpoch)
+  if (same) return { kind: 'keep' }
+  return { kind: 'take', from: choice.node, writeEpoch: choice.writeEpoch, suspect: choice.suspect }
 }
 
 function newest(reports: readonly CopyReport[]): CopyReport | null {
