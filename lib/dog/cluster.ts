@@ -29,12 +29,7 @@ export function addClusterCommands(cluster: Command, add: Add): void {
     yesOption(
       command
         .option('-c, --copies <N>', 'how many nodes keep each object (default: 3)', parseCopies)
-        .option(
-          '-z, --object-size <SIZE>',
-          'size of objects: 1M to 2G, or its log2 (default: 4M)',
-          parseObjectShift,
-          0,
-        ),
+        .option('-z, --object-size <SIZE>', 'size of objects: 1M to 2G, or its log2 (default: 4M)', parseObjectShift),
     ),
   )
     .notes('A cluster that has been formatted loses all its volumes: that needs --force.')

@@ -53,6 +53,7 @@ export function group(parent: Command, name: string, summary: string): Command {
   return throwUsage(parent.command(name))
     .summary(summary)
     .description(sentence(summary))
+    .usage('COMMAND ...')
     .helpCommand(false)
     .addHelpText('after', MORE)
 }

@@ -43,8 +43,16 @@ export function dogProgram(run: RunSession): Command {
   const program = throwUsage(new Command('dog'))
     .description(DESCRIPTION)
     .usage('[options] COMMAND ...')
-    .addOption(new Option('-a, --address <HOST>', 'daemon to ask').env('SHEEPDOG_ADDRESS').default(DEFAULT_ADDRESS))
-    .addOption(new Option('-p, --port <PORT>', 'its TCP port').env('SHEEPDOG_PORT').default(String(DEFAULT_PORT)))
+    .addOption(
+      new Option('-a, --address <HOST>', 'daemon to ask')
+        .env('SHEEPDOG_ADDRESS')
+        .default(DEFAULT_ADDRESS, DEFAULT_ADDRESS),
+    )
+    .addOption(
+      new Option('-p, --port <PORT>', 'its TCP port')
+        .env('SHEEPDOG_PORT')
+        .default(String(DEFAULT_PORT), String(DEFAULT_PORT)),
+    )
     .addOption(
       new Option('--socket <PATH>', 'its Unix socket (STORE/sock), instead of -a and -p').env('SHEEPDOG_SOCKET'),
     )
@@ -84,13 +92,16 @@ function sessionOptions(command: Command): Session['options'] {
   }
 }
 
-/** What is typed wins over the environment; a socket over an address from the same place. */
-function targetOf(command: Command, { socket, address, port }: GlobalOptions): Target {
+/** What is typed wins over the environment; a socket over an address from the same place. Empty is not set. */
+function targetOf(command: Command, { socket = '', address, port }: GlobalOptions): Target {
   const typed = (name: string) => command.getOptionValueSourceWithGlobals(name) === 'cli'
   const tcpTyped = typed('address') || typed('port')
-  if (socket !== undefined && typed('socket') && tcpTyped) {
+  if (typed('socket') && tcpTyped) {
     throw new SheepError('invalid', '--socket and -a or -p name two daemons', 'give one of them')
   }
-  if (socket !== undefined && !tcpTyped) return { socket }
-  return { host: address, port: parseCount(port, 'TCP port', 1, 65_535) }
+  if (socket !== '' && !tcpTyped) return { socket }
+  return {
+    host: address || DEFAULT_ADDRESS,
+    port: port === '' ? DEFAULT_PORT : parseCount(port, 'TCP port', 1, 65_535),
+  }
 }

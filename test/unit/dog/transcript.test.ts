@@ -1,0 +1,47 @@
+/** Runs every command of transcript.txt as a process and compares what it prints, its exit code included. */
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import test from 'ava'
+import { dogProgram } from '../../support/cluster.js'
+import { listenControl } from '../../support/control-listener.js'
+import { FakeServices } from '../../support/fake-services.js'
+import { run } from '../../support/process.js'
+
+const file = join(import.meta.dirname, '..', '..', '..', '..', 'test', 'unit', 'dog', 'transcript.txt')
+
+/** Words of a shell line with backslashes and no quotes. */
+function wordsOf(line: string): string[] {
+  return (line.match(/(?:\\.|[^\\ ])+/g) ?? []).map((word) => word.replace(/\\(.)/g, '$1'))
+}
+
+async function play(command: string, port: number): Promise<string> {
+  const [, ...words] = wordsOf(command)
+  const env = { SHEEPDOG_PORT: String(port), TZ: 'UTC', LC_ALL: 'C.UTF-8', SHEEPDOG_SOCKET: '', SHEEPDOG_ADDRESS: '' }
+  const { code, stdout, stderr } = await run(process.execPath, [dogProgram, ...words], { env, limit: 30_000 })
+  const errors = stderr.replace(/^(?=.)/gm, '2> ')
+  return `${stdout}${errors}${code === 0 ? '' : `exit code ${code}\n`}`
+}
+
+test('dog prints what the transcript says', async (t) => {
+  t.timeout(180_000)
+  const services = new FakeServices()
+  const listener = await listenControl(services)
+  t.teardown(() => listener.close())
+  const expected = readFileSync(file, 'utf8')
+  let actual = ''
+  let commands = 0
+  for (const line of expected.split('\n')) {
+    if (line.startsWith('#')) actual += `${line.startsWith('## ') ? '\n' : ''}${line}\n`
+    if (!line.startsWith('$ ')) continue
+    actual += `\n${line}\n${await play(line.slice(2), listener.port)}`
+    commands++
+  }
+  if (process.env.GOLDEN === 'update') writeFileSync(file, actual)
+  else t.deepEqual(actual.split('\n'), expected.split('\n'))
+  t.true(commands > 80)
+  t.deepEqual(services.stopped, ['1'.repeat(16)])
+  t.deepEqual(services.proposed, [
+    { type: 'format', clusterId: '0f'.repeat(8), copies: 2, blockSizeShift: 22, force: true },
+    { type: 'shutdown' },
+  ])
+})
