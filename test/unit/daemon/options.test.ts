@@ -1,0 +1,175 @@
+/** The command line of sheep, as values and as refusals. */
+import test from 'ava'
+import fc from 'fast-check'
+import { type HostFacts, parseOptions, type SheepOptions } from '../../../daemon/options.js'
+import { SheepError } from '../../../lib/errors.js'
+
+const facts: HostFacts = {
+  hostname: 'host1',
+  addresses: ['192.0.2.7', '2001:db8::7'],
+  runtimeDirectory: '/run/sheepdog',
+  directory: '/here',
+}
+
+function parse(line: string): SheepOptions {
+  const options = parseOptions(
+    line.split(' ').filter((word) => word !== ''),
+    '1.2.3',
+    facts,
+  )
+  if ('text' in options) throw new Error(`help instead of options: ${line}`)
+  return options
+}
+
+function refusal(line: string): string {
+  try {
+    parse(line)
+  } catch (error) {
+    if (error instanceof SheepError) return `${error.exitCode} ${error.message}; ${error.hint}`
+    throw error
+  }
+  return ''
+}
+
+test('one host, nothing said', (t) => {
+  t.deepEqual(parse('store'), {
+    store: '/here/store',
+    cluster: { engine: 'local', directory: '/run/sheepdog/local' },
+    listen: { host: '127.0.0.1', port: 7000 },
+    socket: '/here/store/sock',
+    address: { host: '127.0.0.1', port: 7000 },
+    name: 'host1',
+    zone: '',
+    gatewayOnly: false,
+    sync: true,
+    nbd: { socket: '/here/store/nbd.sock', tcp: null, tls: null, allowPlain: false },
+    foreground: false,
+    logLevel: 'info',
+    logFile: '/here/store/sheep.log',
+    pidFile: '',
+  })
+  t.is(parse('').store, '/var/lib/sheepdog')
+})
+
+test('everything said', (t) => {
+  const line =
+    '-c local:engine -p 7010 -b 10.0.0.5 -y 10.1.0.5 -z rack1 -g -f -l level=debug,dir=/var/log/sheep -P run/pid -n ' +
+    '--nbd-socket /run/nbd --nbd-port 10809 --nbd-bind 10.0.0.5 --tls certs --allow-plain /srv/store'
+  t.deepEqual(parse(line), {
+    store: '/srv/store',
+    cluster: { engine: 'local', directory: '/here/engine' },
+    listen: { host: '10.0.0.5', port: 7010 },
+    socket: '/srv/store/sock',
+    address: { host: '10.1.0.5', port: 7010 },
+    name: 'host1',
+    zone: 'rack1',
+    gatewayOnly: true,
+    sync: false,
+    nbd: {
+      socket: '/run/nbd',
+      tcp: { host: '10.0.0.5', port: 10809 },
+      tls: '/here/certs',
+      allowPlain: true,
+    },
+    foreground: true,
+    logLevel: 'debug',
+    logFile: '/var/log/sheep/sheep.log',
+    pidFile: '/here/run/pid',
+  })
+})
+
+test('addresses: what others are told can be reached', (t) => {
+  t.is(parse('-c corosync s').listen.host, '0.0.0.0')
+  t.is(parse('-c corosync s').address.host, '192.0.2.7')
+  t.is(parse('-b 10.0.0.5 s').address.host, '10.0.0.5')
+  t.is(parse('-b :: -y [2001:db8::7] s').address.host, '2001:db8::7')
+  t.is(parse('-b 0.0.0.0 s').address.host, '127.0.0.1', 'local members are on this host')
+  t.regex(refusal('-y 0.0.0.0 s'), /^2 .*others can connect to/)
+  t.throws(() => parseOptions(['-c', 'corosync', 's'], '1', { ...facts, addresses: [] }), {
+    message: /no network address/,
+  })
+})
+
+const REFUSED: [string, RegExp][] = [
+  ['--frobnicate s', /unknown option '--frobnicate'.*--help/],
+  ['a b', /too many arguments/],
+  ['-c zookeeper s', /"zookeeper" is no cluster engine; use local/],
+  ['-c local: s', /needs a path/],
+  ['-p 0 s', /-p "0" is no TCP port/],
+  ['-p 65536 s', /-p "65536"/],
+  ['-p 7e3 s', /-p "7e3"/],
+  ['-p', /argument missing/],
+  ['-b 1.2.3.4/8 s', /is no address/],
+  ['-b 1.2.3.4,5 s', /is no address/],
+  ['-l loud s', /"loud" is no log level; use one of error, warning/],
+  ['-l format=json s', /no setting "format"/],
+  ['-l level= s', /"" is no log level/],
+  [`-z ${'z'.repeat(65)} s`, /no zone name/],
+  ['--nbd-bind 127.0.0.1 s', /--nbd-port is missing/],
+  ['--nbd-port 7000 s', /both 7000/],
+  ['--nbd-port 10809 --nbd-bind 0.0.0.0 s', /without TLS.*--tls DIR/],
+  [`s/${'x'.repeat(100)}`, /too long for a Unix socket.*shorter path for the store/],
+  [`--nbd-socket ${'x'.repeat(110)} s`, /too long for a Unix socket.*--nbd-socket/],
+]
+for (const [line, pattern] of REFUSED) {
+  test(`refused: sheep ${line.length > 60 ? `${line.slice(0, 60)}...` : line}`, (t) => {
+    t.regex(refusal(line), /^2 /)
+    t.regex(refusal(line), pattern)
+  })
+}
+
+test('several stores wait for their time, and say so', (t) => {
+  t.regex(refusal('a,b,c'), /^1 3 store directories/)
+})
+
+test('NBD over TCP: loopback needs nothing, elsewhere TLS or a word', (t) => {
+  t.deepEqual(parse('--nbd-port 10809 s').nbd.tcp, { host: '127.0.0.1', port: 10809 })
+  for (const host of ['localhost', '127.8.0.1', '[::1]']) t.is(refusal(`--nbd-port 1 --nbd-bind ${host} s`), '', host)
+  for (const host of ['10.0.0.1', '::', '127.0.0.1.example.org', '2001:db8::1']) {
+    t.regex(refusal(`--nbd-port 1 --nbd-bind ${host} s`), /without TLS/, host)
+    t.is(refusal(`--nbd-port 1 --nbd-bind ${host} --allow-plain s`), '', host)
+    t.is(refusal(`--nbd-port 1 --nbd-bind ${host} --tls d s`), '', host)
+  }
+})
+
+test('help and version are text', (t) => {
+  const help = parseOptions(['--help'], '1.2.3', facts)
+  t.true('text' in help && /Usage: sheep.*STORE/.test(help.text) && /Examples:/.test(help.text))
+  t.deepEqual(parseOptions(['-v'], '1.2.3', facts), { text: '1.2.3\n' })
+})
+
+test('any words are options or a SheepError', (t) => {
+  const known = fc.constantFrom(
+    '-p',
+    '-c',
+    '-l',
+    '-z',
+    '-b',
+    '-y',
+    '--nbd-port',
+    '--tls',
+    '-f',
+    '-n',
+    '-P',
+    '--',
+    'local:',
+  )
+  const word = fc.oneof(known, fc.string(), fc.string({ unit: 'binary' }), fc.nat().map(String))
+  let parsed = 0
+  fc.assert(
+    fc.property(fc.array(word, { maxLength: 8 }), (words) => {
+      try {
+        const options = parseOptions(words, '1', facts)
+        if (!('text' in options)) {
+          parsed++
+          if (!options.store.startsWith('/') || !Number.isInteger(options.listen.port)) return false
+        }
+        return true
+      } catch (error) {
+        return error instanceof SheepError && error.message !== '' && error.hint !== ''
+      }
+    }),
+    { numRuns: 2000 },
+  )
+  t.true(parsed > 20, `${parsed} parsed`)
+})
