@@ -102,6 +102,10 @@ export class RoutedIo implements ObjectIo {
         'add disks or delete VDIs: dog node list',
       )
     }
+    if (result === -108 && !this.options.router.isStopped) {
+      const hint = 'try again once dog cluster info shows this node running'
+      throw new SheepError('halted', `${what} of object ${name} ended: this node was out of the cluster`, hint)
+    }
     if (result === -108) throw new SheepError('shutting-down', `${what} of object ${name} ended: the daemon stops`)
     throw new SheepError('io', `${what} of object ${name} failed with errno ${-result}`, 'look at dog node log')
   }

@@ -7,29 +7,32 @@
  * Reads go to this node's copy when it has a share, else to one other; a copy that is not valid yet passes the read on.
  */
 import { assert } from '../assert.js'
-import type { NodeInfo } from '../cluster/types.js'
 import type { Clock, Completion, Timer } from '../host/interfaces.js'
 import { mutations } from '../mutations.js'
-import { FLAG_IF_VALID } from '../protocol/header.js'
+import { FLAG_CREATE, FLAG_IF_VALID, FLAG_KEEP_BLOCKS } from '../protocol/header.js'
 import type { Peers } from '../replication/peers.js'
 import type { Replica } from '../replication/replica.js'
 import {
-  EIO,
+  ENOSPC,
   FLUSH,
   LINK_LOST,
   NO_OBJECT,
   NOT_VALID,
   ObjectRequest,
   READ,
+  WRITE,
   WRONG_EPOCH,
+  ZERO,
 } from '../replication/request.js'
 import type { Topology } from '../replication/topology.js'
 import type { Oid } from '../vdi/oid.js'
+import { TakeBack } from './take-back.js'
 
 /** A link that broke, an object whose holders are away: asked again this often. */
 const RETRY_MS = 20
 const ABSENT_RETRY_MS = 500
 const POOL_MAX = 1_024
+const ESHUTDOWN = -108
 
 export interface RouterOptions {
   self: string
@@ -99,11 +102,11 @@ export class Router {
     return this.running
   }
 
-  /** Lets operations go on after `suspend`, or in a new epoch: those in flight are sent again. */
+  /** Lets operations go on after `suspend`, or in a new epoch: what is in flight from an older one is sent again. */
   resume(): void {
     if (this.stopped) return
     this.running = true
-    for (const op of [...this.active]) op.epochChanged()
+    for (const op of [...this.active]) op.goOn()
   }
 
   suspend(): void {
@@ -114,17 +117,32 @@ export class Router {
   stop(): void {
     this.stopped = true
     this.running = false
-    for (const op of [...this.active]) op.fail(-108)
+    for (const op of [...this.active]) op.fail(ESHUTDOWN)
+  }
+
+  get isStopped(): boolean {
+    return this.stopped
+  }
+
+  /** Fails everything: this node was out of the cluster, and what it had in flight may be others' to do by now. */
+  forget(): void {
+    for (const op of [...this.active]) op.fail(ESHUTDOWN)
   }
 
   /** Fails operations on this vid's objects: its lock is gone. */
   revoke(matches: (oid: Oid) => boolean): void {
-    for (const op of [...this.active]) if (matches(op.oid)) op.fail(-108)
+    for (const op of [...this.active]) if (matches(op.oid)) op.fail(ESHUTDOWN)
   }
 
   ended(op: ReplicatedOp): void {
     this.active.delete(op)
     if (this.pool.length < POOL_MAX) this.pool.push(op)
+  }
+
+  send(node: string, request: ObjectRequest): void {
+    const { self, replica, peers } = this.options
+    if (node === self) replica.submit(request)
+    else peers.submit(node, request)
   }
 
   takeLeg(op: ReplicatedOp): Leg {
@@ -156,10 +174,19 @@ class ReplicatedOp {
   private pending = 0
   private result = 0
   private again = false
+  /** Of the current attempt */
+  private epoch = 0
   /** READ: how many replicas were tried in this round */
   private tried = 0
   /** Legs of the current attempt; a leg of a former one has another op or none. */
   private readonly current: Leg[] = []
+  /** Legs of former attempts for which this node's disk still uses the caller's buffer */
+  private lingering = 0
+  /** Over, but for those */
+  private ending = false
+  /** A replica that had no room for the write */
+  private full = ''
+  private takeBack: TakeBack | null = null
   private timer: Timer | null = null
 
   constructor(private readonly router: Router) {}
@@ -172,40 +199,25 @@ class ReplicatedOp {
     else this.sendAll()
   }
 
-  epochChanged(): void {
-    if ((this.flags & FAILED) !== 0) return
-    if (this.timer !== null) {
-      this.timer.cancel()
-      this.timer = null
+  goOn(): void {
+    if (this.ending) return
+    if (this.pending > 0) {
+      // A read under way in the old epoch stands: it began on a valid copy. And what was sent in this very epoch is still
+      // being done: sent twice, the first could land after a later write to the same place.
+      if (this.kind === READ || this.epoch === this.router.options.topology.epoch) return
+      this.abandon()
     }
-    if (this.kind === READ) {
-      // A read under way in the old epoch stands: it began on a valid copy. Its leg ends by itself.
-      if (this.pending === 0) this.dispatch()
-      return
-    }
-    this.abandon()
+    this.timer?.cancel()
+    this.timer = null
     this.dispatch()
   }
 
-  /** Ends with this result, but not before this node's disk has let go of the caller's buffer. */
   fail(result: number): void {
+    if (this.ending) return
     this.timer?.cancel()
     this.timer = null
-    this.flags |= FAILED
-    this.result = result
-    const kept: Leg[] = []
-    for (const leg of this.current) {
-      if (leg.atDisk || this.kind === READ) {
-        kept.push(leg)
-      } else {
-        leg.cancelled = true
-        leg.op = null
-      }
-    }
-    this.current.length = 0
-    this.current.push(...kept)
-    this.pending = kept.length
-    if (this.pending === 0) this.finish(result)
+    this.abandon()
+    this.finish(result)
   }
 
   legDone(leg: Leg, result: number): void {
@@ -213,10 +225,14 @@ class ReplicatedOp {
     assert(at >= 0, 'a leg that answers belongs to the current attempt')
     this.current.splice(at, 1)
     this.pending--
-    if ((this.flags & FAILED) !== 0) {
-      if (this.pending === 0) this.finish(this.result)
-    } else if (this.kind === READ) this.readDone(result)
-    else this.writeDone(result)
+    if (this.kind === READ) this.readDone(result)
+    else this.writeDone(leg.node, result)
+  }
+
+  /** This node's disk has let go of the buffer in a leg that no longer counts. */
+  bufferFree(): void {
+    this.lingering--
+    if (this.ending && this.lingering === 0) this.finish(this.result)
   }
 
   private sendFlush(): void {
@@ -229,9 +245,10 @@ class ReplicatedOp {
     this.result = 0
     this.again = false
     this.pending = 1
-    const leg = this.leg(topology.epoch, 0)
+    this.epoch = topology.epoch
+    const leg = this.leg(node.id, 0)
     this.current.push(leg)
-    this.send(node, leg)
+    this.send(leg)
   }
 
   // --- writes -----------------------------------------------------------------------------------------------------
@@ -243,33 +260,63 @@ class ReplicatedOp {
       this.retryLater(ABSENT_RETRY_MS)
       return
     }
-    const epoch = topology.epoch
     this.result = 0
     this.again = false
     this.pending = replicas.length
+    this.epoch = topology.epoch
     // The last leg may complete inline and end this op: nothing of `this` is used after the loop.
     const legs: Leg[] = this.current
-    for (let i = 0; i < replicas.length; i++) legs.push(this.leg(epoch, this.flags & 0xffff))
+    for (let i = 0; i < replicas.length; i++) legs.push(this.leg(replicas[i].id, this.flags))
     const sending = legs.slice()
-    for (let i = sending.length - 1; i >= 0; i--) this.send(replicas[i], sending[i])
+    for (let i = sending.length - 1; i >= 0; i--) this.send(sending[i])
   }
 
-  private writeDone(result: number): void {
-    if (result < 0) {
+  private writeDone(node: string, result: number): void {
+    if (result === ENOSPC) {
+      this.result = result
+      this.full = node
+    } else if (result === NO_OBJECT) {
+      if (this.result === 0) this.result = result
+    } else if (result < 0) {
       // A replica whose disk failed leaves; the write completes on the rest, as after any other departure.
-      if (result === WRONG_EPOCH || result === LINK_LOST || result === EIO) this.again = true
-      else if (this.result === 0 || result === -28) this.result = result
+      this.again = true
     }
-    if (mutations.ackBeforeLastReplica && this.pending === 1 && !this.again && this.result === 0) {
-      this.abandon()
-      this.pending = 0
-    }
+    if (mutations.ackBeforeLastReplica && this.pending === 1 && !this.again && this.result === 0) this.abandon()
     if (this.pending > 0) return
     if (this.again || (this.result === NO_OBJECT && !this.absentFails)) {
       this.retryLater(this.again ? RETRY_MS : ABSENT_RETRY_MS)
+    } else if (this.result === ENOSPC && !this.equalAfterRefusal()) {
+      this.makeEqual()
     } else {
       this.finish(this.result < 0 ? this.result : this.length)
     }
+  }
+
+  /** A refused creation is undone by whoever asked; reserved blocks are no content; and one copy has no other. */
+  private equalAfterRefusal(): boolean {
+    if ((this.kind !== WRITE && this.kind !== ZERO) || (this.flags & FLAG_CREATE) !== 0 || this.length === 0) return true
+    return this.router.options.topology.replicas(this.oid, this.copies).length === 1
+  }
+
+  /** Some replica had no room, others did the write: what they did is taken back before the client hears of it. */
+  private makeEqual(): void {
+    const { topology } = this.router.options
+    if (!this.router.isRunning || topology.epoch !== this.epoch) {
+      // Goes on with `resume`.
+      return
+    }
+    this.pending = 1
+    const nodes = topology.replicas(this.oid, this.copies).map((replica) => replica.id)
+    const { oid, position, length, epoch, kind } = this
+    // Blocks that could not be reserved: zeros without them need no room.
+    const zeros = kind === ZERO && (this.flags & FLAG_KEEP_BLOCKS) !== 0
+    this.takeBack = new TakeBack(this.router, { oid, position, length, epoch, nodes, zeros }, (equal) => {
+      this.takeBack = null
+      this.pending = 0
+      if (equal) this.finish(ENOSPC)
+      else this.retryLater(RETRY_MS)
+    })
+    this.takeBack.start(this.full)
   }
 
   // --- reads ------------------------------------------------------------------------------------------------------
@@ -287,10 +334,11 @@ class ReplicatedOp {
     const waits = this.tried >= replicas.length
     const target = replicas[(first + this.tried) % replicas.length]
     const flags = waits || replicas.length === 1 ? this.flags : this.flags | FLAG_IF_VALID
-    const leg = this.leg(topology.epoch, flags & 0xffff)
+    this.epoch = topology.epoch
+    const leg = this.leg(target.id, flags)
     this.current.push(leg)
     this.pending = 1
-    this.send(target, leg)
+    this.send(leg)
   }
 
   private readDone(result: number): void {
@@ -317,10 +365,11 @@ class ReplicatedOp {
 
   // --- both -------------------------------------------------------------------------------------------------------
 
-  private leg(epoch: number, flags: number): Leg {
+  private leg(node: string, flags: number): Leg {
     const leg = this.router.takeLeg(this)
+    leg.node = node
     leg.kind = this.kind
-    leg.epoch = epoch
+    leg.epoch = this.epoch
     leg.oid = this.oid
     leg.position = this.position
     leg.length = this.length
@@ -333,18 +382,25 @@ class ReplicatedOp {
     return leg
   }
 
-  private send(target: NodeInfo, leg: Leg): void {
-    const { self, replica, peers } = this.router.options
-    if (leg.op !== this) return
-    if (target.id === self) replica.submit(leg)
-    else peers.submit(target.id, leg)
+  private send(leg: Leg): void {
+    if (leg.op === this) this.router.send(leg.node, leg)
   }
 
   /** Legs of this attempt no longer count. Each recycles itself when it ends. */
   private abandon(): void {
-    for (const leg of this.current) leg.op = null
+    for (const leg of this.current) {
+      leg.op = null
+      if (leg.atDisk) {
+        leg.former = this
+        this.lingering++
+      } else {
+        leg.cancelled = true
+      }
+    }
     this.current.length = 0
     this.pending = 0
+    this.takeBack?.cancel()
+    this.takeBack = null
   }
 
   private retryLater(ms: number): void {
@@ -356,9 +412,15 @@ class ReplicatedOp {
   }
 
   private finish(result: number): void {
+    if (this.lingering > 0) {
+      this.ending = true
+      this.result = result
+      return
+    }
     const done = this.done as Completion
     this.done = null
     this.buffer = EMPTY
+    this.ending = false
     this.router.ended(this)
     done.complete(result)
   }
@@ -366,19 +428,22 @@ class ReplicatedOp {
 
 class Leg extends ObjectRequest {
   op: ReplicatedOp | null = null
+  /** Of an attempt of this op that no longer counts, while the disk uses its buffer */
+  former: ReplicatedOp | null = null
+  node = ''
 
   constructor(private readonly router: Router) {
     super()
   }
 
   complete(result: number): void {
-    const op = this.op
+    const { op, former } = this
+    this.former = null
     if (op !== null) op.legDone(this, result)
+    else former?.bufferFree()
     this.buffer = EMPTY
     this.router.recycleLeg(this)
   }
 }
 
-/** Beyond the 16 flag bits of the wire. */
-const FAILED = 0x10000
 const EMPTY = new Uint8Array(0)

@@ -13,7 +13,7 @@ import { asSheepError, SheepError } from '../errors.js'
 import { Gateway } from '../gateway/gateway.js'
 import type { Clock, Disk, Link, LinkHandler, Log, Network, PeerAddress, Random, Timer } from '../host/interfaces.js'
 import { PEER_VERSION } from '../protocol/header.js'
-import type { CallHandler } from '../replication/peer-session.js'
+import { type CallHandler, PeerSessions } from '../replication/peer-session.js'
 import { Peers } from '../replication/peers.js'
 import { Recovery } from '../replication/recovery.js'
 import { Replica } from '../replication/replica.js'
@@ -60,6 +60,7 @@ export class SheepNode implements ClusterListener {
   readonly cluster: Cluster
   readonly store: FileStore
   readonly peers: Peers
+  readonly peerSessions = new PeerSessions()
   readonly replica: Replica
   readonly recovery: Recovery
   readonly gateway: Gateway
@@ -72,6 +73,9 @@ export class SheepNode implements ClusterListener {
   private lastTick: number
   private readonly timers = new Map<string, Timer>()
   private stopping = false
+  /** Stood still, and not yet told that it is still in the cluster: the number of the question; 0 no */
+  private unconfirmed = 0
+  private questions = 0
   private readonly expelling = new Set<string>()
 
   /** Opens the store: afterwards nothing is served yet. SheepError when the disk's content cannot be used. */
@@ -96,7 +100,12 @@ export class SheepNode implements ClusterListener {
       network,
       clock,
       log,
-      hello: () => ({ id: self.id, version: PEER_VERSION, clusterId: this.cluster.config?.clusterId ?? '' }),
+      hello: () => ({
+        id: self.id,
+        incarnation: engine.self,
+        version: PEER_VERSION,
+        clusterId: this.cluster.config?.clusterId ?? '',
+      }),
       hung: (node, reason) => this.expel(node, reason),
     })
     this.replica = new Replica({
@@ -198,19 +207,26 @@ export class SheepNode implements ClusterListener {
 
   // --- ClusterListener --------------------------------------------------------------------------------------------
 
-  epochChanged(current: EpochRecord, _previous: EpochRecord | null, left: readonly string[]): void {
-    const { cluster, topology } = this
+  epochChanged(current: EpochRecord, previous: EpochRecord | null, left: readonly string[]): void {
+    const { cluster, topology, gateway } = this
     const clusterId = cluster.config?.clusterId ?? ''
     if (clusterId !== this.nodeState.clusterId) this.adopt(clusterId)
     topology.update(current, cluster.history)
     const self = topology.node(this.parts.self.id)
+    const stayed = self !== undefined && !left.includes(self.id) && (previous?.number ?? 0) + 1 === current.number
+    if (!stayed) gateway.router.suspend()
+    // What was in flight when this node fell out is not sent again: its locks may be others' by now, its vids used anew.
+    gateway.recheckLocks()
+    if (!stayed) gateway.router.forget()
     this.peers.update(self === undefined ? [] : current.nodes)
     if (self === undefined) {
       this.pause()
       return
     }
     this.replica.epochChanged(left, () => this.recovery.begin())
-    this.gateway.epochChanged(left)
+    gateway.epochChanged(left)
+    // An epoch that was on its way while this daemon stood still says nothing of what came after it.
+    if (this.unconfirmed !== 0) this.pause()
     this.cancel('resume')
     this.resumeLater(0)
   }
@@ -225,8 +241,12 @@ export class SheepNode implements ClusterListener {
     const former = this.status
     this.status = status
     this.parts.log('notice', reason === '' ? `now ${status}` : `now ${status}: ${reason}`)
-    if (status === 'running') this.goOn(former)
-    else this.pause()
+    if (status === 'running') {
+      this.goOn(former)
+    } else {
+      this.unconfirmed = 0
+      this.pause()
+    }
   }
 
   // --- inside -----------------------------------------------------------------------------------------------------
@@ -319,18 +339,23 @@ export class SheepNode implements ClusterListener {
   }
 
   private confirm(gap: number): void {
+    if (this.cluster.status !== 'running') return
     this.parts.log(
       'warning',
       `this daemon stood still for ${Math.round(gap / 1000)} s; asking the cluster before going on`,
     )
+    const question = ++this.questions
+    this.unconfirmed = question
     this.pause()
     this.cluster.confirm().then(
       () => {
+        if (this.unconfirmed !== question) return
+        this.unconfirmed = 0
         if (this.cluster.status === 'running') this.goOn('running')
       },
       (error: unknown) => {
         this.parts.log('warning', `not confirmed yet: ${asSheepError(error).message}`)
-        if (!this.stopping && this.cluster.status === 'running') this.later('confirm', TICK_MS, () => this.confirm(gap))
+        if (!this.stopping && this.unconfirmed === question) this.later('confirm', TICK_MS, () => this.confirm(gap))
       },
     )
   }

@@ -32,6 +32,7 @@ export class Session implements LinkHandler {
     if (opcode >= PEER_FIRST && opcode < CONTROL_FIRST) {
       this.peer ??= new PeerSession(link, {
         replica: this.node.replica,
+        sessions: this.node.peerSessions,
         calls: this.node.calls,
         welcome: (hello) => this.node.welcome(hello),
         log: this.node.parts.log,

@@ -26,16 +26,45 @@ export type CallHandler = (argument: unknown, body: Buffer, from: string) => Pro
 
 export interface PeerServices {
   replica: Replica
+  sessions: PeerSessions
   calls: ReadonlyMap<string, CallHandler>
   /** Checks a peer's HELLO; its node id. SheepError to refuse. */
   welcome(hello: unknown): string
   log: Log
 }
 
+/** Peers whose newest link is remembered. */
+const SESSIONS_MAX = 8_192
+
+/**
+ * The newest link of each peer. Requests that a link has lost are sent again on the next one, so when that begins nothing
+ * of the former may be begun any more, and what it has at the disk must have ended: it could land after a later write.
+ */
+export class PeerSessions {
+  private readonly newest = new Map<string, { incarnation: string; number: number; session: PeerSession }>()
+
+  /** `number` counts the links of one incarnation. False: a newer one is here already. */
+  begin(peer: string, incarnation: string, number: number, session: PeerSession): boolean {
+    const former = this.newest.get(peer)
+    if (former !== undefined) {
+      if (former.incarnation === incarnation && former.number >= number) return false
+      former.session.end()
+      former.session.link.close()
+      session.services.replica.barrier()
+    } else if (this.newest.size >= SESSIONS_MAX) {
+      this.newest.delete(this.newest.keys().next().value as string)
+    }
+    this.newest.set(peer, { incarnation, number, session })
+    return true
+  }
+}
+
 export class PeerSession {
   /** Node id, '' before HELLO */
   private peer = ''
   private closed = false
+  /** Given to the replica and not answered */
+  private readonly running: IncomingRequest[] = []
   private readonly pool: IncomingRequest[] = []
   private readonly header = Buffer.alloc(HEADER_LENGTH)
 
@@ -46,6 +75,7 @@ export class PeerSession {
 
   /** One whole message whose opcode is a peer's. */
   message(bytes: Buffer, at: number, payloadAt: number, payloadLength: number, hold: Hold): void {
+    if (this.closed) return
     const opcode = bytes[at + 1]
     const id = u32(bytes, at + 8)
     if (opcode === OP.PEER_HELLO) {
@@ -61,8 +91,10 @@ export class PeerSession {
     }
   }
 
+  /** The link is gone: nobody waits for what is not at the disk yet. */
   end(): void {
     this.closed = true
+    for (const request of this.running) request.cancelled = true
   }
 
   answer(opcode: number, id: number, result: number, payload: Uint8Array | null, length: number): void {
@@ -71,7 +103,17 @@ export class PeerSession {
     this.link.send(this.header, payload, 0, length)
   }
 
-  recycle(request: IncomingRequest): void {
+  began(request: IncomingRequest): void {
+    request.place = this.running.length
+    this.running.push(request)
+  }
+
+  ended(request: IncomingRequest): void {
+    const last = this.running.pop() as IncomingRequest
+    if (last !== request) {
+      this.running[request.place] = last
+      last.place = request.place
+    }
     if (this.pool.length < POOL_MAX) this.pool.push(request)
   }
 
@@ -118,7 +160,16 @@ export class PeerSession {
 
   private hello(id: number, bytes: Buffer, payloadAt: number, payloadLength: number): void {
     try {
-      this.peer = this.services.welcome(decodeCall(bytes, payloadAt, payloadLength).json)
+      const hello = decodeCall(bytes, payloadAt, payloadLength).json
+      const peer = this.services.welcome(hello)
+      const { incarnation, link } = hello as { incarnation?: unknown; link?: unknown }
+      if (typeof incarnation !== 'string' || typeof link !== 'number' || this.peer !== '') {
+        throw new SheepError('invalid', 'a HELLO that names no link')
+      }
+      if (!this.services.sessions.begin(peer, incarnation, link, this)) {
+        throw new SheepError('busy', 'a newer link of this peer is here already')
+      }
+      this.peer = peer
       this.answer(OP.PEER_HELLO, id, 0, null, 0)
     } catch (error) {
       this.refuse(asSheepError(error).message)
@@ -149,7 +200,7 @@ export class PeerSession {
 
   private refuse(what: string): void {
     this.services.log('warning', `closing a peer's link: ${what}`, { peer: this.peer })
-    this.closed = true
+    this.end()
     this.link.close()
   }
 }
@@ -157,6 +208,8 @@ export class PeerSession {
 class IncomingRequest extends ObjectRequest {
   opcode = 0
   id = 0
+  /** Index in the session's `running` */
+  place = 0
   private done = false
   private hold: Hold | null = null
 
@@ -167,6 +220,8 @@ class IncomingRequest extends ObjectRequest {
   run(replica: Replica, hold: Hold | null): void {
     this.done = false
     this.hold = null
+    this.cancelled = false
+    this.session.began(this)
     replica.submit(this)
     if (this.done) return
     // Not done inline: the payload must outlive this turn.
@@ -189,6 +244,6 @@ class IncomingRequest extends ObjectRequest {
     }
     this.hold?.release()
     this.hold = null
-    session.recycle(this)
+    session.ended(this)
   }
 }

@@ -12,7 +12,7 @@ import { asSheepError, isErrorCode, SheepError } from '../errors.js'
 import type { Clock, Hold, Link, LinkHandler, Log, Network, Timer } from '../host/interfaces.js'
 import { encodeRequest, FLAG_WRITE, HEADER_LENGTH, OP, putU32, putU64, u32 } from '../protocol/header.js'
 import { highWord, lowWord } from '../vdi/oid.js'
-import { ALLOCATE, FLUSH, LINK_LOST, type ObjectRequest, READ, REMOVE, WRITE, ZERO } from './request.js'
+import { ALLOCATE, EIO, FLUSH, LINK_LOST, type ObjectRequest, READ, REMOVE, WRITE, ZERO } from './request.js'
 
 export const PING_MS = 1_000
 export const HUNG_MS = 8_000
@@ -47,8 +47,8 @@ export interface PeersOptions {
   network: Network
   clock: Clock
   log: Log
-  /** What our HELLO says, JSON */
-  hello: () => unknown
+  /** What our HELLO says, JSON: `id`, and `incarnation`, which differs each time the daemon starts */
+  hello: () => { id: string; incarnation: string; [field: string]: unknown }
   /** The peer does not answer though it is a member */
   hung: (node: NodeInfo, reason: string) => void
 }
@@ -126,6 +126,8 @@ class Peer implements LinkHandler {
   private reconnect: Timer | null = null
   private stopped = false
   private readonly header = Buffer.alloc(HEADER_LENGTH)
+  /** Counts our links to this node: the peer must know which is the newest */
+  private links = 0
   private readonly pong: Waiter = { answered: () => {} }
 
   constructor(
@@ -214,15 +216,15 @@ class Peer implements LinkHandler {
       return
     }
     if (result !== 0) {
-      waiting.complete(-(result & 0x7fffffff))
+      waiting.complete(-(result & 0x7fffffff) || EIO)
       return
     }
     if (waiting.kind !== READ) {
       waiting.complete(waiting.length)
       return
     }
-    // A reader that has given up sets length to 0: its buffer may be in other use by now.
-    if (waiting.length > 0) {
+    // The buffer of a reader that has given up may be in other use by now.
+    if (!waiting.cancelled) {
       if (payloadLength !== waiting.length) {
         waiting.complete(LINK_LOST)
         return
@@ -283,7 +285,7 @@ class Peer implements LinkHandler {
     const link = this.options.network.connect({ host, port, socket }, this)
     this.link = link
     this.connected = this.options.clock.now()
-    const payload = encodeCall(this.options.hello(), undefined)
+    const payload = encodeCall({ ...this.options.hello(), link: ++this.links }, undefined)
     encodeRequest(this.header, 0, OP.PEER_HELLO, FLAG_WRITE, 0, this.take(this.pong), payload.length)
     link.send(this.header, payload, 0, payload.length)
   }

@@ -132,6 +132,13 @@ export class Replica {
     store.dropIntents(quiet)
   }
 
+  /** What is submitted from now on begins after everything that is at the disk now has ended. */
+  barrier(): void {
+    if (this.activeEpoch === 0 || this.inFlight === 0) return
+    this.activeEpoch = 0
+    this.draining = () => {}
+  }
+
   /** No quorum, expelled, or stopping: serve nothing until the next epoch or `epochChanged([], ...)`. */
   suspend(): void {
     this.activeEpoch = 0
