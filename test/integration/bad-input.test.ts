@@ -27,7 +27,14 @@ async function unharmed(): Promise<void> {
     if (node.child?.exitCode !== null) throw new Error(`daemon ${node.index} ended:\n${cluster.logOf(node.index)}`)
     await cluster.dog(['vdi', 'list'], node.index)
   }
-  const read = await must('qemu-io', ['-r', '-f', 'raw', '-c', 'read -P 0x6b 0 8M', cluster.nbd('precious', 1)])
+  const read = await must('qemu-io', [
+    '-r',
+    '-f',
+    'raw',
+    '-c',
+    'read -P 0x6b 0 8M',
+    await cluster.elsewhere('precious', 1),
+  ])
   if (/failed/i.test(read.stdout)) throw new Error(read.stdout)
 }
 
@@ -127,7 +134,7 @@ test.serial('names with /, @, newline, NUL, too long or empty, and sizes that ar
 test.serial('the longest name works: 255 bytes of UTF-8, through dog and NBD', async (t) => {
   const name = `${'ü'.repeat(127)}x`
   await cluster.dog(['vdi', 'create', name, '4M'])
-  await must('qemu-io', ['-f', 'raw', '-c', 'write -P 1 0 4k', cluster.nbd(name, 1)])
+  await must('qemu-io', ['-f', 'raw', '-c', 'write -P 1 0 4k', await cluster.elsewhere(name, 1)])
   await cluster.dog(['vdi', 'delete', name])
   t.pass()
 })

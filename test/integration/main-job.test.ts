@@ -49,12 +49,20 @@ test.serial('qemu-img copies an image in, and it compares identical through anot
   const uri = await create('image', '40M')
   await must('qemu-img', ['convert', '-n', '-f', 'raw', '-O', 'raw', image, uri])
   await must('qemu-img', ['compare', '-f', 'raw', '-F', 'raw', image, uri])
-  const other = await must('qemu-img', ['compare', '-f', 'raw', '-F', 'raw', image, cluster.nbd('image', 2)])
+  const other = await must('qemu-img', [
+    'compare',
+    '-f',
+    'raw',
+    '-F',
+    'raw',
+    image,
+    await cluster.elsewhere('image', 2),
+  ])
   t.regex(other.stdout, /identical/)
 })
 
 test.serial('a compare finds one changed byte', async (t) => {
-  const uri = cluster.nbd('image', 1)
+  const uri = await cluster.elsewhere('image', 1)
   t.is((await qemuIo(uri, 'write -P 0x77 5242880 512')).code, 0)
   const compared = await run('qemu-img', ['compare', '-f', 'raw', '-F', 'raw', image, uri])
   t.is(compared.code, 1)
@@ -105,7 +113,7 @@ test.serial('write, FUA, zeroes and discard read back as they must, after a reop
   t.is(writes.code, 0, writes.stdout + writes.stderr)
   for (const gateway of [0, 1, 2]) {
     const reads = await qemuIo(
-      cluster.nbd('patterns', gateway),
+      await cluster.elsewhere('patterns', gateway),
       'read -P 0x11 0 1M',
       'read -P 0 1M 1M',
       'read -P 0x11 2M 2093056',
@@ -134,7 +142,7 @@ test.serial('nbdcopy takes it out over four connections, byte for byte', async (
   const uri = await create('copied', '40M')
   await must('nbdcopy', ['--connections=4', image, uri])
   const out = join(cluster.directory, 'out.raw')
-  await must('nbdcopy', ['--connections=4', cluster.nbd('copied', 1), out])
+  await must('nbdcopy', ['--connections=4', await cluster.elsewhere('copied', 1), out])
   t.is(statSync(out).size, 40 * MIB)
   t.true(readFileSync(out).equals(readFileSync(image)))
 })
@@ -163,7 +171,7 @@ test.serial('a snapshot keeps its content; a clone and a rollback start from it'
   await cluster.dog(['vdi', 'snapshot', '-s', 'one', 'tree'])
   t.is((await qemuIo(uri, 'write -P 9 2M 4M', 'discard 32M 1M')).code, 0)
   await cluster.dog(['vdi', 'clone', '-s', 'one', 'tree', 'branch'])
-  t.is((await qemuIo(cluster.nbd('branch', 1), 'write -P 7 0 1M')).code, 0)
+  t.is((await qemuIo(await cluster.elsewhere('branch', 1), 'write -P 7 0 1M')).code, 0)
 
   const expectations = {
     'tree@one': ['read -P 1 0 8M', 'read -P 2 32M 1M'],
@@ -171,7 +179,13 @@ test.serial('a snapshot keeps its content; a clone and a rollback start from it'
     branch: ['read -P 7 0 1M', 'read -P 1 1M 7M', 'read -P 2 32M 1M'],
   }
   for (const [name, commands] of Object.entries(expectations)) {
-    const reads = await run('qemu-io', ['-r', '-f', 'raw', ...commands.flatMap((c) => ['-c', c]), cluster.nbd(name, 2)])
+    const reads = await run('qemu-io', [
+      '-r',
+      '-f',
+      'raw',
+      ...commands.flatMap((c) => ['-c', c]),
+      await cluster.elsewhere(name, 2),
+    ])
     t.is(reads.code, 0, `${name}: ${reads.stderr}${reads.stdout}`)
     t.notRegex(reads.stdout, /verification failed/i, name)
   }
@@ -204,7 +218,6 @@ test.serial('a volume that is open elsewhere is refused, and the message says wh
 
 test.serial('an NBD client gets an error, not a hang, when its daemon is killed in the middle', async (t) => {
   const uri = await create('orphan', '64M')
-  await must('qemu-img', ['compare', '-f', 'raw', '-F', 'raw', cluster.nbd('image', 1), cluster.nbd('image', 2)])
   const writing = run('fio', [
     ...['--name=job', '--ioengine=nbd', `--uri=${uri}`, '--rw=randwrite', '--bs=4k', '--iodepth=8'],
     ...['--time_based', '--runtime=20s'],
@@ -215,7 +228,7 @@ test.serial('an NBD client gets an error, not a hang, when its daemon is killed 
   const outcome = await writing
   t.not(outcome.code, 0)
   t.true(performance.now() - killed < 10_000, 'fio heard of it late')
-  t.is((await qemuIo(cluster.nbd('orphan', 1), 'write -P 3 0 1M', 'read -P 3 0 1M')).code, 0)
+  t.is((await qemuIo(await cluster.elsewhere('orphan', 1), 'write -P 3 0 1M', 'read -P 3 0 1M')).code, 0)
 })
 
 test.serial('the killed daemon comes back, catches up, and all copies are the same bytes', async (t) => {

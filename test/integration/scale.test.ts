@@ -11,7 +11,7 @@ test.serial('32 daemons form a cluster, keep 31 copies, and lose five of them wi
   const cluster = await TestCluster.start({ nodes: 32, copies: 3 })
   t.teardown(() => cluster.stop())
   await cluster.dog(['vdi', 'create', 'wide', '16M', '-c', '31'])
-  await must('qemu-io', ['-f', 'raw', '-c', 'write -P 0x31 0 5M', cluster.nbd('wide', 31)])
+  await must('qemu-io', ['-f', 'raw', '-c', 'write -P 0x31 0 5M', await cluster.elsewhere('wide', 31)])
   const { nodes } = await cluster.json<{ nodes: unknown[] }>(['node', 'list'], 17)
   t.is(nodes.length, 32)
   const survey = surveyReplicas(cluster.stores, 31)
@@ -19,7 +19,7 @@ test.serial('32 daemons form a cluster, keep 31 copies, and lose five of them wi
   t.is(survey.objects, 3, 'the inode and two data objects')
 
   await Promise.all([3, 7, 11, 19, 23].map((index) => cluster.killNode(index)))
-  const read = await must('qemu-io', ['-r', '-f', 'raw', '-c', 'read -P 0x31 0 5M', cluster.nbd('wide', 5)])
+  const read = await must('qemu-io', ['-r', '-f', 'raw', '-c', 'read -P 0x31 0 5M', await cluster.elsewhere('wide', 5)])
   t.notRegex(read.stdout, /failed/i)
   await cluster.healthy()
   const left = await cluster.json<{ nodes: unknown[] }>(['node', 'list'])
@@ -51,11 +51,18 @@ test.serial(
     t.log(`made in ${((made - start) / 1000).toFixed(1)} s, listed in ${((listed - made) / 1000).toFixed(2)} s`)
     t.true(listed - made < 10_000)
 
-    await must('qemu-io', ['-f', 'raw', '-c', 'write -P 5 0 64k', cluster.nbd('v7777', 1)])
+    await must('qemu-io', ['-f', 'raw', '-c', 'write -P 5 0 64k', await cluster.elsewhere('v7777', 1)])
     await Promise.all([0, 1, 2].map((index) => cluster.killNode(index)))
     await Promise.all([0, 1, 2].map((index) => cluster.startNode(index)))
     await cluster.healthy()
-    const read = await must('qemu-io', ['-r', '-f', 'raw', '-c', 'read -P 5 0 64k', cluster.nbd('v7777', 2)])
+    const read = await must('qemu-io', [
+      '-r',
+      '-f',
+      'raw',
+      '-c',
+      'read -P 5 0 64k',
+      await cluster.elsewhere('v7777', 2),
+    ])
     t.notRegex(read.stdout, /failed/i)
     const again = await cluster.json<{ vdis: unknown[] }>(['vdi', 'list'], 2)
     t.is(again.vdis.length, count)
@@ -75,7 +82,14 @@ test.serial('a volume of 16 TiB: written at both ends and the middle, snapshot, 
     await must('qemu-io', ['-f', 'raw', '-c', `write -P ${i + 1} ${place} 64k`, uri])
   await cluster.dog(['vdi', 'snapshot', '-s', 'then', 'vast'])
   await must('qemu-io', ['-f', 'raw', '-c', `write -P 9 ${last} 64k`, uri])
-  const now = await must('qemu-io', ['-r', '-f', 'raw', '-c', `read -P 9 ${last} 64k`, cluster.nbd('vast', 1)])
+  const now = await must('qemu-io', [
+    '-r',
+    '-f',
+    'raw',
+    '-c',
+    `read -P 9 ${last} 64k`,
+    await cluster.elsewhere('vast', 1),
+  ])
   t.notRegex(now.stdout, /failed/i)
   for (const [i, place] of places.entries()) {
     const then = await must('qemu-io', [

@@ -75,6 +75,7 @@ export class TestCluster {
   /** Starts a daemon that does not run, and waits until it answers. */
   async startNode(index: number, extra: readonly string[] = []): Promise<void> {
     const node = this.nodes[index]
+    if (node.child) throw new Error(`daemon ${index} runs already`)
     const log = openSync(node.log, 'a')
     const engine = `local:${join(this.directory, 'local')}`
     const args = [sheepProgram, '-f', '-c', engine, '-p', String(node.port), ...this.sheepOptions, ...extra, node.store]
@@ -160,6 +161,19 @@ export class TestCluster {
     } finally {
       client.close()
     }
+  }
+
+  /** URI at another daemon than the one used before: waits until that one has noticed that its client ended. */
+  async elsewhere(name: string, index: number): Promise<string> {
+    const client = await this.control(index)
+    try {
+      await until(`${name} to be closed`, 10_000, async () => {
+        return (await client.call('lock.list', {})).locks.every((lock) => lock.volume !== name)
+      })
+    } finally {
+      client.close()
+    }
+    return this.nbd(name, index)
   }
 
   control(index = 0): Promise<ControlClient> {
