@@ -1,7 +1,7 @@
 /** TLS with X.509 certificates, in a directory laid out as QEMU and libvirt have it (ca-cert.pem, server-cert.pem, ...). */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { createSecureContext, createServer, type Server, type TlsOptions } from 'node:tls'
+import { createServer, type Server, type TlsOptions } from 'node:tls'
 import { SheepError } from '../errors.js'
 
 export interface TlsSettings {
@@ -37,7 +37,6 @@ export function tlsServer(settings: TlsSettings): Server {
   }
   if (settings.verifyPeer) options.ca = read('ca-cert.pem')
   try {
-    createSecureContext(options)
     return createServer(options)
   } catch (error) {
     throw new SheepError(
