@@ -120,7 +120,8 @@ class Daemon {
 
   private fatal(error: unknown): never {
     this.log('error', 'the daemon stops at once: it met a condition that its code does not allow for')
-    this.log('error', error instanceof Error ? (error.stack ?? error.message) : String(error))
+    const stack = error instanceof Error ? (error.stack ?? error.message) : String(error)
+    for (const line of stack.split('\n')) this.log('error', line)
     process.exit(1)
   }
 

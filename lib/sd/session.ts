@@ -112,7 +112,7 @@ export class SdSession {
     this.send(header, answer.payload ?? null)
   }
 
-  private run(opcode: number, header: Buffer, payload: Buffer): Promise<Answer> {
+  private async run(opcode: number, header: Buffer, payload: Buffer): Promise<Answer> {
     switch (opcode) {
       case OP.READ_OBJ:
         return this.read(header)
