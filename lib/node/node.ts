@@ -22,8 +22,10 @@ import { Topology } from '../replication/topology.js'
 import type { NodeState } from '../store/identity.js'
 import { FileStore } from '../store/object-store.js'
 import { VdiOperations } from '../vdi/operations.js'
+import type { VdiLock } from '../vdi/types.js'
 import { Checker } from './check.js'
 import { purge } from './purge.js'
+import { Sweeper } from './sweep.js'
 
 /** A daemon whose event loop stood still for longer than this may have been voted out meanwhile. */
 const LEASE_MS = 4_000
@@ -66,6 +68,9 @@ export class SheepNode implements ClusterListener {
   readonly gateway: Gateway
   readonly operations: VdiOperations
   readonly checker: Checker
+  private readonly sweeper: Sweeper
+  /** Write locks as of the last command: of whom, when a node has left */
+  private writers: readonly VdiLock[] = []
   readonly calls = new Map<string, CallHandler>()
   private nodeState: NodeState
   private listener: { close(): void } | null = null
@@ -149,6 +154,15 @@ export class SheepNode implements ClusterListener {
       quiesce: this.gateway,
     })
     const { topology, recovery, peers, gateway, replica } = this
+    this.sweeper = new Sweeper({
+      store,
+      topology,
+      replica,
+      registry: () => this.cluster.registry,
+      clock,
+      log,
+      reachable: (oids) => this.operations.reclaim.reachable(oids),
+    })
     this.checker = new Checker({ store, topology, replica, recovery, peers, gateway })
     const surveyed = surveyCalls({ store, topology: this.topology, replica: this.replica, copiesOf })
     const groups = [surveyed, gateway.calls(), this.checker.calls(), parts.calls?.(this) ?? new Map()]
@@ -171,6 +185,7 @@ export class SheepNode implements ClusterListener {
     for (const timer of this.timers.values()) timer.cancel()
     if (this.cluster.status === 'running') await this.gateway.closeAll()
     this.recovery.stop()
+    this.sweeper.stop()
     this.gateway.router.stop()
     await this.cluster.stop()
     this.replica.suspend()
@@ -223,6 +238,8 @@ export class SheepNode implements ClusterListener {
       this.pause()
       return
     }
+    this.sweeper.suspect(this.writers.filter((lock) => left.includes(lock.node)).map((lock) => lock.vid))
+    this.writers = this.writeLocks()
     this.replica.epochChanged(left, () => this.recovery.begin())
     gateway.epochChanged(left)
     // An epoch that was on its way while this daemon stood still says nothing of what came after it.
@@ -233,6 +250,7 @@ export class SheepNode implements ClusterListener {
 
   commandApplied(command: ClusterCommand): void {
     this.gateway.commandApplied(command)
+    if (command.type === 'vdi') this.writers = this.writeLocks()
     if (command.type === 'recovered') this.purgeWhenAllRecovered()
     if (command.type === 'shutdown') this.parts.stopRequested('the cluster was told to shut down')
   }
@@ -283,8 +301,13 @@ export class SheepNode implements ClusterListener {
     this.nodeState = state
   }
 
+  private writeLocks(): readonly VdiLock[] {
+    return this.cluster.registry.locks().filter((lock) => lock.mode === 'write')
+  }
+
   private reportRecovered(epoch: number): void {
     if (this.stopping || this.topology.epoch !== epoch) return
+    this.sweeper.begin()
     if (this.nodeState.recoveredEpoch < epoch) this.saveState({ ...this.nodeState, recoveredEpoch: epoch })
     this.cluster.propose({ type: 'recovered', epoch }).catch((error: unknown) => {
       this.parts.log('debug', `reporting recovery of epoch ${epoch}: ${asSheepError(error).message}`)

@@ -1,0 +1,101 @@
+/**
+ * Frees objects that nothing refers to: what a gateway left when it died between creating an object and entering it in
+ * the index, or between clearing the entry and removing the object, or what a stop of everything brought back. Each node
+ * sweeps its own copies: of the VDIs that were open on a node that left, and of all once after its start.
+ */
+import { asSheepError } from '../errors.js'
+import type { Clock, Log } from '../host/interfaces.js'
+import type { Replica } from '../replication/replica.js'
+import type { Topology } from '../replication/topology.js'
+import type { ObjectStore, StoredObject } from '../store/types.js'
+import { type Oid, oidToHex, vidOf } from '../vdi/oid.js'
+import type { Registry } from '../vdi/registry.js'
+
+const RETRY_MS = 2_000
+/** Between two VDIs, so that a node with thousands of them has time for its clients */
+const PAUSE_MS = 2
+
+export interface SweepParts {
+  store: ObjectStore
+  topology: Topology
+  replica: Replica
+  registry: () => Registry
+  clock: Clock
+  log: Log
+  reachable: (oids: readonly Oid[]) => Promise<ReadonlySet<Oid>>
+}
+
+export class Sweeper {
+  private readonly waiting = new Set<number>()
+  private all = true
+  private running = false
+  private stopped = false
+
+  constructor(private readonly parts: SweepParts) {}
+
+  /** These VDIs lost their gateway. Their deleted ancestors' objects may be theirs too. */
+  suspect(vids: Iterable<number>): void {
+    const registry = this.parts.registry()
+    for (const vid of vids) {
+      let entry = registry.get(vid)
+      this.waiting.add(vid)
+      while (entry !== undefined && entry.parent !== 0) {
+        entry = registry.get(entry.parent)
+        if (entry?.state === 'deleted') this.waiting.add(entry.vid)
+      }
+    }
+  }
+
+  /** This node's share is valid: now copies can be told apart from leftovers. */
+  begin(): void {
+    if (this.running || this.stopped) return
+    this.running = true
+    void this.run()
+      .catch((error: unknown) => {
+        // Not reached, no quorum, a new epoch: tried again after the next recovery, or in a while.
+        this.parts.log('debug', `sweep: ${asSheepError(error).message}`)
+        this.parts.clock.after(RETRY_MS, () => this.begin())
+      })
+      .finally(() => {
+        this.running = false
+      })
+  }
+
+  stop(): void {
+    this.stopped = true
+  }
+
+  private async run(): Promise<void> {
+    if (this.all) {
+      for (const object of this.parts.store.all()) this.waiting.add(vidOf(object.oid))
+      this.all = false
+    }
+    for (const vid of this.waiting) {
+      if (this.stopped) return
+      await this.sweep(vid)
+      this.waiting.delete(vid)
+      await new Promise<void>((resolve) => this.parts.clock.after(PAUSE_MS, resolve))
+    }
+  }
+
+  private async sweep(vid: number): Promise<void> {
+    const { store, reachable, replica, topology, log } = this.parts
+    const epoch = topology.epoch
+    const seen = new Map<StoredObject, number>()
+    for (const object of store.ofVdi(vid)) {
+      // Written in this epoch: whoever wrote it may know a newer registry than this node.
+      if (object.writeEpoch < epoch || this.parts.registry().get(vid) !== undefined) seen.set(object, object.lastWrite)
+    }
+    if (seen.size === 0) return
+    const reached = await reachable([...seen.keys()].map((object) => object.oid))
+    if (topology.epoch !== epoch || replica.activeEpoch !== epoch) return
+    for (const [object, lastWrite] of seen) {
+      if (reached.has(object.oid) || object.removed || object.lastWrite !== lastWrite) continue
+      if (store.get(object.oid) !== object) continue
+      log('info', `freeing object ${oidToHex(object.oid)}: nothing refers to it`)
+      replica.hot.delete(object)
+      if (object.intent) store.dropIntents([object])
+      store.remove(object)
+    }
+  }
+}
