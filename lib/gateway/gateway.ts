@@ -14,7 +14,7 @@ import { decodeIndex, entriesFor, INDEX_OFFSET } from '../vdi/inode.js'
 import { formatReference } from '../vdi/name.js'
 import { dataOid, inodeOid, KIND_INODE, kindOf, type Oid, vidOf } from '../vdi/oid.js'
 import { type Registry, referenceOf } from '../vdi/registry.js'
-import type { VdiEntry } from '../vdi/types.js'
+import type { VdiEntry, VdiLock } from '../vdi/types.js'
 import { RoutedIo } from './object-io.js'
 import { Router } from './router.js'
 import type { OpenRequest, Volume, VolumeOpener } from './types.js'
@@ -56,6 +56,8 @@ export class Gateway implements VolumeOpener {
   readonly io: RoutedIo
   private readonly open_ = new Map<string, OpenVolume>()
   private readonly opening = new Map<string, Promise<OpenVolume>>()
+  /** -> vid. Locked, or about to be, and not in `open_` yet */
+  private readonly loading = new Map<Promise<OpenVolume>, number>()
 
   constructor(private readonly options: GatewayOptions) {
     const { topology, replica, peers, clock, cluster } = options
@@ -94,6 +96,9 @@ export class Gateway implements VolumeOpener {
       if (opening !== undefined) return this.share(await opening)
     }
     const opening = this.lockAndLoad(entry, readOnly, request)
+    this.loading.set(opening, entry.vid)
+    const loaded = () => this.loading.delete(opening)
+    opening.then(loaded, loaded)
     if (!request.shareable) return this.share(await opening)
     this.opening.set(key, opening)
     try {
@@ -148,11 +153,8 @@ export class Gateway implements VolumeOpener {
 
   /** After this node was out of the cluster: what it no longer holds the lock of must not be written by it. */
   recheckLocks(): void {
-    const registry = this.options.registry()
-    const self = this.options.cluster.self.id
     for (const open of [...this.open_.values()]) {
-      const held = registry.locks().some((lock) => lock.node === self && lock.session === open.session)
-      if (held) continue
+      if (this.holdsLock(open.session)) continue
       this.options.log(
         'warning',
         `the lock of ${referenceOf(open.volume.entry)} is lost; its clients must open it again`,
@@ -172,14 +174,23 @@ export class Gateway implements VolumeOpener {
       for (const open of this.writers(vidIn(argument))) if (open.heldBy === from) this.releaseHold(open)
       return { json: null, body: Buffer.alloc(0) }
     }
-    const clean: CallHandler = async (argument, body) => {
-      this.options.replica.clean(decodeOids(body), (argument as { ended?: unknown }).ended === true)
+    const clean: CallHandler = async (argument, body, from) => {
+      this.options.replica.clean(decodeOids(body), (argument as { ended?: unknown }).ended === true, from)
       return { json: null, body: Buffer.alloc(0) }
+    }
+    const referred: CallHandler = async (argument) => {
+      const { session, indexes } = argument as { session?: unknown; indexes?: unknown }
+      if (typeof session !== 'string' || !Array.isArray(indexes)) {
+        throw new SheepError('invalid', 'referred: vid, session, indexes')
+      }
+      const found = this.referredHere(vidIn(argument), session, indexes.map(Number))
+      return { json: { referred: found }, body: Buffer.alloc(0) }
     }
     return new Map([
       ['hold', hold],
       ['release', release],
       ['clean', clean],
+      ['referred', referred],
     ])
   }
 
@@ -206,7 +217,34 @@ export class Gateway implements VolumeOpener {
     }
   }
 
+  /** See Quiesce (lib/vdi/operations.ts). */
+  async referred(lock: VdiLock, indexes: readonly number[]): Promise<ReadonlySet<number> | null> {
+    const { vid, session, node } = lock
+    let found: readonly number[] | null
+    if (node === this.options.cluster.self.id) {
+      found = this.referredHere(vid, session, indexes)
+    } else {
+      try {
+        const answer = await this.options.peers.call(node, 'referred', { vid, session, indexes })
+        found = (answer.json as { referred: number[] | null }).referred
+      } catch (error) {
+        this.options.log(
+          'debug',
+          `asking node ${node} what vid ${vid.toString(16)} refers to: ${asSheepError(error).message}`,
+        )
+        found = null
+      }
+    }
+    return found === null ? null : new Set(found)
+  }
+
   // --- inside -----------------------------------------------------------------------------------------------------
+
+  private referredHere(vid: number, session: string, indexes: readonly number[]): number[] | null {
+    const open = this.open_.get(session)
+    if (open === undefined || open.volume.vid !== vid || open.volume.isRevoked) return null
+    return indexes.filter((index) => open.volume.refersTo(index))
+  }
 
   readonly copiesOf = (vid: number): number => this.options.registry().get(vid)?.copies ?? 0
 
@@ -243,6 +281,8 @@ export class Gateway implements VolumeOpener {
     try {
       const count = entriesFor(locked.size, locked.blockSizeShift)
       const bytes = await this.io.read(inodeOid(locked.vid), INDEX_OFFSET, count * 4)
+      if (!this.holdsLock(session))
+        throw new SheepError('halted', `the lock of "${entry.name}" was lost while it was opened`)
       const volume = new GatewayVolume({
         router: this.router,
         clock,
@@ -339,7 +379,7 @@ export class Gateway implements VolumeOpener {
     await Promise.all(
       [...byNode].map(async ([node, list]) => {
         if (node === cluster.self.id) {
-          replica.clean(list, ended)
+          replica.clean(list, ended, node)
           return
         }
         try {
@@ -352,11 +392,20 @@ export class Gateway implements VolumeOpener {
     )
   }
 
+  private holdsLock(session: string): boolean {
+    const { registry, cluster } = this.options
+    return registry()
+      .locks()
+      .some((lock) => lock.node === cluster.self.id && lock.session === session)
+  }
+
   private writers(vid: number): OpenVolume[] {
     return [...this.open_.values()].filter((open) => open.volume.vid === vid && !open.volume.readOnly)
   }
 
   private async holdHere(vid: number, by: string): Promise<void> {
+    // One that has its lock and still reads its index would begin to write in the middle of what the hold is for.
+    await Promise.allSettled([...this.loading].filter(([, loading]) => loading === vid).map(([opening]) => opening))
     for (const open of this.writers(vid)) {
       if (open.heldBy !== '') throw new SheepError('busy', `a snapshot of ${open.volume.entry.name} is being taken`)
       open.heldBy = by
@@ -367,10 +416,12 @@ export class Gateway implements VolumeOpener {
         this.releaseHold(open)
         throw new SheepError('io', `flushing ${open.volume.entry.name} failed with errno ${-result}`)
       }
+      if (open.heldBy !== by) throw new SheepError('busy', `the hold of ${open.volume.entry.name} has ended meanwhile`)
     }
   }
 
   private releaseHold(open: OpenVolume): void {
+    if (open.heldBy === '') return
     open.heldBy = ''
     open.volume.release()
   }

@@ -294,7 +294,8 @@ class ReplicatedOp {
 
   /** A refused creation is undone by whoever asked; reserved blocks are no content; and one copy has no other. */
   private equalAfterRefusal(): boolean {
-    if ((this.kind !== WRITE && this.kind !== ZERO) || (this.flags & FLAG_CREATE) !== 0 || this.length === 0) return true
+    if ((this.kind !== WRITE && this.kind !== ZERO) || (this.flags & FLAG_CREATE) !== 0 || this.length === 0)
+      return true
     return this.router.options.topology.replicas(this.oid, this.copies).length === 1
   }
 

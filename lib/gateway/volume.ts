@@ -198,6 +198,11 @@ export class GatewayVolume implements Volume {
     return this.revoked
   }
 
+  /** This VDI's own object `index` exists, or is being made or removed, by this volume's doing. */
+  refersTo(index: number): boolean {
+    return this.allocating.has(index) || (index < this.index.length && this.index.get(index) === this.entry.vid)
+  }
+
   // --- requests ---------------------------------------------------------------------------------------------------
 
   private submit(

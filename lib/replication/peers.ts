@@ -122,7 +122,8 @@ class Peer implements LinkHandler {
   private lastTick: number
   /** Clock.now() of the last attempt to connect */
   private connected = 0
-  private reported = false
+  /** Clock.now() when it was last reported to be hung; 0 not since it was heard */
+  private reported = 0
   private reconnect: Timer | null = null
   private stopped = false
   private readonly header = Buffer.alloc(HEADER_LENGTH)
@@ -252,11 +253,11 @@ class Peer implements LinkHandler {
     // After a pause of our own the silence was ours.
     if (now - this.lastTick > PING_MS * 3) this.lastHeard = now
     this.lastTick = now
-    if (now - this.lastHeard > HUNG_MS && !this.reported) {
-      this.reported = true
+    if (now - this.lastHeard <= HUNG_MS) this.reported = 0
+    else if (this.reported === 0 || now - this.reported > HUNG_MS) {
+      this.reported = now
       this.options.hung(this.node, `no answer for ${Math.round((now - this.lastHeard) / 1000)} s`)
     }
-    if (now - this.lastHeard <= HUNG_MS) this.reported = false
     // A connection that a broken network has left behind may stay silent long after the network is well.
     if (now - this.lastHeard > SILENT_MS && this.link !== null && now - this.connected > SILENT_MS) {
       const link = this.link

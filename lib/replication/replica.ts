@@ -15,7 +15,7 @@ import type { Clock, Completion, Log } from '../host/interfaces.js'
 import { mutations } from '../mutations.js'
 import { FLAG_CREATE, FLAG_FUA, FLAG_IF_VALID, FLAG_KEEP_BLOCKS, FLAG_RECOVERY } from '../protocol/header.js'
 import type { ObjectStore, StoredObject } from '../store/types.js'
-import { type Oid, vidOf } from '../vdi/oid.js'
+import { type Oid, oidToHex, vidOf } from '../vdi/oid.js'
 import {
   ALLOCATE,
   EIO,
@@ -81,8 +81,8 @@ export class Replica {
 
   constructor(readonly options: ReplicaOptions) {
     for (const oid of options.store.intentsAtOpen) {
-      // Created, and lost with the power before any sync: nobody was promised more than zeros, but the index may name it.
-      const object = options.store.get(oid) ?? options.store.create(oid, 0)
+      const object = options.store.get(oid) ?? this.lost(oid)
+      if (object === null) continue
       object.suspect = !mutations.forgetIntents
       if (object.intent) this.hot.add(object)
     }
@@ -115,21 +115,28 @@ export class Replica {
   }
 
   /**
-   * These objects are flushed on all their replicas. `ended`: their writer has stopped writing; else one that was
-   * written here lately keeps its intent, since such a write may have overtaken this word.
+   * These objects are flushed on all their replicas, says the gateway `writer`. `ended`: it has stopped writing; else one
+   * that was written here lately keeps its intent, since such a write may have overtaken this word.
    */
-  clean(oids: readonly Oid[], ended: boolean): void {
+  clean(oids: readonly Oid[], ended: boolean, writer: string): void {
     const { store, clock } = this.options
     const before = clock.now() - QUIET_MS
     const quiet: StoredObject[] = []
     for (const oid of oids) {
       const object = store.get(oid)
       if (object === undefined || !object.intent || object.suspect) continue
+      // The word of a gateway that has lost the volume to another meanwhile
+      if (object.writer !== '' && object.writer !== writer) continue
       if (!ended && object.lastWrite > before) continue
       quiet.push(object)
-      this.hot.delete(object)
     }
-    store.dropIntents(quiet)
+    this.dropIntents(quiet)
+  }
+
+  /** The store keeps the intent of what is not synced: such an object stays hot, or nobody would doubt it later. */
+  dropIntents(objects: readonly StoredObject[]): void {
+    this.options.store.dropIntents(objects)
+    for (const object of objects) if (!object.intent || object.removed) this.hot.delete(object)
   }
 
   /** What is submitted from now on begins after everything that is at the disk now has ended. */
@@ -155,6 +162,20 @@ export class Replica {
       }
       this.activationWaiters.push(look)
     })
+  }
+
+  /** Created, and lost with the power before any sync: nobody was promised more than zeros, but the index may name it. */
+  private lost(oid: Oid): StoredObject | null {
+    try {
+      return this.options.store.create(oid, 0)
+    } catch (error) {
+      if ((error as { errno?: unknown }).errno !== -ENOSPC) throw error
+      this.options.log(
+        'warning',
+        `object ${oidToHex(oid)} was lost with the power, and there is no room to make it anew`,
+      )
+      return null
+    }
   }
 
   /** Fit to serve in the active epoch. */
@@ -260,7 +281,8 @@ class ReplicaOp implements Completion, EnsureWaiter {
           replica.failed(result, 'intent log')
           this.finish(result)
         } else {
-          replica.hot.add(this.object as StoredObject)
+          const object = this.object as StoredObject
+          if (!object.removed) replica.hot.add(object)
           // The epoch may have changed while the log was synced: start over, the check is at the top.
           this.locate()
         }
@@ -270,6 +292,8 @@ class ReplicaOp implements Completion, EnsureWaiter {
         replica.ended()
         if (result < 0) replica.failed(result, 'object')
         if (result < 0 || (request.flags & FLAG_FUA) === 0 || request.kind === READ) this.finish(result)
+        // A newer epoch has begun, and in it the object was removed or made anew
+        else if ((this.object as StoredObject).removed) this.finish(result)
         else {
           this.result = result
           this.stage = Stage.Sync
@@ -277,8 +301,9 @@ class ReplicaOp implements Completion, EnsureWaiter {
         }
         return
       default:
-        if (result < 0) replica.failed(result, 'sync')
-        this.finish(result < 0 ? result : this.result)
+        // No room where it was promised: what the sync covered may be lost, as after an I/O error.
+        if (result < 0) replica.failed(EIO, `sync, errno ${-result}`)
+        this.finish(result < 0 ? EIO : this.result)
     }
   }
 

@@ -12,7 +12,8 @@ const CACHED_RINGS_MAX = 64
 export class Topology {
   current: EpochRecord | null = null
   private history: readonly EpochRecord[] = []
-  private readonly rings = new Map<number, Ring>()
+  /** By epoch number. A node that came over to another line of history finds other records under its numbers. */
+  private readonly rings = new Map<number, { record: EpochRecord; ring: Ring }>()
 
   constructor(readonly self: string) {}
 
@@ -63,11 +64,10 @@ export class Topology {
   }
 
   private ring(record: EpochRecord): Ring {
-    let ring = this.rings.get(record.number)
-    if (ring === undefined) {
-      ring = new Ring(record.nodes)
-      this.rings.set(record.number, ring)
-    }
+    const known = this.rings.get(record.number)
+    if (known?.record === record) return known.ring
+    const ring = new Ring(record.nodes)
+    this.rings.set(record.number, { record, ring })
     return ring
   }
 }
