@@ -19,7 +19,7 @@ import { dataOid } from './oid.js'
 import { type Progress, Reclaim } from './reclaim.js'
 import { type Registry, referenceOf } from './registry.js'
 import { SHRINK_SESSION, shrink } from './shrink.js'
-import type { VdiCommand, VdiEntry } from './types.js'
+import type { VdiCommand, VdiEntry, VdiLock } from './types.js'
 
 /** Waiting for a gateway to finish the writes it has in flight. */
 export const HOLD_MS_MAX = 30_000
@@ -45,6 +45,11 @@ export interface Quiesce {
    * ends it too and is for a hold that came too late to be used. Rejects when the lock is gone or its node does not answer.
    */
   hold(vid: number): Promise<() => void>
+  /**
+   * Of the data objects with these indexes, those that the volume which is open under this lock refers to or is just making: it
+   * is the only one that can. null when nobody can tell now: it is being opened or closed, or its node does not answer.
+   */
+  referred(lock: VdiLock, indexes: readonly number[]): Promise<ReadonlySet<number> | null>
 }
 
 export interface VdiOperationsParts {
@@ -78,7 +83,7 @@ export class VdiOperations {
     const { registry, io, log, clock, cluster } = parts
     const self = () => cluster.self.id
     const propose = (command: VdiCommand, everywhere = false) => cluster.propose({ type: 'vdi', command }, everywhere)
-    this.reclaim = new Reclaim({ self, registry, io, log, propose })
+    this.reclaim = new Reclaim({ self, registry, io, log, propose, writers: parts.quiesce })
     this.making = new Making({ self, registry, propose, reclaim: this.reclaim, clock, log })
   }
 

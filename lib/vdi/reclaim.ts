@@ -28,7 +28,7 @@ import type { ObjectIo } from './object-io.js'
 import { indexOf, inodeOid, KIND_DATA, kindOf, type Oid, vidOf, vmStateOid } from './oid.js'
 import type { Registry } from './registry.js'
 import { FreePlan, nearestLive, nearestLiveBelow, rangeOf, referencesOf } from './tree.js'
-import type { VdiCommand, VdiEntry } from './types.js'
+import type { VdiCommand, VdiEntry, VdiLock } from './types.js'
 
 /** Objects in one ObjectIo.remove. */
 export const REMOVE_BATCH = 1024
@@ -45,6 +45,8 @@ export interface ReclaimParts {
   io: ObjectIo
   log: Log
   propose: (command: VdiCommand) => Promise<unknown>
+  /** Those who have VDIs open for writing */
+  writers: { referred(lock: VdiLock, indexes: readonly number[]): Promise<ReadonlySet<number> | null> }
 }
 
 export class Reclaim {
@@ -211,8 +213,9 @@ export class Reclaim {
 
   /**
    * Of these objects, those that something reaches or may be about to reach; the others are garbage at this moment. An object of a VDI
-   * that is being created, freed, or is open for writing counts as reached: its node is at work. Before removing a copy the caller
-   * checks, without waiting in between, that it was not written since it asked.
+   * that is being created or freed counts as reached: its node is at work. Of one that is open for writing its gateway says what it
+   * refers to; SheepError busy when it cannot be asked now. Before removing a copy the caller checks, without waiting in between, that it
+   * was not written since it asked.
    */
   async reachable(oids: Iterable<Oid>): Promise<Set<Oid>> {
     const reached = new Set<Oid>()
@@ -244,7 +247,15 @@ export class Reclaim {
       const entry = registry().get(owner)
       if (entry === undefined) return reached
       if (entry.state === 'creating' || entry.state === 'deleting') return oids
-      if (registry().lockOf(owner)?.mode === 'write') return oids
+      const lock = registry().lockOf(owner)
+      if (lock?.mode === 'write') {
+        const referred = await this.parts.writers.referred(lock, rest.map(indexOf))
+        again = registry().lockOf(owner) !== lock
+        if (again) continue
+        if (referred === null)
+          throw new SheepError('busy', `vid ${owner} is open, and its gateway does not say what it refers to`)
+        return oids.filter((oid) => reached.includes(oid) || referred.has(indexOf(oid)))
+      }
       for (const referrer of entry.state === 'live' ? [entry] : nearestLiveBelow(registry(), owner)) {
         if (rest.length === 0) break
         const index = await this.indexOfLive(referrer, rangeOf(rest))
@@ -256,9 +267,9 @@ export class Reclaim {
         for (const oid of rest) (index.entries[indexOf(oid) - index.first] === owner ? reached : missed).push(oid)
         rest = missed
       }
+      // Somebody opened it while its index was read
+      again ||= rest.length > 0 && registry().lockOf(owner)?.mode === 'write'
     }
-    // Somebody opened it while its index was read
-    if (registry().lockOf(owner)?.mode === 'write') return oids
     return reached
   }
 }

@@ -54,13 +54,8 @@ export function auditDisks(world: World): string {
     const problem = compareReplicas(oid, copiesOf(oid, entries, world), ring, hostOf, files)
     if (problem) return problem
   }
-  for (const [host, objects] of files) {
-    for (const oid of objects.keys()) {
-      if (!reachable.has(oid)) {
-        const kind = kindOf(oid) === KIND_INODE ? 'inode' : kindOf(oid) === KIND_DATA ? 'data object' : 'object'
-        return `${host.name} keeps ${kind} ${oidToHex(oid)}, which nothing reaches`
-      }
-    }
+  for (const objects of files.values()) {
+    for (const oid of objects.keys()) if (!reachable.has(oid)) return leftover(oid, files, entries)
   }
   return ''
 }
@@ -68,6 +63,18 @@ export function auditDisks(world: World): string {
 /** A vid that is deleted itself but whose objects live on in descendants has the copies of its family. */
 function copiesOf(oid: Oid, entries: ReadonlyMap<number, VdiEntry>, world: World): number {
   return entries.get(vidOf(oid))?.copies ?? world.shape.copies
+}
+
+function leftover(
+  oid: Oid,
+  files: ReadonlyMap<Host, ReadonlyMap<Oid, string>>,
+  entries: ReadonlyMap<number, VdiEntry>,
+): string {
+  const kind = kindOf(oid) === KIND_INODE ? 'inode' : kindOf(oid) === KIND_DATA ? 'data object' : 'object'
+  const holders = [...files].filter(([, objects]) => objects.has(oid)).map(([host]) => host.name)
+  const entry = entries.get(vidOf(oid))
+  const owner = entry ? `${entry.name}${entry.tag === '' ? '' : `@${entry.tag}`}` : 'an unknown VDI'
+  return `${holders} of ${[...files.keys()].map((host) => host.name)} keep ${kind} ${oidToHex(oid)} of ${owner}, which nothing reaches`
 }
 
 function objectsOn(host: Host): Map<Oid, string> {

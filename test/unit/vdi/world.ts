@@ -173,7 +173,7 @@ export class FakeNode {
       io: this.io,
       log: (level, message, fields) => this.log.push(`${level}: ${message} ${JSON.stringify(fields ?? {})}`),
       clock: world.clock,
-      quiesce: { hold: (vid) => this.step('hold', () => world.hold(vid)) },
+      quiesce: { hold: (vid) => this.step('hold', () => world.hold(vid)), referred: async () => null },
     })
   }
 
