@@ -16,7 +16,7 @@ import { decodeMessage, encodeMessage, type Hello, type Message, type Summary } 
 import { Proposals } from './proposals.js'
 import { ClusterState } from './state.js'
 import { StateDisk } from './state-disk.js'
-import type { Action, MembershipEvent, OrderedAction, Standing, TimerName, UrgentAction } from './steps.js'
+import type { Action, MembershipEvent, Numbered, OrderedAction, Standing, TimerName, UrgentAction } from './steps.js'
 import type {
   ClusterCommand,
   ClusterConfig,
@@ -51,7 +51,7 @@ export class Cluster implements ClusterView {
   private readonly claims: Exclusive
   private readonly timers = new Map<TimerName, Timer>()
   private readonly probes = new Map<number, { resolve(): void; reject(error: SheepError): void }>()
-  private readonly queue: OrderedAction[] = []
+  private readonly queue: Numbered[] = []
   private membership: Membership | null = null
   private state: ClusterState | null = null
   private standing: Standing = { status: 'joining', reason: 'starting', missing: [] }
@@ -266,6 +266,7 @@ export class Cluster implements ClusterView {
       case 'timer':
       case 'untaken':
       case 'probed':
+      case 'take-back':
       case 'stop':
         this.urgent(action)
         return
@@ -308,6 +309,12 @@ export class Cluster implements ClusterView {
         else probe?.reject(this.notRunning())
         return
       }
+      case 'take-back': {
+        const at = this.queue.findIndex(({ number }) => number >= action.from)
+        const gone = at < 0 ? [] : this.queue.splice(at)
+        this.proposals.disown(gone.flatMap((one) => ('by' in one && one.by !== 0 ? [one.by] : [])))
+        return
+      }
       case 'stop':
         this.end(action.error, true)
     }
@@ -346,6 +353,7 @@ export class Cluster implements ClusterView {
     try {
       while (this.queue.length > 0 && !this.writing && this.status !== 'stopped') {
         const action = this.queue[0]
+        if (action.number >= this.membership!.firstUnstable) break
         if (action.type === 'entry' && action.entry.seq > this.durable) {
           this.write()
         } else {
@@ -376,7 +384,8 @@ export class Cluster implements ClusterView {
   private write(): void {
     const entries: Entry[] = []
     for (const action of this.queue) {
-      if (action.type === 'install' || action.type === 'format') break
+      const later = action.type === 'install' || action.type === 'format'
+      if (later || action.number >= this.membership!.firstUnstable) break
       if (action.type === 'entry') entries.push(action.entry)
     }
     this.writing = true
@@ -414,7 +423,7 @@ export class Cluster implements ClusterView {
       }
       case 'install':
         this.replaceState(ClusterState.fromJSON(action.state))
-        this.proposals.disown()
+        this.proposals.disown([])
         return
       case 'format': {
         const { config, seq, record, command, sender, by } = action

@@ -23,15 +23,17 @@
  * state sends it with the round's name; its delivery makes all accepted ones established and begins the next epoch.
  *
  * Quorum. The engine tells the loss before the view that shows it, the gain after (lib/cluster/engine.ts). So at a view all members of
- * that view agree on whether it is quorate: without, they freeze. Frozen members apply nothing and make no epoch; they go on by
- * a start of their own, or fall outside when they hear that others run. A loss without a view only halts: proposals wait.
+ * that view agree on whether it is quorate: without, they take back what was not stable (lib/cluster/line.ts) and freeze. Frozen
+ * members apply nothing and make no epoch; they go on by a start of their own, or fall outside when they hear that others run. A
+ * loss without a view only halts: proposals wait.
  */
 import { assert } from '../assert.js'
 import { SheepError } from '../errors.js'
-import { checkCopies } from '../vdi/command.js'
-import { checkShift } from '../vdi/inode.js'
+
 import type { MemberId } from './engine.js'
-import { type Entry, History, type LoggedCommand, sortedById } from './history.js'
+import { type Entry, History, sortedById } from './history.js'
+import { KeptEvents } from './kept-events.js'
+import { type Former, Line } from './line.js'
 import {
   type Again,
   type Hello,
@@ -44,9 +46,18 @@ import {
   type Summary,
 } from './messages.js'
 import { standingOf } from './standing.js'
-import { compareStates, type Decision, decideStart, type Refusal, refusalOf, withVnodes } from './start.js'
-import type { Action, Instant, MembershipEvent, OrderedEvent, Standing, TimerName } from './steps.js'
-import type { ClusterCommand, EpochRecord, NodeInfo } from './types.js'
+import {
+  compareStates,
+  type Decision,
+  decideStart,
+  type FormatWish,
+  formatted,
+  type Refusal,
+  refusalOf,
+  withVnodes,
+} from './start.js'
+import type { Action, Instant, MembershipEvent, OrderedAction, OrderedEvent, Standing, TimerName } from './steps.js'
+import type { ClusterCommand, NodeInfo } from './types.js'
 
 /** The first member calls a round; the others when none began for so long. */
 const ROUND_WAIT_MS = 1_000
@@ -58,8 +69,6 @@ const SPONSOR_PATIENCE_MS = 3_000
 const REJOIN_MS = 200
 const REJOIN_MS_MAX = 30_000
 const REJOIN_CALM_MS = 60_000
-/** Events kept for the time between a newcomer's HELLO and its STATE. More: it asks anew. */
-const KEPT_EVENTS_MAX = 100_000
 
 export type Mode = 'outside' | 'frozen' | 'running' | 'stopped'
 
@@ -69,12 +78,6 @@ export interface Round {
   hellos: Map<MemberId, Hello>
   /** Made when all members were heard and none runs */
   decision: Decision | null
-}
-
-interface Kept {
-  count: number
-  event: OrderedEvent
-  quorate: boolean
 }
 
 export class Membership {
@@ -93,10 +96,12 @@ export class Membership {
   private readonly acks = new Map<MemberId, number>()
   /** Ordered events so far */
   private count = 0
-  /** Nonce of each own HELLO that was delivered since `kept` begins -> count then */
-  private readonly said = new Map<number, number>()
-  /** Events while not running, since a STATE may be as of some time ago */
-  private kept: Kept[] = []
+  private readonly kept = new KeptEvents()
+  private line: Line
+  /** Of the last ordered action */
+  private number = 0
+  /** The seq that the last RECEIPT said */
+  private receipted = 0
   private replaying = false
   private sending = false
   private forced = false
@@ -113,9 +118,14 @@ export class Membership {
     readonly self: MemberId,
     readonly node: NodeInfo,
     readonly hasQuorum: boolean,
-    private history: History | null,
+    history: History | null,
   ) {
     this.quorate = !hasQuorum
+    this.line = new Line(hasQuorum, history)
+  }
+
+  private get history(): History | null {
+    return this.line.delivered
   }
 
   step(event: MembershipEvent, instant: Instant): Action[] {
@@ -126,14 +136,15 @@ export class Membership {
     else if (event.type === 'timer') this.timerFired(event.name)
     else {
       this.count++
-      if (this.mode !== 'running') this.keep(event)
+      if (this.mode !== 'running') this.kept.keep({ count: this.count, event, quorate: this.quorate })
       this.ordered(event)
+      this.receipt()
     }
     const standing = standingOf(this)
     const { status, reason } = this.standing
     if (standing.status !== status || standing.reason !== reason) {
       this.standing = standing
-      this.actions.push({ type: 'standing', standing })
+      this.push({ type: 'standing', standing })
     }
     return this.actions
   }
@@ -152,19 +163,26 @@ export class Membership {
     return this.established
   }
 
+  /** Ordered actions with this number and higher must wait. */
+  get firstUnstable(): number {
+    return this.line.firstUnstable
+  }
+
   /** Of the entries delivered; null before the first start. */
   get delivered(): History | null {
     return this.history
   }
 
-  private keep(event: OrderedEvent): void {
-    if (this.kept.length >= KEPT_EVENTS_MAX) this.forgetEvents()
-    else this.kept.push({ count: this.count, event, quorate: this.quorate })
+  private push(action: OrderedAction): void {
+    this.actions.push({ ...action, number: ++this.number })
   }
 
-  private forgetEvents(): void {
-    this.kept = []
-    this.said.clear()
+  /** What this member has, for those who wait for it to be everywhere. */
+  private receipt(): void {
+    const { history } = this
+    if (!this.hasQuorum || this.mode !== 'running' || history === null || history.seq === this.receipted) return
+    this.receipted = history.seq
+    this.broadcast({ type: 'receipt', seq: history.seq, digest: history.digest })
   }
 
   private ordered(event: OrderedEvent): void {
@@ -185,6 +203,9 @@ export class Membership {
         return
       case 'ack':
         if (this.established.has(sender)) this.acks.set(sender, Math.max(message.seq, this.acks.get(sender) ?? 0))
+        return
+      case 'receipt':
+        this.line.received(sender, message.seq, message.digest)
         return
       case 'state':
         this.state(sender, message)
@@ -213,8 +234,11 @@ export class Membership {
     const gone = [...this.established.keys()].filter(away)
     for (const member of [...this.waiting.keys()]) if (away(member)) this.waiting.delete(member)
     for (const member of [...this.expelled]) if (away(member)) this.expelled.delete(member)
-    if (this.mode === 'running' && this.hasQuorum && !this.quorate) this.freeze()
-    if (gone.length > 0) this.drop(gone, 0)
+    if (this.hasQuorum) {
+      if (this.quorate) this.line.settleAll()
+      else this.freeze()
+    }
+    if (gone.length > 0) this.drop(gone, 0, [])
     this.round = null
     if (this.mode !== 'running' || members.some((member) => !this.established.has(member))) {
       if (members[0] === this.self || joined.includes(this.self)) this.callAgain(false)
@@ -223,24 +247,43 @@ export class Membership {
     this.sponsor()
   }
 
-  /** They are no longer established; while running the next epoch is without them. */
-  private drop(gone: readonly MemberId[], by: number): void {
+  /**
+   * They are no longer established; while running the next epoch is without them. `needs`: who must have it before it takes
+   * effect; all the others when not given.
+   */
+  private drop(gone: readonly MemberId[], by: number, needs?: readonly MemberId[]): void {
     const nodes = gone.map((member) => this.established.get(member)!).sort()
     for (const member of gone) {
       this.established.delete(member)
       this.acks.delete(member)
     }
+    this.line.excuse(gone)
     if (this.mode !== 'running' || this.stopping) return
     const rest = this.history!.epoch.nodes.filter((node) => !nodes.includes(node.id))
-    this.makeEpoch(rest, nodes, by)
+    this.makeEpoch(rest, nodes, by, needs ?? this.established.keys(), null)
   }
 
   private freeze(): void {
-    this.mode = 'frozen'
+    const former = this.rollBack()
+    if (former !== null && former !== 'same') {
+      this.thaw(former.fallen)
+      this.mode = former.mode
+    } else if (this.mode === 'running') {
+      this.mode = 'frozen'
+    }
     this.waiting.clear()
     this.expelled.clear()
     this.sending = false
-    this.forgetEvents()
+    this.stopping = false
+    this.kept.forget()
+  }
+
+  private rollBack(): Former | 'same' | null {
+    const from = this.line.firstUnstable
+    const former = this.line.rollBack()
+    if (former !== null) this.actions.push({ type: 'take-back', from })
+    this.receipted = 0
+    return former
   }
 
   private callAgain(lost: boolean): void {
@@ -265,7 +308,7 @@ export class Membership {
 
   private hello(sender: MemberId, hello: Hello): void {
     const { round } = this
-    if (sender === this.self && !this.replaying) this.said.set(hello.nonce, this.count)
+    if (sender === this.self && !this.replaying) this.kept.helloDelivered(hello.nonce, this.count)
     if (round === null || hello.round !== round.key) return
     round.hellos.set(sender, hello)
     if (this.mode === 'running') {
@@ -295,7 +338,8 @@ export class Membership {
 
   /** Two parts run, which the engine's quorum should have prevented: one must give way, the same on both sides. */
   private isBetter(sender: MemberId, hello: Hello): boolean {
-    const standing = compareStates(hello.summary!, this.round!.mine.summary!)
+    const { summary } = this.round!.mine
+    const standing = hello.summary && summary ? compareStates(hello.summary, summary) : 0
     if (standing !== 0) return standing > 0
     return this.members.indexOf(sender) < this.members.findIndex((member) => this.established.has(member))
   }
@@ -305,7 +349,7 @@ export class Membership {
     this.thaw(reason)
     this.sending = false
     this.round = null
-    this.forgetEvents()
+    this.kept.forget()
   }
 
   /** From frozen to outside: the events kept may serve for the STATE to come. */
@@ -356,7 +400,7 @@ export class Membership {
       expelled: [...expelled],
       round: round?.key ?? '',
     }
-    this.actions.push({ type: 'send-state', to, start, runtime, whole: to.length > 0 })
+    this.push({ type: 'send-state', to, start, runtime, whole: to.length > 0 })
   }
 
   private state(sender: MemberId, message: StateMessage): void {
@@ -371,12 +415,14 @@ export class Membership {
     const admitted = to.filter((member) => this.waiting.has(member))
     if (admitted.length > 0) {
       const { epoch, known } = this.history!
+      const needs = [...this.established.keys()]
       const nodes = admitted.map((member) => this.waiting.get(member)!.hello.node)
       for (const [at, member] of admitted.entries()) {
         this.established.set(member, nodes[at].id)
         this.waiting.delete(member)
       }
-      this.makeEpoch([...epoch.nodes, ...withVnodes(nodes, epoch.nodes, known)], [], 0)
+      const joins = admitted.includes(this.self) ? this.former() : null
+      this.makeEpoch([...epoch.nodes, ...withVnodes(nodes, epoch.nodes, known)], [], 0, needs, joins)
     }
     this.sponsor()
   }
@@ -384,18 +430,23 @@ export class Membership {
   /** Takes the snapshot and repeats what was ordered after it; the last of that is this very message, which admits. */
   private takeState({ runtime, state }: StateMessage): void {
     const mine = runtime.waiting.find(([member]) => member === this.self)?.[1]
-    const said = mine && this.said.get(mine.hello.nonce)
+    const said = mine && this.kept.countOf(mine.hello.nonce)
     if (mine === undefined || said === undefined || state === null) {
       // The events since are not all kept. But the others may count this member in by now.
       this.callAgain(true)
       return
     }
     const offset = said - mine.heard
-    const later = this.kept.filter(({ count }) => count > runtime.at + offset)
-    const { history, members, round, actions, quorate, count } = this
-    this.actions = [{ type: 'install', state }]
-    this.history = History.fromJSON(state.history)
+    const later = this.kept.after(runtime.at + offset)
+    const { line, members, round, actions, quorate, count, receipted, fallen } = this
+    this.actions = []
+    if (line.firstUnstable < Number.POSITIVE_INFINITY)
+      this.actions.push({ type: 'take-back', from: line.firstUnstable })
+    this.line = new Line(this.hasQuorum, null)
+    this.line.replace(History.fromJSON(state.history), this.number + 1, [], null)
+    this.push({ type: 'install', state })
     this.mode = 'running'
+    this.receipted = 0
     this.members = runtime.members
     this.established = new Map(runtime.established)
     this.waiting = new Map(
@@ -419,17 +470,17 @@ export class Membership {
       return
     }
     // Its sender was no longer established when it came, or all froze before: nobody was admitted.
-    this.thaw(this.fallen)
-    Object.assign(this, { history, members, round, actions, stopping: false })
+    this.thaw(fallen)
+    Object.assign(this, { line, members, round, actions, receipted, stopping: false })
   }
 
   private becomeRunning(): void {
     this.mode = 'running'
     this.fallen = ''
     this.forced = false
-    this.forgetEvents()
+    this.kept.forget()
     this.runningSince = this.instant.now
-    for (const by of this.forceIds) this.actions.push({ type: 'settle', by, error: null })
+    for (const by of this.forceIds) this.push({ type: 'settle', by, error: null })
     this.forceIds = []
     this.sponsor()
   }
@@ -443,7 +494,7 @@ export class Membership {
     const hellos = [...round.hellos.values()]
     if (hellos.some((hello) => hello.mode === 'running')) return
     // Nobody runs, so no STATE is on its way that would need what came before.
-    this.forgetEvents()
+    this.kept.forget()
     const forced = this.forced || hellos.some((hello) => hello.forced)
     const decision = decideStart(members, round.hellos, this.hasQuorum, forced)
     round.decision = decision
@@ -463,29 +514,38 @@ export class Membership {
     if (this.mode === 'running' || !round || message.start !== round.key) return
     if (decision?.kind !== 'start' || decision.holders[0] !== sender) return
     if (!decision.accepted.includes(this.self)) return
-    if (!decision.holders.includes(this.self)) {
+    const former = this.former()
+    const { accepted, holders } = decision
+    if (!holders.includes(this.self)) {
       assert(message.state !== null, 'a start brings the state for those who lack it')
-      this.history = History.fromJSON(message.state.history)
-      this.actions.push({ type: 'install', state: message.state })
+      this.rollBack()
+      this.line.replace(History.fromJSON(message.state.history), this.number + 1, [], null)
+      this.push({ type: 'install', state: message.state })
     }
     const nodeOf = (member: MemberId): NodeInfo => round.hellos.get(member)!.node
     const goesOn = (member: MemberId): boolean =>
-      decision.holders.includes(member) && round.hellos.get(member)!.mode === 'frozen'
-    this.established = new Map(decision.accepted.map((member) => [member, nodeOf(member).id]))
+      holders.includes(member) && round.hellos.get(member)!.mode === 'frozen'
+    this.established = new Map(accepted.map((member) => [member, nodeOf(member).id]))
     this.acks.clear()
     this.waiting.clear()
     this.expelled.clear()
     this.mode = 'running'
-    const { epoch, known } = this.history!
-    const stayed = new Set(decision.accepted.filter(goesOn).map((member) => nodeOf(member).id))
-    const left = epoch.nodes.map((node) => node.id).filter((id) => !stayed.has(id))
-    const newcomers = decision.accepted.filter((member) => !goesOn(member)).map(nodeOf)
-    const kept = epoch.nodes.filter((node) => stayed.has(node.id))
     this.round = null
+    const { epoch, known } = this.history!
+    const stayed = new Set(accepted.filter(goesOn).map((member) => nodeOf(member).id))
+    const left = epoch.nodes.map((node) => node.id).filter((id) => !stayed.has(id))
+    const newcomers = accepted.filter((member) => !goesOn(member)).map(nodeOf)
     if (left.length > 0 || newcomers.length > 0) {
-      this.makeEpoch([...kept, ...withVnodes(newcomers, epoch.nodes, known)], left, 0)
+      const kept = epoch.nodes.filter((node) => stayed.has(node.id))
+      this.makeEpoch([...kept, ...withVnodes(newcomers, epoch.nodes, known)], left, 0, accepted, former)
     }
     this.becomeRunning()
+  }
+
+  /** What this member goes back to when the step that makes it run is taken back. */
+  private former(): Former {
+    const { mode, fallen } = this
+    return { mode: mode === 'frozen' ? 'frozen' : 'outside', fallen }
   }
 
   // commands
@@ -510,7 +570,7 @@ export class Membership {
   /** 'later': an entry or a start will answer. */
   private answer(by: number, outcome: SheepError | 'done' | 'later'): void {
     if (by === 0 || outcome === 'later') return
-    this.actions.push({ type: 'settle', by, error: outcome === 'done' ? null : outcome })
+    this.push({ type: 'settle', by, error: outcome === 'done' ? null : outcome })
   }
 
   private take(sender: string, proposal: Proposal, by: number): SheepError | 'done' | 'later' {
@@ -520,22 +580,17 @@ export class Membership {
         return 'done'
       case 'expel':
         return this.expel(command, by)
-      case 'format': {
-        const { config, epoch, seq } = this.history!
-        if (!command.force) return alreadyFormatted(config.clusterId)
+      case 'format':
+        if (!command.force) return alreadyFormatted(this.history!.config.clusterId)
         this.waiting.clear()
-        return this.format(command, proposal, sender, by, seq + 1, epoch.number + 1, epoch.nodes)
-      }
+        return this.format({ command, time, sender, by, history: this.history!, former: null })
       case 'shutdown':
       case 'recovered':
       case 'exclusive-enter':
       case 'exclusive-leave':
       case 'vdi':
         if (command.type === 'shutdown') this.stopping = true
-        this.append(
-          { seq: this.history!.seq + 1, type: 'command', sender, time, command: command as LoggedCommand },
-          by,
-        )
+        this.append({ seq: this.history!.seq + 1, type: 'command', sender, time, command }, by, this.established.keys())
         return 'later'
       default:
         return new SheepError('invalid', 'a command of a kind that is not known here')
@@ -550,7 +605,6 @@ export class Membership {
     }
     if (this.established.size === 1) return new SheepError('invalid', 'the only node cannot be expelled')
     this.drop([member], by)
-    this.waiting.delete(member)
     this.expelled.add(member)
     if (member !== this.self) {
       this.sponsor()
@@ -585,62 +639,51 @@ export class Membership {
     const summaries = hellos.flatMap(({ summary }) => (summary === null ? [] : [summary]))
     if (summaries.length > 0 && !command.force) return alreadyFormatted(summaries[0].clusterId)
     if (!this.quorate || this.mode === 'frozen') return new SheepError('halted', 'no quorum', 'wait for more nodes')
-    const seq = Math.max(0, ...summaries.map((summary) => summary.seq)) + 1
-    const epoch = Math.max(0, ...summaries.map((summary) => summary.epoch)) + 1
-    const nodes = withVnodes(
-      hellos.map((hello) => hello.node),
-      [],
-      new Map(),
-    )
     const node = this.round!.hellos.get(sender)!.node.id
-    const { accepted } = decision
-    const outcome = this.format(command, proposal, node, by, seq, epoch, nodes)
-    if (outcome !== 'later') return outcome
-    this.established = new Map(accepted.map((member, at) => [member, hellos[at].node.id]))
-    this.round = null
-    this.becomeRunning()
-    return 'later'
-  }
-
-  private format(
-    command: Extract<ClusterCommand, { type: 'format' }>,
-    { time }: Proposal,
-    sender: string,
-    by: number,
-    seq: number,
-    number: number,
-    nodes: readonly NodeInfo[],
-  ): SheepError | 'later' {
-    const { clusterId, copies, blockSizeShift } = command
-    try {
-      checkCopies(copies)
-      checkShift(blockSizeShift)
-      if (!/^[0-9a-f]{16}$/.test(clusterId)) throw new SheepError('invalid', 'a cluster id is 16 hex digits')
-    } catch (error) {
-      if (error instanceof SheepError) return error
-      throw error
+    const before = this.established
+    this.established = new Map(decision.accepted.map((member, at) => [member, hellos[at].node.id]))
+    const former = this.former()
+    const outcome = this.format({ command, time: proposal.time, sender: node, by, hellos, former })
+    if (outcome === 'later') {
+      this.round = null
+      this.becomeRunning()
+    } else {
+      this.established = before
     }
-    const config = { clusterId, formatTime: time, copies, blockSizeShift }
-    const record: EpochRecord = { number, time, nodes: sortedById(nodes) }
-    this.history = History.format(config, seq, record)
-    this.actions.push({ type: 'format', config, seq, record, command, sender, by })
+    return outcome
+  }
+
+  private format(wish: FormatWish & { by: number; former: Former | null }): SheepError | 'later' {
+    const { command, sender, by, former } = wish
+    const made = formatted(wish)
+    if (made instanceof SheepError) return made
+    const { config, seq, record } = made
+    this.line.replace(History.format(config, seq, record), this.number + 1, this.others(), former)
+    this.push({ type: 'format', config, seq, record, command, sender, by })
     return 'later'
   }
 
-  private makeEpoch(nodes: readonly NodeInfo[], left: string[], by: number): void {
+  private others(): MemberId[] {
+    return [...this.established.keys()].filter((member) => member !== this.self)
+  }
+
+  private makeEpoch(
+    nodes: readonly NodeInfo[],
+    left: string[],
+    by: number,
+    needs: Iterable<MemberId>,
+    former: Former | null,
+  ): void {
     const { seq, epoch } = this.history!
     const record = { number: epoch.number + 1, time: this.instant.wall, nodes: sortedById(nodes) }
-    this.append({ seq: seq + 1, type: 'epoch', record, left }, by)
+    this.append({ seq: seq + 1, type: 'epoch', record, left }, by, needs, former)
   }
 
-  private append(entry: Entry, by: number): void {
-    try {
-      this.history!.apply(entry)
-    } catch (error) {
-      // A refusal that all members share; the state answers the proposer with it.
-      if (!(error instanceof SheepError)) throw error
-    }
-    this.actions.push({ type: 'entry', entry, by })
+  /** `needs`: those who could go on without this member */
+  private append(entry: Entry, by: number, needs: Iterable<MemberId>, former: Former | null = null): void {
+    const others = [...needs].filter((member) => member !== this.self)
+    this.line.append(entry, this.number + 1, others, former)
+    this.push({ type: 'entry', entry, by })
   }
 
   // quorum and time

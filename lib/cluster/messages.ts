@@ -84,6 +84,13 @@ export interface Runtime {
   round: string
 }
 
+/** All entries through `seq` have been delivered to this member, on the line that has this digest there. */
+export interface Receipt {
+  type: 'receipt'
+  seq: number
+  digest: string
+}
+
 /**
  * The state for those who lack it. Its delivery, not its sending, establishes them: everybody counts them in from there.
  * `start` names the round that decided on a start of the whole cluster; '' for newcomers to a running one.
@@ -111,7 +118,7 @@ export interface Refuse {
   hint: string
 }
 
-export type Message = Hello | Again | Commands | Ack | StateMessage | Probe | Refuse
+export type Message = Hello | Again | Commands | Receipt | Ack | StateMessage | Probe | Refuse
 
 export function encodeMessage(message: Message): Buffer {
   return Buffer.from(JSON.stringify(message))
@@ -132,6 +139,7 @@ const SHAPES: Record<Message['type'], Shape> = {
   },
   again: { nonce: 'number', lost: 'boolean' },
   commands: { list: 'array' },
+  receipt: { seq: 'number', digest: 'string' },
   ack: { seq: 'number' },
   state: { to: 'array', start: 'string', runtime: 'object', state: 'object' },
   probe: { id: 'number' },

@@ -124,15 +124,15 @@ export class Proposals {
     }
   }
 
-  /** The state in which they were applied is not the cluster's. */
-  disown(): void {
+  /** These, and those whose entry is applied, are of a state that may not be the cluster's. */
+  disown(ids: readonly number[]): void {
     const error = new SheepError(
       'halted',
       'this node was cut off before all members had confirmed the operation: it may have been lost',
       'look whether it took effect, then try again',
     )
     for (const pending of [...this.byId.values()]) {
-      if (pending.state === 'applied') this.answer(pending, { value: null, error })
+      if (pending.state === 'applied' || ids.includes(pending.id)) this.answer(pending, { value: null, error })
     }
   }
 

@@ -3,10 +3,13 @@
  * for whom), or be formatted. And who of newcomers may take part, and with how many vnodes. Pure functions, so that every
  * member comes to the same answer.
  */
+import { SheepError } from '../errors.js'
+import { checkCopies } from '../vdi/command.js'
+import { checkShift } from '../vdi/inode.js'
 import type { MemberId } from './engine.js'
-import type { History, KnownNode } from './history.js'
+import { type History, type KnownNode, sortedById } from './history.js'
 import { type Hello, PROTOCOL, type Summary } from './messages.js'
-import type { NodeInfo } from './types.js'
+import type { ClusterCommand, ClusterConfig, EpochRecord, NodeInfo } from './types.js'
 
 /** What a node of mean size has on the ring. */
 export const VNODES_MEAN = 128
@@ -182,4 +185,44 @@ export function withVnodes(
     if (before > 0) return { ...node, vnodes: before }
     return { ...node, vnodes: Math.min(VNODES_MAX, Math.max(1, Math.round((node.space * vnodes) / space))) }
   })
+}
+
+export interface FormatWish {
+  command: Extract<ClusterCommand, { type: 'format' }>
+  /** ms since the Unix epoch, the proposer's */
+  time: number
+  /** node id */
+  sender: string
+  /** Of those who will be in it, when none runs */
+  hellos?: readonly Hello[]
+  /** Of the running cluster that is formatted anew */
+  history?: History
+}
+
+/** What the new cluster begins with. Numbers grow over all that its members have seen before. */
+export function formatted({
+  command,
+  time,
+  hellos = [],
+  history,
+}: FormatWish): { config: ClusterConfig; seq: number; record: EpochRecord } | SheepError {
+  const { clusterId, copies, blockSizeShift } = command
+  try {
+    checkCopies(copies)
+    checkShift(blockSizeShift)
+    if (!/^[0-9a-f]{16}$/.test(clusterId)) throw new SheepError('invalid', 'a cluster id is 16 hex digits')
+  } catch (error) {
+    if (error instanceof SheepError) return error
+    throw error
+  }
+  const summaries = hellos.flatMap(({ summary }) => (summary === null ? [] : [summary]))
+  const seq = Math.max(history?.seq ?? 0, ...summaries.map((summary) => summary.seq)) + 1
+  const number = Math.max(history?.epoch.number ?? 0, ...summaries.map((summary) => summary.epoch)) + 1
+  const newcomers = withVnodes(
+    hellos.map((hello) => hello.node),
+    [],
+    new Map(),
+  )
+  const nodes = sortedById([...(history?.epoch.nodes ?? []), ...newcomers])
+  return { config: { clusterId, formatTime: time, copies, blockSizeShift }, seq, record: { number, time, nodes } }
 }

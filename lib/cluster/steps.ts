@@ -38,10 +38,12 @@ export type UrgentAction =
   | { type: 'untaken'; ids: number[] }
   /** Own probe `id` was delivered */
   | { type: 'probed'; id: number; present: boolean }
+  /** Forget the ordered actions with this number and higher: they will not take effect */
+  | { type: 'take-back'; from: number }
   /** This member cannot take part */
   | { type: 'stop'; error: SheepError }
 
-/** To be done in this order, each when all before it is done, entries when they are on disk. */
+/** To be done in this order, each when all before it is done and it is stable, entries when they are on disk. */
 export type OrderedAction =
   /** `by`: id of this member's own proposal that asked for it; 0 none */
   | { type: 'entry'; entry: Entry; by: number }
@@ -62,4 +64,7 @@ export type OrderedAction =
   | { type: 'settle'; by: number; error: SheepError | null }
   | { type: 'standing'; standing: Standing }
 
-export type Action = UrgentAction | OrderedAction
+/** Rises with each ordered action. */
+export type Numbered = OrderedAction & { number: number }
+
+export type Action = UrgentAction | Numbered
