@@ -19,6 +19,8 @@ export interface StreamListener {
 const CONNECTIONS_MAX = 4096
 const BACKLOG = 511
 const PROBE_MS_MAX = 2000
+/** A TCP peer that is silent this long is asked; when its host is gone the connection ends some 10 s later (libuv's probes). */
+const KEEP_ALIVE_MS = 30_000
 
 /** net.Socket options that @types/node lacks: `onread` is documented for the constructor, `handle` is not. */
 interface SocketOptions extends SocketConstructorOpts {
@@ -42,6 +44,7 @@ function adopt(stream: Stream, accepted: Socket): Socket {
   const options: SocketOptions = { handle, onread: onread(stream), allowHalfOpen: true, readable: true, writable: true }
   const socket = new Socket(options)
   socket.setNoDelay(true)
+  socket.setKeepAlive(true, KEEP_ALIVE_MS)
   return socket
 }
 
@@ -51,7 +54,10 @@ export function connectStream(address: StreamAddress, handler: StreamHandler): S
     const options: SocketOptions = { onread: onread(stream), allowHalfOpen: true }
     const socket = new Socket(options)
     if ('path' in address) socket.connect({ path: address.path })
-    else socket.connect({ host: address.host, port: address.port, noDelay: true })
+    else {
+      const { host, port } = address
+      socket.connect({ host, port, noDelay: true, keepAlive: true, keepAliveInitialDelay: KEEP_ALIVE_MS })
+    }
     return socket
   })
 }

@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process'
-import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { connect, Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -140,6 +140,20 @@ for (const kind of ['tcp', 'unix'] as const) {
     t.is(client.backlog, 0)
   })
 }
+
+test('TCP connections ask a silent peer whether it is still there', async (t) => {
+  const { client, serverEnd } = await pair(t, 'tcp')
+  client.send(frame(10), 0, 10)
+  await serverEnd.messages(1)
+  await new Promise((resolve) => setTimeout(resolve, 300))
+  const port = Number(client.remote.split(':').at(-1)).toString(16).toUpperCase().padStart(4, '0')
+  // proc_net_tcp(5): local, remote, state (01 established), queues, timer (02 keep-alive).
+  const lines = readFileSync('/proc/net/tcp', 'utf8').split('\n')
+  const ends = lines.map((line) => line.trim().split(/\s+/)).filter((fields) => fields[3] === '01')
+  const ours = ends.filter((fields) => fields[1].endsWith(`:${port}`) || fields[2].endsWith(`:${port}`))
+  t.is(ours.length, 2)
+  for (const fields of ours) t.is(fields[5].slice(0, 2), '02', fields.join(' '))
+})
 
 test('messages cut anywhere are put together again', async (t) => {
   await fc.assert(
