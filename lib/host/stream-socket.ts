@@ -53,11 +53,10 @@ export function connectStream(address: StreamAddress, handler: StreamHandler): S
   return new Stream(handler, (stream) => {
     const options: SocketOptions = { onread: onread(stream), allowHalfOpen: true }
     const socket = new Socket(options)
+    socket.setNoDelay(true)
+    socket.setKeepAlive(true, KEEP_ALIVE_MS)
     if ('path' in address) socket.connect({ path: address.path })
-    else {
-      const { host, port } = address
-      socket.connect({ host, port, noDelay: true, keepAlive: true, keepAliveInitialDelay: KEEP_ALIVE_MS })
-    }
+    else socket.connect({ host: address.host, port: address.port })
     return socket
   })
 }
