@@ -44,6 +44,7 @@ test('a daemon of four is killed and restarted ten times under a verifying fio: 
   }
 
   const [verified] = await Promise.all([load(), drama()])
+  t.log(`${verified} blocks written and verified`)
   t.true(verified >= 8192, `${verified} blocks verified`)
   await cluster.healthy(gateway)
   await cluster.dog(['vdi', 'check', 'volume'])

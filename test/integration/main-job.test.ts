@@ -243,9 +243,9 @@ test.serial('the killed daemon comes back, catches up, and all copies are the sa
 
 test.serial('deleting gives the space back at once', async (t) => {
   const before = surveyReplicas(cluster.stores, 3).objects
-  await create('doomed', '200M')
-  t.is((await qemuIo(cluster.nbd('doomed'), 'write -P 1 0 200M')).code, 0)
-  t.is(surveyReplicas(cluster.stores, 3).objects, before + 51)
+  await create('doomed', '40M')
+  t.is((await qemuIo(cluster.nbd('doomed'), 'write -P 1 0 40M')).code, 0)
+  t.is(surveyReplicas(cluster.stores, 3).objects, before + 11)
   await cluster.dog(['vdi', 'delete', 'doomed'])
   t.is(surveyReplicas(cluster.stores, 3).objects, before)
 })

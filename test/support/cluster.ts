@@ -3,7 +3,7 @@
  * Whatever happens, no process and no directory is left behind.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { closeSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs'
+import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { ControlClient } from '../../lib/control/client.js'
@@ -53,6 +53,7 @@ export class TestCluster {
 
   static async start(options: ClusterOptions): Promise<TestCluster> {
     const directory = options.directory ?? mkdtempSync(join(tmpdir(), 'sheep-'))
+    mkdirSync(directory, { recursive: true })
     const cluster = new TestCluster(directory, options.sheepOptions ?? [])
     try {
       const ports = await freePorts(options.nodes, 10_000 + ((process.pid * 61) % 20_000))
