@@ -6,7 +6,7 @@ import type { Completion } from '../host/interfaces.js'
 import { FLAG_CREATE, FLAG_FUA } from '../protocol/header.js'
 import { READ, WRITE } from '../replication/request.js'
 import type { Oid } from '../vdi/oid.js'
-import type { Router } from './router.js'
+import type { VolumeRouter } from './volume-router.js'
 
 const PIECE = 1024 * 1024
 const GRAIN = 65_536
@@ -27,7 +27,7 @@ export class CopyOnWrite {
   private running = 0
   private readonly queue: (() => void)[] = []
 
-  constructor(private readonly router: Router) {}
+  constructor(private readonly router: VolumeRouter) {}
 
   /** `done` with 0 or a negative errno. */
   run(job: CopyJob, done: (result: number) => void): void {

@@ -6,10 +6,11 @@ import type { Clock, Completion } from '../host/interfaces.js'
 import { mutations } from '../mutations.js'
 import { dataOid, inodeOid, type Oid } from '../vdi/oid.js'
 import type { IndexTable } from './index-table.js'
-import type { Router } from './router.js'
+import type { VolumeRouter } from './volume-router.js'
 
 export interface FlusherOptions {
-  router: Router
+  self: string
+  router: VolumeRouter
   clock: Clock
   storeNodes: () => readonly string[]
   replicasOf: (oid: Oid) => readonly string[]
@@ -27,6 +28,8 @@ export class Flusher {
   private pending = 0
   private result = 0
   private startedAt = 0
+  /** As the last one who asked knew it: a snapshot gives the volume a new one */
+  private vid = 0
 
   constructor(private readonly options: FlusherOptions) {}
 
@@ -44,12 +47,14 @@ export class Flusher {
   }
 
   flush(vid: number, index: IndexTable, done: Completion): void {
+    this.vid = vid
     this.waiting.push(done)
-    if (this.pending === 0) this.start(vid, index)
+    if (this.pending === 0) this.start(index)
   }
 
-  private start(vid: number, index: IndexTable): void {
-    const { router, clock, storeNodes, replicasOf } = this.options
+  private start(index: IndexTable): void {
+    const { router, clock, storeNodes, replicasOf, self } = this.options
+    const { vid } = this
     this.running = this.waiting
     this.waiting = []
     this.result = 0
@@ -60,39 +65,38 @@ export class Flusher {
       nodes = this.dirtyNodes
       if (index.dirty) for (const node of replicasOf(inodeOid(vid))) nodes.add(node)
     }
-    if (mutations.flushLocalOnly) nodes = new Set([...nodes].filter((node) => node === router.options.self))
+    if (mutations.flushLocalOnly) nodes = new Set([...nodes].filter((node) => node === self))
     this.dirtyNodes = new Set()
     this.marked.clear()
-    const indexWasDirty = index.dirty
-    index.dirty = false
+    const { changes } = index
     this.pending = nodes.size
     const done: Completion = {
       complete: (result) => {
         if (result < 0) this.result = result
         if (--this.pending > 0) return
         if (this.result < 0) {
-          if (indexWasDirty) index.dirty = true
           this.dirtyNodes = null
           this.marked.clear()
         } else {
           this.flushedThrough = this.startedAt
+          index.durable = changes
         }
-        this.finish(vid, index)
+        this.finish(index)
       },
     }
     if (nodes.size === 0) {
       this.flushedThrough = this.startedAt
-      this.finish(vid, index)
+      this.finish(index)
       return
     }
     for (const node of nodes) router.flush(node, inodeOid(vid), done)
   }
 
-  private finish(vid: number, index: IndexTable): void {
+  private finish(index: IndexTable): void {
     const ended = this.running
     this.running = []
     const result = Math.min(this.result, 0)
     for (const done of ended) done.complete(result)
-    if (this.pending === 0 && this.waiting.length > 0) this.start(vid, index)
+    if (this.pending === 0 && this.waiting.length > 0) this.start(index)
   }
 }

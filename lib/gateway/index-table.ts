@@ -1,13 +1,14 @@
 /**
  * The index of an open VDI, in memory and in its inode object: which vid owns each data object. A change is in the
- * inode object on all replicas before it counts. Changes that come while one is being written go together.
+ * inode object on all replicas before it counts. Changes that come while one is being written go together, neighbours in
+ * one write. After a write that failed the inode object says which of its entries have changed all the same.
  */
 import type { Completion } from '../host/interfaces.js'
 import { FLAG_FUA } from '../protocol/header.js'
-import { WRITE } from '../replication/request.js'
+import { READ, WRITE } from '../replication/request.js'
 import { INDEX_OFFSET } from '../vdi/inode.js'
 import { inodeOid } from '../vdi/oid.js'
-import type { Router } from './router.js'
+import type { VolumeRouter } from './volume-router.js'
 
 interface Change {
   index: number
@@ -17,15 +18,15 @@ interface Change {
 }
 
 export class IndexTable {
-  /** Written since the last flush began */
-  dirty = true
+  /** Writes of entries begun or ended so far */
+  changes = 1
+  /** As many of those as a flush has covered */
+  durable = 0
   private queue: Change[] = []
-  private writing: Change[] = []
   private pending = 0
-  private result = 0
 
   constructor(
-    private readonly router: Router,
+    private readonly router: VolumeRouter,
     /** Vid of the working VDI and its copies: they change with a snapshot, while nothing is being written */
     public vid: number,
     private readonly copies: number,
@@ -34,6 +35,11 @@ export class IndexTable {
 
   get length(): number {
     return this.entries.length
+  }
+
+  /** Written since the last successful flush began */
+  get dirty(): boolean {
+    return this.durable !== this.changes
   }
 
   get(index: number): number {
@@ -53,8 +59,9 @@ export class IndexTable {
   }
 
   /**
-   * `done` with 0 once the inode object on all replicas says so, or a negative errno. `durable`: also after power loss,
-   * which a removal of the object must wait for: an entry that came back would name what is gone.
+   * `done` with 0 once the inode object on all replicas says so, or a negative errno: then `get` tells what it says.
+   * `durable`: also after power loss, which a removal of the object must wait for: an entry that came back would name what
+   * is gone.
    */
   set(index: number, vid: number, durable: boolean, done: Completion): void {
     this.queue.push({ index, vid, durable, done })
@@ -66,8 +73,6 @@ export class IndexTable {
     const changes = this.queue
     this.queue = []
     changes.sort((a, b) => a.index - b.index)
-    this.writing = changes
-    this.result = 0
     const runs: Change[][] = []
     for (const change of changes) {
       const run = runs[runs.length - 1]
@@ -75,28 +80,43 @@ export class IndexTable {
       else runs.push([change])
     }
     this.pending = runs.length
-    this.dirty = true
-    for (const run of runs) {
-      const bytes = Buffer.allocUnsafe(run.length * 4)
-      run.forEach((change, i) => {
-        bytes.writeUInt32LE(change.vid, i * 4)
-      })
-      const position = INDEX_OFFSET + run[0].index * 4
-      const flags = run.some((change) => change.durable) ? FLAG_FUA : 0
-      const done: Completion = { complete: (result) => this.written(result) }
-      this.router.submit(WRITE, inodeOid(this.vid), this.copies, bytes, 0, bytes.length, position, flags, false, done)
-    }
+    this.changes++
+    for (const run of runs) this.writeRun(run)
   }
 
-  private written(result: number): void {
-    if (result < 0) this.result = result
-    if (--this.pending > 0) return
-    const changes = this.writing
-    this.writing = []
-    this.dirty = true
-    if (this.result >= 0) for (const change of changes) this.entries[change.index] = change.vid
-    const outcome = Math.min(this.result, 0)
-    for (const change of changes) change.done.complete(outcome)
+  private writeRun(run: Change[]): void {
+    const bytes = Buffer.allocUnsafe(run.length * 4)
+    run.forEach((change, i) => {
+      bytes.writeUInt32LE(change.vid, i * 4)
+    })
+    const flags = run.some((change) => change.durable) ? FLAG_FUA : 0
+    const done: Completion = {
+      complete: (result) => {
+        this.changes++
+        if (result < 0) this.lookAgain(run, bytes, result)
+        else this.written(run, bytes, 0)
+      },
+    }
+    const position = INDEX_OFFSET + run[0].index * 4
+    this.router.submit(WRITE, inodeOid(this.vid), this.copies, bytes, 0, bytes.length, position, flags, false, done)
+  }
+
+  /** Some of it may have been written before it failed. */
+  private lookAgain(run: Change[], bytes: Buffer, failure: number): void {
+    const done: Completion = { complete: (result) => this.written(run, result < 0 ? null : bytes, failure) }
+    const position = INDEX_OFFSET + run[0].index * 4
+    this.router.submit(READ, inodeOid(this.vid), this.copies, bytes, 0, bytes.length, position, 0, false, done)
+  }
+
+  /** `bytes`: what the inode object holds now; null when it cannot be told. */
+  private written(run: Change[], bytes: Buffer | null, outcome: number): void {
+    if (bytes !== null) {
+      run.forEach((change, i) => {
+        this.entries[change.index] = bytes.readUInt32LE(i * 4)
+      })
+    }
+    this.pending--
+    for (const change of run) change.done.complete(outcome)
     if (this.pending === 0) this.write()
   }
 }

@@ -20,7 +20,8 @@ export class RequestOrder<R extends Ordered> {
   private readonly active: R[] = []
   private changing = 0
   private blocked: R[] = []
-  private held = false
+  private holds = 0
+  private unblocking = false
   private idleWaiters: (() => void)[] = []
 
   get changingCount(): number {
@@ -52,21 +53,30 @@ export class RequestOrder<R extends Ordered> {
     }
   }
 
-  /** From now on changes wait; calls `idle` when none is in flight. Reads go on. */
+  /** From now on changes wait, until each hold is released; calls `idle` when none is in flight. Reads go on. */
   hold(idle: () => void): void {
-    this.held = true
+    this.holds++
     if (this.changing === 0) idle()
     else this.idleWaiters.push(idle)
   }
 
+  /** Ends one hold. */
   release(): void {
-    this.held = false
-    this.idleWaiters = []
+    if (this.holds === 0) return
+    this.holds--
+    if (this.holds === 0) this.unblock()
+  }
+
+  /** Ends all holds. */
+  releaseAll(): void {
+    this.holds = 0
     this.unblock()
   }
 
   private unblock(): void {
-    // Each one that may run leaves the list before it begins: it may end inline and come back here.
+    // One that begins may end inline and come back here: the loop below goes on with the next, not a deeper one.
+    if (this.unblocking) return
+    this.unblocking = true
     for (let i = 0; i < this.blocked.length; ) {
       const request = this.blocked[i]
       if (this.mayRun(request, i)) {
@@ -77,11 +87,12 @@ export class RequestOrder<R extends Ordered> {
         i++
       }
     }
+    this.unblocking = false
   }
 
   /** `before`: how many of the blocked ones were issued earlier. */
   private mayRun(request: R, before: number): boolean {
-    if (request.changes && this.held) return false
+    if (request.changes && this.holds > 0) return false
     if (this.changing > 0 || request.changes) {
       for (const other of this.active) if (conflict(request, other)) return false
     }

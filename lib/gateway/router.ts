@@ -32,7 +32,7 @@ import { TakeBack } from './take-back.js'
 const RETRY_MS = 20
 const ABSENT_RETRY_MS = 500
 const POOL_MAX = 1_024
-const ESHUTDOWN = -108
+export const ESHUTDOWN = -108
 
 export interface RouterOptions {
   self: string

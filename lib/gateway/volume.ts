@@ -12,7 +12,8 @@
 import { assert } from '../assert.js'
 import type { Clock, Completion, Extent, Log, Timer } from '../host/interfaces.js'
 import { FLAG_CREATE, FLAG_FUA, FLAG_KEEP_BLOCKS } from '../protocol/header.js'
-import { READ, REMOVE, WRITE, ZERO } from '../replication/request.js'
+import { PIECE_MAX } from '../replication/peer-session.js'
+import { NO_OBJECT, READ, REMOVE, WRITE, ZERO } from '../replication/request.js'
 import { entriesFor } from '../vdi/inode.js'
 import { dataOid, inodeOid, type Oid, vidOf } from '../vdi/oid.js'
 import type { VdiEntry } from '../vdi/types.js'
@@ -20,15 +21,17 @@ import { CopyOnWrite } from './copy-on-write.js'
 import { Flusher } from './flusher.js'
 import { IndexTable } from './index-table.js'
 import { type Ordered, RequestOrder } from './request-order.js'
-import type { Router } from './router.js'
+import { ESHUTDOWN, type Router } from './router.js'
 import type { Volume } from './types.js'
+import { VolumeRouter } from './volume-router.js'
 
-const ESHUTDOWN = -108
 const EROFS_AS_EPERM = -1
 const POOL_MAX = 256
 /** Objects quiet and flushed for this long leave the intent logs. */
 const QUIET_MS = 10_000
 const SWEEP_MS = 5_000
+/** A read whose object nobody has: its holders are away, or it has just been copied and freed */
+const ABSENT_RETRY_MS = 500
 
 export interface VolumeOptions {
   router: Router
@@ -60,6 +63,7 @@ export class GatewayVolume implements Volume {
   readonly readOnly: boolean
   readonly objectSize: number
   readonly shift: number
+  readonly router: VolumeRouter
   readonly index: IndexTable
   readonly order = new RequestOrder<VolumeRequest>()
   readonly flusher: Flusher
@@ -80,9 +84,10 @@ export class GatewayVolume implements Volume {
     this.readOnly = options.readOnly
     this.shift = options.entry.blockSizeShift
     this.objectSize = 2 ** this.shift
-    this.index = new IndexTable(options.router, options.entry.vid, options.entry.copies, options.entries)
-    this.flusher = new Flusher(options)
-    this.copyOnWrite = new CopyOnWrite(options.router)
+    this.router = new VolumeRouter(options.router)
+    this.index = new IndexTable(this.router, options.entry.vid, options.entry.copies, options.entries)
+    this.flusher = new Flusher({ ...options, self: options.router.options.self, router: this.router })
+    this.copyOnWrite = new CopyOnWrite(this.router)
     if (!this.readOnly) this.sweepLater()
   }
 
@@ -190,8 +195,8 @@ export class GatewayVolume implements Volume {
     const { vid } = this.entry
     // The front-end first: it drops its clients, who come again, rather than telling them of failures.
     this.onChange?.('revoked')
-    this.options.router.revoke((oid) => vidOf(oid) === vid)
-    this.order.release()
+    this.router.revoke((oid) => vidOf(oid) === vid)
+    this.order.releaseAll()
   }
 
   get isRevoked(): boolean {
@@ -345,22 +350,25 @@ class VolumeRequest implements Ordered {
       return
     }
     const size = volume.objectSize
-    this.result = 0
-    const first = Math.floor(this.start / size)
-    const last = Math.floor((this.end - 1) / size)
-    this.pending = last - first + 1
+    const most = this.kind === Kind.Zero ? size : PIECE_MAX
     const { start, end, bufferOffset } = this
-    for (let index = first; index <= last; index++) {
-      const from = Math.max(start, index * size)
-      const to = Math.min(end, (index + 1) * size)
+    this.result = 0
+    // One for this loop: pieces may end inline, and the last one ends the request.
+    this.pending = 1
+    for (let from = start; from < end; ) {
+      const index = Math.floor(from / size)
+      const to = Math.min(end, (index + 1) * size, from + most)
       const piece = volume.piece()
       piece.request = this
       piece.index = index
       piece.position = from - index * size
       piece.length = to - from
       piece.bufferOffset = bufferOffset + (from - start)
+      this.pending++
+      from = to
       piece.begin()
     }
+    this.pieceDone(0)
   }
 
   pieceDone(result: number): void {
@@ -439,7 +447,12 @@ class Piece implements Completion {
     const { volume, index } = this
     switch (this.stage) {
       case Stage.Object:
-        if (this.request.kind !== Kind.Read && result >= 0) volume.touched(index)
+        if (this.request.kind === Kind.Read) {
+          if (result === NO_OBJECT) this.readAgain()
+          else this.end(result)
+          return
+        }
+        if (result >= 0) volume.touched(index)
         this.end(result)
         return
       case Stage.Create:
@@ -451,7 +464,8 @@ class Piece implements Completion {
         }
         return
       case Stage.Enter:
-        this.allocated(result)
+        if (result < 0 && volume.index.get(index) !== volume.vid) this.undo(result)
+        else this.allocated(result)
         return
       case Stage.Clear:
         if (result < 0) this.allocated(result)
@@ -472,9 +486,8 @@ class Piece implements Completion {
       this.end(this.length)
       return
     }
-    const { router, copiesOf } = volume.options
-    const copies = owner === volume.vid ? volume.entry.copies : copiesOf(owner)
-    router.submit(
+    const copies = owner === volume.vid ? volume.entry.copies : volume.options.copiesOf(owner)
+    volume.router.submit(
       READ,
       dataOid(owner, index),
       copies,
@@ -483,9 +496,15 @@ class Piece implements Completion {
       this.length,
       this.position,
       0,
-      false,
+      true,
       this,
     )
+  }
+
+  private readAgain(): void {
+    const { volume, index, owner } = this
+    if (volume.index.get(index) !== owner) this.begin()
+    else volume.options.clock.after(ABSENT_RETRY_MS, () => this.begin())
   }
 
   private write(owner: number): void {
@@ -500,7 +519,7 @@ class Piece implements Completion {
       this.stage = Stage.Create
       flags |= FLAG_CREATE
     }
-    volume.options.router.submit(
+    volume.router.submit(
       WRITE,
       dataOid(volume.vid, index),
       volume.entry.copies,
@@ -539,7 +558,7 @@ class Piece implements Completion {
       this.stage = Stage.Create
       flags |= FLAG_CREATE
     }
-    volume.options.router.submit(
+    volume.router.submit(
       ZERO,
       dataOid(volume.vid, index),
       volume.entry.copies,
@@ -587,7 +606,7 @@ class Piece implements Completion {
       this.complete(0)
       return
     }
-    volume.options.router.submit(REMOVE, dataOid(owner, index), volume.entry.copies, EMPTY, 0, 0, 0, 0, false, this)
+    volume.router.submit(REMOVE, dataOid(owner, index), volume.entry.copies, EMPTY, 0, 0, 0, 0, false, this)
   }
 
   private undo(result: number): void {
@@ -598,18 +617,7 @@ class Piece implements Completion {
       return
     }
     this.stage = Stage.Undo
-    volume.options.router.submit(
-      REMOVE,
-      dataOid(volume.vid, index),
-      volume.entry.copies,
-      EMPTY,
-      0,
-      0,
-      0,
-      0,
-      false,
-      this,
-    )
+    volume.router.submit(REMOVE, dataOid(volume.vid, index), volume.entry.copies, EMPTY, 0, 0, 0, 0, false, this)
   }
 
   /** The object's place in the index is settled: others may go on. */
@@ -617,7 +625,9 @@ class Piece implements Completion {
     const { volume, index, owner, stage } = this
     const waiting = volume.allocating.get(index) as Piece[]
     volume.allocating.delete(index)
-    if (result >= 0 && stage === Stage.Enter && owner !== 0) volume.options.unreferenced(owner, index)
+    if (stage === Stage.Enter && owner !== 0 && volume.index.get(index) === volume.vid) {
+      volume.options.unreferenced(owner, index)
+    }
     this.end(result)
     for (const piece of waiting) piece.begin()
   }

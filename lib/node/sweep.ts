@@ -72,8 +72,13 @@ export class Sweeper {
     }
     for (const vid of this.waiting) {
       if (this.stopped) return
-      await this.sweep(vid)
       this.waiting.delete(vid)
+      try {
+        await this.sweep(vid)
+      } catch (error) {
+        this.waiting.add(vid)
+        throw error
+      }
       await new Promise<void>((resolve) => this.parts.clock.after(PAUSE_MS, resolve))
     }
   }
