@@ -444,6 +444,10 @@ test('reachable: what is garbage and what is not', async (t) => {
   const volume = await FakeVolume.open(world.nodes[1], 'vm', 'writer')
   const inFlight = dataOid(volume.vid, 4)
   t.deepEqual(await reachable(world, [inFlight]), [inFlight], 'a gateway may be about to refer to it')
+  world.referred = async () => new Set()
+  t.deepEqual(await reachable(world, [inFlight]), [], 'its gateway knows nothing of it')
+  world.referred = async () => null
+  await t.throwsAsync(reachable(world, [inFlight]), { message: /does not say/ })
   await volume.close()
   t.deepEqual(await reachable(world, [inFlight]), [])
   await operations.delete('vm', 'a')

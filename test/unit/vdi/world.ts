@@ -173,7 +173,10 @@ export class FakeNode {
       io: this.io,
       log: (level, message, fields) => this.log.push(`${level}: ${message} ${JSON.stringify(fields ?? {})}`),
       clock: world.clock,
-      quiesce: { hold: (vid) => this.step('hold', () => world.hold(vid)), referred: async () => null },
+      quiesce: {
+        hold: (vid) => this.step('hold', () => world.hold(vid)),
+        referred: (lock, indexes) => world.referred(lock.vid, indexes),
+      },
     })
   }
 
@@ -229,6 +232,9 @@ export class World {
   pace: (node: FakeNode, kind: string) => Promise<void> = async () => {}
   /** Called at a gateway that is to be held */
   hold: (vid: number) => Promise<() => void> = async () => () => {}
+  /** What an open volume says that it refers to: all that it is asked about, unless a test knows better */
+  referred: (vid: number, indexes: readonly number[]) => Promise<ReadonlySet<number> | null> = async (_vid, indexes) =>
+    new Set(indexes)
   delivered: (op: string) => void = () => {}
   private queue: { node: FakeNode; start: () => void }[] = []
   private noticed = new Set<string>()
