@@ -451,7 +451,7 @@ export class Recovery implements ObjectEnsurer {
     let committed = false
     try {
       await this.copyExtents(staged, from, epoch, oid, extents)
-      if (task.cancelled || replica.activeEpoch < epoch) return false
+      if (task.cancelled || replica.activeEpoch < epoch || !this.isOurs(oid)) return false
       const former = store.get(oid)
       const result = await until((done) => staged.commit(Math.max(writeEpoch, 1), epoch, done))
       committed = true
@@ -464,11 +464,19 @@ export class Recovery implements ObjectEnsurer {
       }
       const object = store.get(oid)
       assert(object !== undefined, 'a committed object is in the store')
+      // Came too late, and perhaps after all copies outside their nodes' shares were dropped.
+      if (!this.isOurs(oid)) store.remove(object)
       return topology.epoch === epoch
     } finally {
       task.staged = null
       if (!committed) staged.abort()
     }
+  }
+
+  private isOurs(oid: Oid): boolean {
+    const { topology, copiesOf } = this.options
+    const copies = copiesOf(vidOf(oid))
+    return copies > 0 && topology.holds(oid, copies)
   }
 
   private async copyExtents(
