@@ -242,7 +242,8 @@ export class ControlSession {
     // A broken invariant stops the daemon: main hears of it as an unhandled rejection or exception.
     if (error instanceof InvariantError) throw error
     if (!(error instanceof SheepError)) {
-      this.services.log('error', `control request failed: ${error instanceof Error ? error.stack : String(error)}`)
+      const stack = error instanceof Error ? (error.stack ?? error.message) : String(error)
+      for (const line of stack.split('\n')) this.services.log('error', `control request: ${line}`)
     }
     if (this.isClosed) return
     const { code, result, message, hint } = asSheepError(error)
