@@ -130,7 +130,7 @@ test('--timeout ends a wait, and says so', async (t) => {
   const outcome = await dog(['--timeout', '1', 'vdi', 'rename', 'disk', 'x'])
   t.is(outcome.code, 1)
   t.regex(outcome.stderr, /^dog: not done after 1 s\n {2}\S/)
-  t.true(outcome.ms < 5000)
+  t.true(outcome.ms < 20_000, `${outcome.ms} ms`)
 })
 
 test('the environment names the daemon, and the command line wins', async (t) => {
