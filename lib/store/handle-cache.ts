@@ -54,8 +54,9 @@ export class HandleCache {
       return this.disk.open(path, mode)
     } catch (error) {
       if (!(error instanceof DiskError) || (error.errno !== EMFILE && error.errno !== ENFILE)) throw error
-      // The process or the system has fewer descriptors than the limit hoped for.
+      // The process or the system has fewer descriptors than the limit hoped for: sockets need some, too.
       if (!this.evict(this.handles.length, true)) throw error
+      for (let more = this.handles.length / 8; more > 1; more--) this.evict(this.handles.length, true)
       return this.disk.open(path, mode)
     }
   }

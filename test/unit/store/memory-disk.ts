@@ -50,9 +50,23 @@ class Inode {
     return count
   }
 
-  persist(number: number): void {
-    const page = this.pages.get(number)
-    if (page !== undefined) this.durable.set(number, page)
+  /** Everything of it reaches the disk. */
+  persist(): void {
+    this.durable = new Map(this.pages)
+    this.durableSize = this.size
+    this.dirty.clear()
+    this.sizeDirty = false
+  }
+
+  afterPowerLoss(keep: () => boolean): Inode {
+    const after = new Inode()
+    after.pages = new Map(this.durable)
+    for (const number of this.dirty) if (keep()) after.pages.set(number, this.pages.get(number)!)
+    after.size = this.sizeDirty && keep() ? this.size : this.durableSize
+    for (const number of [...after.pages.keys()]) if (number * PAGE >= after.size) after.pages.delete(number)
+    after.durable = new Map(after.pages)
+    after.durableSize = after.size
+    return after
   }
 }
 
@@ -104,15 +118,14 @@ export class MemoryDisk implements Disk {
       if (!keep()) continue
       for (const [path, inode] of changes) inode === null ? names.delete(path) : names.set(path, inode)
     }
-    for (const inode of new Set(names.values())) {
-      for (const number of inode.dirty) if (keep()) inode.persist(number)
-      if (inode.sizeDirty && keep()) inode.durableSize = inode.size
-      const { durableSize, durable } = inode
-      inode.pages = new Map([...durable].filter(([number]) => number * PAGE < durableSize))
-      inode.durable = new Map(inode.pages)
-      inode.size = durableSize
-      inode.dirty.clear()
-      inode.sizeDirty = false
+    const copies = new Map<Inode, Inode>()
+    for (const [path, inode] of names) {
+      let copy = copies.get(inode)
+      if (copy === undefined) {
+        copy = inode.afterPowerLoss(keep)
+        copies.set(inode, copy)
+      }
+      names.set(path, copy)
     }
     after.names = names
     after.durableNames = new Map(names)
@@ -227,9 +240,7 @@ export class MemoryDisk implements Disk {
     this.check('write', path)
     const inode = new Inode()
     inode.put(Buffer.from(content as string), 0)
-    for (const number of inode.dirty) inode.persist(number)
-    inode.dirty.clear()
-    inode.durableSize = inode.size
+    inode.persist()
     this.names.set(path, inode)
     this.durableNames.set(path, inode)
   }

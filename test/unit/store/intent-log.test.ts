@@ -1,0 +1,151 @@
+import test from 'ava'
+import type { Completion } from '../../../lib/host/interfaces.js'
+import { IntentLog } from '../../../lib/store/intent-log.js'
+import { dataOid, type Oid } from '../../../lib/vdi/oid.js'
+import { MemoryDisk } from './memory-disk.js'
+
+const oid = (n: number): Oid => dataOid(1, n)
+
+async function turns(disk: MemoryDisk | null): Promise<void> {
+  for (let i = 0; i < 50; i++) {
+    await Promise.resolve()
+    if (disk !== null && disk.waiting.length > 0) disk.step(0)
+  }
+}
+
+async function start(disk: MemoryDisk, oids: Oid[] = [], limit = 4096): Promise<IntentLog> {
+  const log = new IntentLog(disk, limit, () => {})
+  const started = log.start(oids)
+  await turns(disk)
+  await started
+  disk.calls = []
+  return log
+}
+
+function read(disk: MemoryDisk): number[] | null {
+  const oids = new IntentLog(disk, 1, () => {}).read()
+  return oids === null ? null : [...oids].sort((a, b) => a - b).map((value) => value - oid(0))
+}
+
+const afterPowerLoss = (disk: MemoryDisk) => disk.crash(true, () => false)
+
+test('entries of one turn share one sync, those that come while it runs share the next', async (t) => {
+  const disk = new MemoryDisk()
+  const log = await start(disk)
+  const ended: number[] = []
+  const wait = (n: number): Completion => ({
+    complete: (result) => {
+      t.is(result, 0)
+      t.true(log.has(oid(n)))
+      ended.push(n)
+    },
+  })
+  for (const n of [1, 2, 3]) log.add(oid(n), wait(n))
+  await turns(null)
+  t.deepEqual(disk.calls, ['write', 'sync'])
+  for (const n of [4, 5]) log.add(oid(n), wait(n))
+  log.add(oid(2), wait(2))
+  await turns(null)
+  t.deepEqual(ended, [], 'nothing is promised before the sync has ended')
+  t.deepEqual(read(afterPowerLoss(disk)), [])
+  await turns(disk)
+  t.deepEqual(ended, [1, 2, 2, 3, 4, 5])
+  t.deepEqual(disk.calls, ['write', 'sync', 'write', 'sync'])
+  t.deepEqual(read(afterPowerLoss(disk)), [1, 2, 3, 4, 5])
+  log.add(oid(1), wait(1))
+  t.is(ended.length, 7, 'it is there already')
+})
+
+test('a dropped entry is gone without a sync, and may come again', async (t) => {
+  const disk = new MemoryDisk()
+  const log = await start(disk, [oid(1), oid(2)])
+  log.drop(oid(1))
+  log.drop(oid(7))
+  await turns(disk)
+  t.deepEqual(disk.calls, ['write'])
+  t.deepEqual(read(disk), [2])
+  t.deepEqual(read(afterPowerLoss(disk)), [1, 2])
+  let result = 1
+  log.add(oid(1), {
+    complete: (value) => {
+      result = value
+    },
+  })
+  t.false(log.has(oid(1)))
+  await turns(disk)
+  t.is(result, 0)
+  t.deepEqual(read(afterPowerLoss(disk)), [1, 2])
+})
+
+test('a log that is used up, or could not be written, goes on in a fresh file', async (t) => {
+  const disk = new MemoryDisk()
+  const log = await start(disk, [oid(0)])
+  const done = { complete: () => {} }
+  for (let round = 0; round < 20; round++) {
+    for (let n = 1; n <= 1000; n++) log.add(oid(n), done)
+    await turns(disk)
+    for (let n = 1; n <= 1000; n++) if (n % 500 !== 0 || round < 19) log.drop(oid(n))
+    await turns(disk)
+  }
+  t.true(disk.calls.filter((call) => call === 'rename intent.new').length >= 1)
+  t.deepEqual(read(disk), [0, 500, 1000])
+  t.is(log.size, 3)
+
+  const results: number[] = []
+  for (const failing of ['sync', 'write', 'rename']) {
+    disk.failing = (operation) => (operation === failing ? 28 : 0)
+    log.add(oid(7), { complete: (result) => results.push(result) })
+    await turns(disk)
+    t.false(log.has(oid(7)))
+  }
+  t.deepEqual(results, [-28, -28, -28])
+  disk.failing = () => 0
+  log.add(oid(8), { complete: (result) => results.push(result) })
+  await turns(disk)
+  t.is(results[3], 0)
+  t.deepEqual(read(afterPowerLoss(disk)), [0, 8, 500, 1000])
+  t.is(disk.open_.size, 1, 'former files are closed')
+})
+
+test('a torn tail: what follows is believed when it adds, not when it drops', async (t) => {
+  const disk = new MemoryDisk()
+  const log = await start(disk, [oid(1)])
+  const done = { complete: () => {} }
+  for (const n of [2, 3]) log.add(oid(n), done)
+  await turns(disk)
+  log.drop(oid(1))
+  log.add(oid(4), done)
+  await turns(disk)
+  t.deepEqual(read(disk), [2, 3, 4])
+  const bytes = disk.readFile('intent')!
+  bytes[4096 + 2 * 32 + 9] ^= 0x40
+  disk.writeFileAtomic('intent', bytes)
+  t.deepEqual(read(disk), [1, 2, 4])
+})
+
+test('a log that is missing, of another kind or truncated is no log', async (t) => {
+  const disk = new MemoryDisk()
+  t.is(read(disk), null)
+  await start(disk, [oid(1)])
+  const bytes = disk.readFile('intent')!
+  disk.writeFileAtomic('intent', bytes.subarray(0, 100))
+  t.is(read(disk), null)
+  disk.writeFileAtomic('intent', Buffer.concat([Buffer.from('x'), bytes.subarray(1)]))
+  t.is(read(disk), null)
+})
+
+test('pressure is told once, and again only after it has gone down', async (t) => {
+  const disk = new MemoryDisk()
+  const log = await start(disk, [], 8)
+  let told = 0
+  log.onPressure = () => told++
+  const done = { complete: () => {} }
+  for (let n = 0; n < 8; n++) log.add(oid(n), done)
+  t.is(told, 0)
+  for (let n = 8; n < 20; n++) log.add(oid(n), done)
+  t.is(told, 1)
+  await turns(disk)
+  for (let n = 0; n < 15; n++) log.drop(oid(n))
+  for (let n = 0; n < 15; n++) log.add(oid(n), done)
+  t.is(told, 2)
+})

@@ -1,0 +1,370 @@
+import test, { type ExecutionContext } from 'ava'
+import { InvariantError } from '../../../lib/assert.js'
+import type { Clock, Completion } from '../../../lib/host/interfaces.js'
+import { DiskError } from '../../../lib/host/interfaces.js'
+import { decodeHeader, encodeHeader } from '../../../lib/store/header.js'
+import { FileStore, type StoreOptions } from '../../../lib/store/object-store.js'
+import type { StagedObject, StoredObject } from '../../../lib/store/types.js'
+import { dataOid, inodeOid, type Oid, oidToHex } from '../../../lib/vdi/oid.js'
+import { MemoryDisk } from './memory-disk.js'
+
+const A = dataOid(1, 0)
+const A_PATH = `obj/00/${oidToHex(A)}`
+const PAGE = 4096
+
+interface Opened {
+  store: FileStore
+  disk: MemoryDisk
+  log: string[]
+}
+
+/** Time passes between looks. */
+let time = 0
+const clock: Clock = { now: () => (time += 2000), wall: () => 0, after: () => ({ cancel() {} }) }
+
+async function drain<T>(disk: MemoryDisk, work: Promise<T>): Promise<T> {
+  let ended = false
+  const end = () => {
+    ended = true
+  }
+  work.then(end, end)
+  for (let i = 0; i < 1000 && !ended; i++) {
+    for (let turn = 0; turn < 20; turn++) await Promise.resolve()
+    while (disk.waiting.length > 0) disk.step(0)
+  }
+  return work
+}
+
+async function open(disk = new MemoryDisk(), options: Partial<StoreOptions> = {}): Promise<Opened> {
+  const log: string[] = []
+  const store = await drain(
+    disk,
+    FileStore.open(disk, { clock, log: (level, text) => log.push(`${level}: ${text}`), reserve: 0, ...options }),
+  )
+  disk.calls = []
+  return { store, disk, log }
+}
+
+function call(disk: MemoryDisk, start: (done: Completion) => void): Promise<number> {
+  return drain(disk, new Promise<number>((resolve) => start({ complete: resolve })))
+}
+
+/** One that has completed inline. */
+function inline(t: ExecutionContext, start: (done: Completion) => void): number {
+  let result: number | null = null
+  start({
+    complete: (value) => {
+      result = value
+    },
+  })
+  t.not(result, null, 'completed inline')
+  return result as unknown as number
+}
+
+function write(t: ExecutionContext, store: FileStore, object: StoredObject, position: number, bytes: Buffer): number {
+  return inline(t, (done) => store.write(object, bytes, 0, bytes.length, position, done))
+}
+
+function read(t: ExecutionContext, store: FileStore, object: StoredObject, position: number, length: number): Buffer {
+  const buffer = Buffer.alloc(length + 8, 0xee)
+  t.is(
+    inline(t, (done) => store.read(object, buffer, 4, length, position, done)),
+    length,
+  )
+  t.is(buffer.readUInt32LE(0), 0xeeeeeeee)
+  t.is(buffer.readUInt32LE(length + 4), 0xeeeeeeee)
+  return buffer.subarray(4, length + 4)
+}
+
+test('a file is a header, then the bytes; what was never written reads as zeros', async (t) => {
+  const { store, disk } = await open()
+  const object = store.create(A, 7)
+  t.is(write(t, store, object, 8192, Buffer.from('hello')), 5)
+  t.deepEqual(read(t, store, object, 8190, 9), Buffer.from('\0\0hello\0\0'))
+  t.deepEqual(read(t, store, object, 1 << 20, 16), Buffer.alloc(16))
+  const bytes = disk.readFile(A_PATH)!
+  t.is(bytes.toString('latin1', 0, 8), 'SHEEPOBJ')
+  t.deepEqual(decodeHeader(bytes), { oid: A, writeEpoch: 7, checkEpoch: 0 })
+  t.is(bytes.toString('latin1', 4096 + 8192), 'hello')
+  t.is(
+    inline(t, (done) => store.punch(object, 8192, 2, done)),
+    2,
+  )
+  t.deepEqual(read(t, store, object, 8192, 5), Buffer.from('\0\0llo'))
+  t.is(
+    inline(t, (done) => store.zero(object, 8194, 1, done)),
+    1,
+  )
+  t.deepEqual(read(t, store, object, 8192, 5), Buffer.from('\0\0\0lo'))
+  t.deepEqual(store.extents(object, 0, 1 << 20), [{ offset: 8192, length: 5 }])
+})
+
+test('epochs and content are there after closing and opening', async (t) => {
+  const { store, disk } = await open()
+  const object = store.create(A, 1)
+  store.create(inodeOid(5), 2)
+  store.setWriteEpoch(object, 3)
+  store.setCheckEpoch(object, 9)
+  write(t, store, object, 0, Buffer.from('kept'))
+  await drain(disk, store.close())
+  t.is(disk.open_.size, 0, 'all files are closed')
+  const again = await open(disk.crash(true, () => false))
+  t.is(again.store.count, 2)
+  const found = again.store.get(A)!
+  t.deepEqual([found.writeEpoch, found.checkEpoch, found.intent, found.dirty], [3, 9, false, false])
+  t.is(read(t, again.store, found, 0, 4).toString(), 'kept')
+  t.deepEqual(
+    again.store.ofVdi(5).map((object) => object.oid),
+    [inodeOid(5)],
+  )
+})
+
+test('an object that is gone, and the past, are not for use', async (t) => {
+  const { store } = await open()
+  const object = store.create(A, 2)
+  t.throws(() => store.setWriteEpoch(object, 1), { instanceOf: InvariantError })
+  store.remove(object)
+  const done = { complete() {} }
+  for (const use of [
+    () => store.remove(object),
+    () => store.write(object, Buffer.alloc(1), 0, 1, 0, done),
+    () => store.read(object, Buffer.alloc(1), 0, 1, 0, done),
+    () => store.syncObject(object, done),
+    () => store.addIntent(object, done),
+    () => store.setWriteEpoch(object, 5),
+  ]) {
+    t.throws(use, { instanceOf: InvariantError })
+  }
+})
+
+test('what is no object of ours is moved aside, said, and never deleted', async (t) => {
+  const disk = new MemoryDisk()
+  const { store } = await open(disk)
+  store.create(A, 1)
+  await drain(disk, store.close())
+  const put = (path: string, bytes: Buffer) => disk.writeFileAtomic(path, bytes)
+  const header = (oid: Oid) => {
+    const bytes = Buffer.alloc(PAGE)
+    encodeHeader(bytes, oid, 1, 1)
+    return bytes
+  }
+  const flipped = header(dataOid(1, 1))
+  flipped[24] ^= 1
+  put(`obj/01/${oidToHex(dataOid(1, 1))}`, flipped)
+  put(`obj/02/${oidToHex(dataOid(1, 2))}`, header(dataOid(9, 2)))
+  put(`obj/03/${oidToHex(dataOid(1, 4))}`, header(dataOid(1, 4)))
+  put('obj/03/letter.txt', Buffer.from('dear administrator'))
+  put('obj/letter.txt', Buffer.from('dear administrator'))
+  put(`obj/05/${oidToHex(dataOid(1, 5))}`, Buffer.concat([Buffer.alloc(PAGE), Buffer.from('data')]))
+  put(`obj/06/${oidToHex(dataOid(1, 6))}`, Buffer.alloc(0))
+  put(`obj/07/${oidToHex(dataOid(1, 7))}`, header(dataOid(1, 7)).subarray(0, 100))
+  put('stage/0000000100000009', header(dataOid(1, 9)))
+  const again = await open(disk)
+  t.is(again.store.count, 1)
+  t.deepEqual(disk.list('bad'), [
+    oidToHex(dataOid(1, 1)),
+    oidToHex(dataOid(1, 2)),
+    oidToHex(dataOid(1, 4)),
+    oidToHex(dataOid(1, 5)),
+    oidToHex(dataOid(1, 7)),
+    'letter.txt',
+    'letter.txt.1',
+  ])
+  t.is(disk.readFile('bad/letter.txt')!.toString(), 'dear administrator')
+  t.is(again.log.filter((line) => line.startsWith('error: obj/')).length, 7)
+  t.is(again.log.filter((line) => line.startsWith('info: removing obj/06/')).length, 1)
+  t.deepEqual(disk.list('stage'), [])
+})
+
+test('a store of a newer version is not touched', async (t) => {
+  const disk = new MemoryDisk()
+  await open(disk)
+  const { crc32 } = await import('node:zlib')
+  const bytes = Buffer.alloc(PAGE)
+  encodeHeader(bytes, A, 1, 1)
+  bytes.writeUInt32LE(2, 8)
+  bytes.writeUInt32LE(crc32(bytes.subarray(0, 508)), 508)
+  disk.writeFileAtomic(A_PATH, bytes)
+  await t.throwsAsync(open(disk), { message: /newer sheep/ })
+  t.deepEqual(disk.readFile(A_PATH), bytes)
+})
+
+test('a flush costs what is dirty, and those who ask while one runs share the next', async (t) => {
+  const { store, disk } = await open()
+  const objects = Array.from({ length: 20 }, (_, i) => store.create(dataOid(1, i), 1))
+  store.create(dataOid(2, 0), 1)
+  await call(disk, (done) => store.syncVdi(1, done))
+  disk.calls = []
+  t.is(
+    inline(t, (done) => store.syncVdi(1, done)),
+    0,
+  )
+  t.deepEqual(disk.calls, [], 'nothing is dirty')
+
+  write(t, store, objects[3], 0, Buffer.alloc(10))
+  t.true(objects[3].dirty)
+  const ended: string[] = []
+  const wait = (name: string): Completion => ({ complete: (result) => ended.push(`${name} ${result}`) })
+  disk.calls = []
+  store.syncVdi(1, wait('first'))
+  store.syncObject(objects[3], wait('same'))
+  t.deepEqual(disk.calls, ['sync'])
+  write(t, store, objects[3], 0, Buffer.alloc(10))
+  store.syncVdi(1, wait('second'))
+  store.syncObject(objects[3], wait('third'))
+  disk.step(0)
+  t.deepEqual(ended, ['first 0', 'same 0'], 'they were covered by the running one')
+  t.true(objects[3].dirty, 'the later write was not')
+  disk.step(0)
+  t.deepEqual(ended, ['first 0', 'same 0', 'second 0', 'third 0'])
+  t.deepEqual(disk.calls, ['sync', 'write', 'sync'])
+  t.false(objects[3].dirty)
+})
+
+test('syncs of many files run a few at a time', async (t) => {
+  const { store, disk } = await open(new MemoryDisk(), { parallelSyncs: 3 })
+  for (let i = 0; i < 100; i++) store.create(dataOid(1, i), 1)
+  let result = 1
+  store.syncVdi(1, {
+    complete: (value) => {
+      result = value
+    },
+  })
+  let most = 0
+  for (; disk.waiting.length > 0; disk.step(1)) most = Math.max(most, disk.waiting.length)
+  t.is(result, 0)
+  t.is(most, 3)
+})
+
+test('a failed sync is not forgotten, until a received copy takes the place', async (t) => {
+  const { store, disk, log } = await open()
+  const object = store.create(A, 1)
+  await call(disk, (done) => store.syncVdi(1, done))
+  write(t, store, object, 0, Buffer.from('lost'))
+  disk.failing = (operation) => (operation === 'sync' ? 5 : 0)
+  t.is(await call(disk, (done) => store.syncVdi(1, done)), -5)
+  disk.failing = () => 0
+  t.is(await call(disk, (done) => store.syncVdi(1, done)), -5)
+  t.is(await call(disk, (done) => store.syncObject(object, done)), -5)
+  t.true(object.dirty)
+  t.true(log.some((line) => line.includes(oidToHex(A))))
+  const staged = store.stage(A)
+  t.is(
+    inline(t, (done) => staged.write(Buffer.from('good'), 0, 4, 0, done)),
+    4,
+  )
+  t.is(await call(disk, (done) => staged.commit(1, 2, done)), 0)
+  t.is(await call(disk, (done) => store.syncVdi(1, done)), 0)
+  t.is(read(t, store, store.get(A)!, 0, 4).toString(), 'good')
+})
+
+test('a received copy is invisible until it is whole, then it is the object', async (t) => {
+  const { store, disk } = await open()
+  const former = store.create(A, 1)
+  write(t, store, former, 0, Buffer.from('former'))
+  const staged = store.stage(A)
+  inline(t, (done) => staged.write(Buffer.from('newer!'), 0, 6, 0, done))
+  t.is(store.get(A), former)
+  t.is(await call(disk, (done) => staged.commit(4, 5, done)), 0)
+  const object = store.get(A)!
+  t.true(former.removed)
+  t.deepEqual([object.writeEpoch, object.checkEpoch, object.dirty, object.intent], [4, 5, false, false])
+  const after = await open(disk.crash(true, () => false))
+  t.is(read(t, after.store, after.store.get(A)!, 0, 6).toString(), 'newer!')
+  t.deepEqual(after.disk.list('stage'), [])
+})
+
+test('an abort during a commit leaves the former object, and another copy may be received at once', async (t) => {
+  const { store, disk } = await open()
+  const former = store.create(A, 1)
+  const staged: StagedObject = store.stage(A)
+  t.throws(() => store.stage(A), { instanceOf: InvariantError })
+  const result = call(disk, (done) => staged.commit(4, 5, done))
+  staged.abort()
+  const second = store.stage(A)
+  t.is(await result, -125)
+  t.is(store.get(A), former)
+  second.abort()
+  second.abort()
+  t.deepEqual(disk.list('stage'), [])
+  t.is(disk.open_.size, 2, 'the object and the intent log')
+})
+
+test('a write to an object that a copy replaced meanwhile is no success', async (t) => {
+  const { store, disk } = await open()
+  const former = store.create(A, 1)
+  const staged = store.stage(A)
+  disk.inline = () => false
+  let result = 0
+  store.write(former, Buffer.alloc(8), 0, 8, 0, {
+    complete: (value) => {
+      result = value
+    },
+  })
+  const [slow] = disk.waiting.splice(0)
+  t.is(await call(disk, (done) => staged.commit(4, 5, done)), 0)
+  slow.done.complete(slow.run())
+  t.is(result, -116)
+  t.is(disk.open_.size, 2, 'the former file was closed by its last request')
+})
+
+test('files that are kept open have a limit', async (t) => {
+  const { store, disk } = await open(new MemoryDisk(), { handles: 4 })
+  const objects = Array.from({ length: 20 }, (_, i) => store.create(dataOid(1, i), 1))
+  for (const object of objects) write(t, store, object, 0, Buffer.from('x'))
+  t.true(disk.open_.size <= 9, `dirty files stay, up to twice the limit: ${disk.open_.size}`)
+  await call(disk, (done) => store.syncVdi(1, done))
+  for (const object of objects) t.is(read(t, store, object, 0, 1).toString(), 'x')
+  t.true(disk.open_.size <= 9)
+  for (let round = 0; round < 3; round++) for (const object of objects.slice(0, 3)) read(t, store, object, 0, 1)
+  disk.calls = []
+  for (let round = 0; round < 3; round++) for (const object of objects.slice(0, 3)) read(t, store, object, 0, 1)
+  t.deepEqual(disk.calls, [], 'those in use stay open')
+})
+
+test('out of descriptors: others are closed', async (t) => {
+  const { store, disk } = await open()
+  const objects = Array.from({ length: 4 }, (_, i) => store.create(dataOid(1, i), 1))
+  disk.failing = (operation) => (operation === 'open' && disk.open_.size >= 5 ? 24 : 0)
+  const more = store.create(dataOid(1, 9), 1)
+  t.is(write(t, store, more, 0, Buffer.from('x')), 1)
+  for (const object of objects) t.is(write(t, store, object, 0, Buffer.from('y')), 1)
+})
+
+test('a full disk takes no new objects, and overwrites go on', async (t) => {
+  const { store, disk } = await open(new MemoryDisk(), { reserve: 1 << 20 })
+  const object = store.create(A, 1)
+  disk.total = 1 << 20
+  const full = { instanceOf: DiskError, message: /no space/ }
+  t.throws(() => store.create(dataOid(1, 1), 1), full)
+  t.throws(() => store.stage(dataOid(1, 1)), full)
+  t.is(store.get(dataOid(1, 1)), undefined)
+  t.is(write(t, store, object, 0, Buffer.from('x')), 1)
+  disk.failing = (operation) => (operation === 'write' ? 28 : 0)
+  t.is(write(t, store, object, 0, Buffer.from('y')), -28)
+  disk.failing = () => 0
+  t.is(write(t, store, object, 0, Buffer.from('z')), 1)
+})
+
+test('a creation that fails leaves nothing', async (t) => {
+  const { store, disk } = await open()
+  disk.failing = (operation) => (operation === 'write' ? 28 : 0)
+  t.throws(() => store.create(A, 1), { instanceOf: DiskError, message: /errno 28/ })
+  disk.failing = () => 0
+  t.is(store.get(A), undefined)
+  t.false(disk.exists(A_PATH))
+  t.is(disk.open_.size, 1)
+  store.create(A, 1)
+  t.is(store.count, 1)
+})
+
+test('data waits for a header that could not be written', async (t) => {
+  const { store, disk } = await open()
+  const object = store.create(A, 1)
+  disk.failing = (operation) => (operation === 'write' ? 5 : 0)
+  store.setWriteEpoch(object, 2)
+  t.is(write(t, store, object, 0, Buffer.from('x')), -5)
+  disk.failing = () => 0
+  t.is(write(t, store, object, 0, Buffer.from('x')), 1)
+  t.deepEqual(decodeHeader(disk.readFile(A_PATH)!), { oid: A, writeEpoch: 2, checkEpoch: 0 })
+})
