@@ -30,6 +30,8 @@ const ON_DEMAND_AT_ONCE = 16
 const PIECE = 1024 * 1024
 const PIECES_IN_FLIGHT = 2
 const RETRY_MS = 1_000
+/** Whether something refers to an object may take an inode that is itself away: other objects go first. */
+const REACHABLE_MS_MAX = 10_000
 
 export interface RecoveryOptions {
   store: ObjectStore
@@ -86,6 +88,10 @@ export class Recovery implements ObjectEnsurer {
   private since = 0
   private retryTimer: Timer | null = null
   private lastReported = 0
+  /** Surveys begun: an older one of the same epoch gives way */
+  private surveys = 0
+  /** Questions of this epoch that are not answered yet */
+  private readonly asking = new Map<Oid, Promise<boolean>>()
 
   constructor(private readonly options: RecoveryOptions) {}
 
@@ -99,15 +105,16 @@ export class Recovery implements ObjectEnsurer {
     this.done = 0
     this.bytesTaken = 0
     this.queue = []
+    this.urgent = []
+    this.asking.clear()
     for (const [oid, task] of [...this.tasks]) {
       task.reports = null
       task.waitingFor = null
-      // Who waited has requests of the former epoch: they end as refused, and come again.
+      // Who waited has requests of the former epoch, which end as refused and come again; or of this one, and asks anew.
       const waiters = task.waiters.splice(0)
       if (!task.running) this.tasks.delete(oid)
       for (const waiter of waiters) waiter.resume(0)
     }
-    this.urgent = []
     if (topology.node(topology.self) === undefined) return
     void this.survey(epoch).catch((error: unknown) => {
       this.options.log('error', `survey of epoch ${epoch} failed: ${String(error)}`)
@@ -139,13 +146,11 @@ export class Recovery implements ObjectEnsurer {
     const task = this.task(oid)
     if (task.running) throw new SheepError('busy', `object ${oidToHex(oid)} is being recovered`, 'try again')
     task.running = true
+    const object = this.options.store.get(oid)
+    // From now on requests wait for the other copy, also when it does not come: then this one is compared.
+    if (object !== undefined) object.suspect = true
     try {
-      const taken = await this.take(
-        task,
-        this.options.topology.epoch,
-        from,
-        this.options.store.get(oid)?.writeEpoch ?? 1,
-      )
+      const taken = await this.take(task, this.options.topology.epoch, from)
       if (!taken) throw new SheepError('no-object', `node ${from} has no copy of ${oidToHex(oid)}`)
     } finally {
       task.running = false
@@ -201,20 +206,22 @@ export class Recovery implements ObjectEnsurer {
   private async survey(epoch: number): Promise<void> {
     const { topology, peers, log, clock } = this.options
     const self = topology.self
+    const number = ++this.surveys
+    const goesOn = () => !this.stopped && topology.epoch === epoch && this.surveys === number
     if ((topology.node(self)?.vnodes ?? 0) === 0) return
     const others = topology.peers()
     const reports = new Map<Oid, CopyReport[]>()
     await Promise.all(
       others.map(async (node) => {
         let cursor = 0
-        while (!this.stopped && topology.epoch === epoch) {
+        while (goesOn()) {
           try {
             const answer = await peers.call(node.id, 'list', { epoch, node: self, cursor })
             for (const report of decodeReports(answer.body)) this.collect(reports, node, report)
             cursor = (answer.json as { next: number }).next
             if (cursor < 0) return
           } catch (error) {
-            if (topology.epoch !== epoch) return
+            if (!goesOn()) return
             log('debug', `list from ${node.name}: ${String(error)}`)
             cursor = 0
             await sleep(clock, 100)
@@ -222,7 +229,7 @@ export class Recovery implements ObjectEnsurer {
         }
       }),
     )
-    if (this.stopped || topology.epoch !== epoch) return
+    if (!goesOn()) return
     this.queueSurveyed(reports, others)
     this.surveyed = true
     this.total = this.tasks.size
@@ -323,16 +330,19 @@ export class Recovery implements ObjectEnsurer {
     const { store, replica, topology, copiesOf } = this.options
     const { oid } = task
     const copies = copiesOf(vidOf(oid))
-    const object = store.get(oid)
+    const known = store.get(oid)
     if (copies === 0 || !topology.holds(oid, copies)) {
       this.resumeAll(task, copies === 0 ? NO_OBJECT : WRONG_EPOCH)
       return true
     }
-    if (object !== undefined && replica.isValid(object)) return true
+    if (known !== undefined && replica.isValid(known)) return true
     const reports = task.reports ?? (await this.ask(oid, epoch))
     // A survey's reports serve once: a later try must hear what has changed meanwhile.
     task.reports = null
     if (reports === null || topology.epoch !== epoch || task.cancelled) return false
+    const object = store.get(oid)
+    // Created anew while the others were asked
+    if (object !== undefined && replica.isValid(object)) return true
     const own = this.ownReport(oid, copies)
     const verdict = decide(topology, oid, copies, own, reports)
     if (verdict.kind === 'wait') {
@@ -344,14 +354,14 @@ export class Recovery implements ObjectEnsurer {
       this.resumeAll(task, NO_OBJECT)
       return true
     }
-    if (this.mayBeLeftover(verdict, own, reports, epoch) && !(await this.options.reachable([oid])).has(oid)) {
+    if (this.mayBeLeftover(verdict, own, reports, epoch) && !(await this.reachable(oid))) {
       return this.drop(task, epoch)
     }
     if (verdict.kind === 'take') {
       // Both were replicas to the end: only what was in flight can differ, and either's bytes are right for it.
       const near = object !== undefined && own.suspect && own.validThrough >= epoch - 1
       if (near) return this.patch(task, epoch, verdict.from, object)
-      return this.take(task, epoch, verdict.from, verdict.suspect ? epoch : verdict.writeEpoch)
+      return this.take(task, epoch, verdict.from)
     }
     const kept = store.get(oid)
     if (kept === undefined) return false
@@ -368,25 +378,35 @@ export class Recovery implements ObjectEnsurer {
     return believed !== undefined && (believed.suspect || believed.validThrough < epoch - 1)
   }
 
+  private async reachable(oid: Oid): Promise<boolean> {
+    let answer = this.asking.get(oid)
+    if (answer === undefined) {
+      answer = this.options.reachable([oid]).then((reached) => reached.has(oid))
+      const ended = () => {
+        if (this.asking.get(oid) === answer) this.asking.delete(oid)
+      }
+      this.asking.set(oid, answer)
+      answer.then(ended, ended)
+    }
+    return within(this.options.clock, REACHABLE_MS_MAX, answer, `what refers to ${oidToHex(oid)} is out of reach`)
+  }
+
   /** Our copy equals a valid one, or is the truth. It is made durable before its intent goes. */
   private async keep(task: Task, epoch: number, object: StoredObject): Promise<boolean> {
-    const { store, replica } = this.options
-    if (task.cancelled || object.removed || store.get(task.oid) !== object) return false
-    if (object.intent) {
+    const { store, replica, topology } = this.options
+    if (task.cancelled || object.removed || store.get(task.oid) !== object || topology.epoch !== epoch) return false
+    // What a suspect holds is decided now: a copy that is away may hold other bytes under the former mark.
+    if (object.suspect) store.setWriteEpoch(object, epoch)
+    if (object.intent || object.suspect) {
       const result = await until((done) => store.syncObject(object, done))
       if (result < 0) throw new SheepError('io', `sync failed with errno ${-result}`)
     }
-    if (object.removed || task.cancelled || this.options.topology.epoch !== epoch) return false
+    if (object.removed || task.cancelled || topology.epoch !== epoch) return false
     store.setCheckEpoch(object, epoch)
-    // What a suspect holds is decided now: a copy that is away may hold other bytes under the former mark.
-    if (object.suspect) store.setWriteEpoch(object, epoch)
     object.suspect = false
     object.writer = ''
     object.validEpoch = epoch
-    if (object.intent) {
-      store.dropIntents([object])
-      replica.hot.delete(object)
-    }
+    if (object.intent) replica.dropIntents([object])
     return true
   }
 
@@ -408,8 +428,21 @@ export class Recovery implements ObjectEnsurer {
 
   /** Makes a suspect copy equal to another by the grains that differ, in place: a crash in between leaves it suspect. */
   private async patch(task: Task, epoch: number, from: string, object: StoredObject): Promise<boolean> {
-    const { store, peers, topology } = this.options
+    const { store, peers, topology, replica } = this.options
     const { oid } = task
+    // Counted as requests are: a new epoch begins here only when nothing of the old one is on its way to this copy.
+    const put = async (start: (done: Completion) => void): Promise<void> => {
+      replica.began()
+      const result = await until((done) =>
+        start({
+          complete: (result) => {
+            replica.ended()
+            done.complete(result)
+          },
+        }),
+      )
+      if (result < 0) throw new SheepError(result === -28 ? 'no-space' : 'io', `errno ${-result}`)
+    }
     const answer = await peers.call(from, 'grains', { epoch, oid })
     if ((answer.json as { present?: unknown }).present !== true) return false
     const own = await grainsOf(store, object)
@@ -418,13 +451,11 @@ export class Recovery implements ObjectEnsurer {
     for (const grain of fetch) {
       const data = await this.fetch(from, epoch, oid, grain * GRAIN, GRAIN)
       if (!usable()) return false
-      const put = await until((done) => store.write(object, data, 0, GRAIN, grain * GRAIN, done))
-      if (put < 0) throw new SheepError(put === -28 ? 'no-space' : 'io', `errno ${-put}`)
+      await put((done) => store.write(object, data, 0, GRAIN, grain * GRAIN, done))
     }
     for (const grain of clear) {
       if (!usable()) return false
-      const put = await until((done) => store.punch(object, grain * GRAIN, GRAIN, done))
-      if (put < 0) throw new SheepError('io', `errno ${-put}`)
+      await put((done) => store.punch(object, grain * GRAIN, GRAIN, done))
     }
     return usable() && this.keep(task, epoch, object)
   }
@@ -439,11 +470,11 @@ export class Recovery implements ObjectEnsurer {
     return buffer
   }
 
-  private async take(task: Task, epoch: number, from: string, writeEpoch: number): Promise<boolean> {
+  private async take(task: Task, epoch: number, from: string): Promise<boolean> {
     const { store, replica, topology, peers } = this.options
     const { oid } = task
     const answer = await peers.call(from, 'extents', { epoch, oid })
-    const { extents } = answer.json as { extents: [number, number][] | null }
+    const { extents, validThrough } = answer.json as { extents: [number, number][] | null; validThrough: number }
     if (extents === null) return false
     if (topology.epoch !== epoch || task.cancelled) return false
     const staged = store.stage(oid)
@@ -451,9 +482,14 @@ export class Recovery implements ObjectEnsurer {
     let committed = false
     try {
       await this.copyExtents(staged, from, epoch, oid, extents)
+      // What was read may hold writes that were under way: the mark must be no older than they. And another copy may have
+      // taken the place of the one that was read.
+      const after = await this.statusOf(from, oid, epoch)
+      if (!after.present || after.validThrough !== validThrough) return false
+      const writeEpoch = after.suspect ? epoch : Math.max(after.writeEpoch, 1)
       if (task.cancelled || replica.activeEpoch < epoch || !this.isOurs(oid)) return false
       const former = store.get(oid)
-      const result = await until((done) => staged.commit(Math.max(writeEpoch, 1), epoch, done))
+      const result = await until((done) => staged.commit(writeEpoch, epoch, done))
       committed = true
       // Cancelled while it was being synced (removed, or created anew): nothing was put in place.
       if (task.cancelled) return false
@@ -504,19 +540,18 @@ export class Recovery implements ObjectEnsurer {
 
   /** What every other node says of the object; null when somebody could not be asked. */
   private async ask(oid: Oid, epoch: number): Promise<CopyReport[] | null> {
-    const { topology, peers } = this.options
     try {
-      return await Promise.all(
-        topology.peers().map(async (node) => {
-          const answer = await peers.call(node.id, 'status', { epoch }, encodeOids([oid]))
-          const report = decodeReports(answer.body)[0]
-          return report === undefined ? absentReport(node.id) : { node: node.id, present: true, ...report }
-        }),
-      )
+      return await Promise.all(this.options.topology.peers().map((node) => this.statusOf(node.id, oid, epoch)))
     } catch (error) {
       this.options.log('debug', `asking for ${oidToHex(oid)}: ${String(error)}`)
       return null
     }
+  }
+
+  private async statusOf(node: string, oid: Oid, epoch: number): Promise<CopyReport> {
+    const answer = await this.options.peers.call(node, 'status', { epoch }, encodeOids([oid]))
+    const report = decodeReports(answer.body)[0]
+    return report === undefined ? absentReport(node) : { node, present: true, ...report }
   }
 
   private ownReport(oid: Oid, copies: number): CopyReport {
@@ -599,6 +634,14 @@ function absentReport(node: string): CopyReport {
 
 function until(start: (done: Completion) => void): Promise<number> {
   return new Promise((resolve) => start({ complete: resolve }))
+}
+
+/** SheepError timeout after `ms`; what was waited for goes on. */
+function within<T>(clock: Clock, ms: number, promise: Promise<T>, what: string): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const timer = clock.after(ms, () => reject(new SheepError('timeout', what)))
+    promise.then(resolve, reject).finally(() => timer.cancel())
+  })
 }
 
 function sleep(clock: Clock, ms: number): Promise<void> {

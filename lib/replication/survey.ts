@@ -141,9 +141,10 @@ export function surveyCalls(options: SurveyOptions): Map<string, CallHandler> {
     await inEpoch(argument)
     const { oid } = argument as { oid: unknown }
     const object = typeof oid === 'number' ? store.get(oid) : undefined
-    if (object === undefined) return { json: { extents: null }, body: Buffer.alloc(0) }
+    const copies = object === undefined ? 0 : copiesOf(vidOf(object.oid))
+    if (object === undefined || copies === 0) return { json: { extents: null }, body: Buffer.alloc(0) }
     const found = store.extents(object, 0, 0x80000000).map(({ offset, length }) => [offset, length])
-    return { json: { extents: found }, body: Buffer.alloc(0) }
+    return { json: { extents: found, validThrough: replica.validThrough(object, copies) }, body: Buffer.alloc(0) }
   }
 
   const grains: CallHandler = async (argument) => {

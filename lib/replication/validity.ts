@@ -20,7 +20,7 @@ export type Verdict =
   /** Our copy is right: equal to a valid one, or itself the truth */
   | { kind: 'keep' }
   /** Take the copy of this node */
-  | { kind: 'take'; from: string; writeEpoch: number; suspect: boolean }
+  | { kind: 'take'; from: string }
   /** One of these nodes must be heard first: only they can know of a later write */
   | { kind: 'wait'; epoch: number; nodes: readonly string[] }
   /** No member that reported has it */
@@ -73,7 +73,7 @@ export function decide(
   // A copy that missed an epoch with writes has a lower writeEpoch than all sound ones; one that equals any missed none.
   const same = own.present && !own.suspect && trusted.some((report) => report.writeEpoch === own.writeEpoch)
   if (same) return { kind: 'keep' }
-  return { kind: 'take', from: choice.node, writeEpoch: choice.writeEpoch, suspect: choice.suspect }
+  return { kind: 'take', from: choice.node }
 }
 
 function newest(reports: readonly CopyReport[]): CopyReport | null {
