@@ -43,7 +43,7 @@ export interface VdiService {
   clone(source: string, snapshot: string, name: string): Promise<VdiEntry>
   /** The new working VDI's entry */
   rollback(name: string, snapshot: string): Promise<VdiEntry>
-  /** `progress` counts objects */
+  /** `progress` counts bytes freed */
   delete(name: string, snapshot: string, progress: Progress): Promise<void>
   resize(name: string, size: number, shrink: boolean): Promise<VdiEntry>
   rename(name: string, newName: string): Promise<void>

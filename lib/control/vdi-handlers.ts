@@ -22,13 +22,7 @@ export const vdiHandlers: Handlers<'vdi' | 'lock'> = {
     infoOf(services, await services.vdis.rollback(name, snapshot)),
 
   'vdi.delete': async (services, { name, snapshot }, progress) => {
-    const objectSize = 2 ** services.volumes.find(name, snapshot).blockSizeShift
-    await services.vdis.delete(name, snapshot, {
-      get cancelled() {
-        return progress.cancelled
-      },
-      report: (done, total, text) => progress.report(done * objectSize, total * objectSize, text),
-    })
+    await services.vdis.delete(name, snapshot, progress)
     return {}
   },
 

@@ -147,6 +147,7 @@ export const VERBS = {
   'vdi.snapshot': verb<VdiInfo>()({ name: vdiName, tag: newTag }),
   'vdi.clone': verb<VdiInfo>()({ source: vdiName, snapshot, name: vdiName }),
   'vdi.rollback': verb<VdiInfo>()({ name: vdiName, snapshot }),
+  /** Progress in bytes freed */
   'vdi.delete': verb<Record<string, never>>()({ name: vdiName, snapshot: snapshotOrNone }),
   'vdi.resize': verb<VdiInfo>()({ name: vdiName, size, shrink: optional(flag, false) }),
   'vdi.rename': verb<Record<string, never>>()({ name: vdiName, newName: vdiName }),

@@ -1,9 +1,10 @@
 /** A line on the terminal that shows how far something long is, its rate and the time left. Silent elsewhere. */
 import type { ProgressReport } from '../control/client.js'
 import { formatDuration, formatSize } from './size.js'
-import { printable } from './table.js'
+import { cut, displayWidth, printable } from './table.js'
 
 const REDRAW_MS = 100
+const BAR_MIN = 5
 const BAR_MAX = 30
 /** Rates settle over this time. */
 const RATE_WINDOW_MS = 5_000
@@ -66,7 +67,9 @@ export class ProgressBar {
       `${formatSize(report.done)} of ${formatSize(report.total)}`,
       ...(rate > 0 ? [`${formatSize(rate)}/s`, `${formatDuration(left)} left`] : []),
     ]
-    return `${text}  ${bar(share, BAR_MAX, this.blocks)} ${parts.join('  ')}`
+    const rest = displayWidth(text) + parts.join('  ').length + 6
+    const width = Math.max(BAR_MIN, Math.min(BAR_MAX, this.width - rest))
+    return `${text}  ${bar(share, width, this.blocks)}  ${parts.join('  ')}`
   }
 
   /** Bytes a second */
@@ -76,9 +79,13 @@ export class ProgressBar {
     return last.at > first.at ? ((last.done - first.done) / (last.at - first.at)) * 1000 : 0
   }
 
+  /** The last column stays free: a terminal may wrap when it is written. */
+  private get width(): number {
+    return (this.terminal.columns ?? 80) - 1
+  }
+
   private draw(line: string): void {
-    const width = (this.terminal.columns ?? 80) - 1
-    this.drawn = line.slice(0, width)
+    this.drawn = cut(line, this.width)
     this.terminal.write(`\r${this.drawn}\u001b[K`)
   }
 

@@ -77,7 +77,8 @@ function timeLeft(report: RecoveryReport): string {
 
 export async function showRecovery(session: Session): Promise<void> {
   const answer = await session.call('node.recovery', {})
-  session.print(answer, COLUMNS, answer.nodes)
+  const active = answer.nodes.some((row) => row.answer !== null && isActive(row.answer))
+  session.print(answer, session.forPeople && active ? [...COLUMNS, BAR_COLUMN] : COLUMNS, answer.nodes)
   reportSilent(answer.nodes)
 }
 

@@ -65,3 +65,15 @@ export function displayWidth(text: string): number {
   }
   return width
 }
+
+/** As much of the text as fits into `width` columns. */
+export function cut(text: string, width: number): string {
+  let used = 0
+  let end = 0
+  for (const character of text) {
+    used += displayWidth(character)
+    if (used > width) break
+    end += character.length
+  }
+  return text.slice(0, end)
+}

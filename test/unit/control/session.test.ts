@@ -244,7 +244,7 @@ test('progress is passed on, not more often than people can see', async (t) => {
   await new Promise((resolve) => setTimeout(resolve, 10))
   const texts = client.answers.map(({ payload }) => JSON.parse(payload.toString()))
   t.true(texts.length >= 9 && texts.length <= 12, `${texts.length} reports in a second`)
-  t.deepEqual(texts[0], { done: 0, total: 1000 * 2 ** 22, text: 'freeing' })
+  t.deepEqual(texts[0], { done: 0, total: 1000, text: 'freeing' })
   t.is(cancelled, true)
 })
 

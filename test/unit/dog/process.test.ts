@@ -193,7 +193,7 @@ test('recovery is watched until it is done', async (t) => {
   const waiting = { ...report, state: 'waiting' as const, waitingFor: [{ nodes: ['host7'], objects: 8 }] }
   services.recoveries = [waiting, report, { ...report, objectsDone: 6 }, { ...report, state: 'idle', objectsDone: 10 }]
   const once = await dog(['node', 'recovery'])
-  t.regex(once.stdout, / waiting for host7 +2 of 10 +20% +8 MiB +4 MiB\/s +0:08$/m)
+  t.regex(once.stdout, / waiting for host7 +2 of 10 +20% +8 MiB +4 MiB\/s +0:08 +[█#[]/m)
   services.recoveries = services.recoveries.slice(1)
   const watched = await dog(['node', 'recovery', '--watch'])
   t.is(watched.code, 1, 'host2 does not answer')

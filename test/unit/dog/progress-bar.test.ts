@@ -1,5 +1,6 @@
 import test from 'ava'
 import { bar, ProgressBar, unicodeTerminal } from '../../../lib/dog/progress-bar.js'
+import { displayWidth } from '../../../lib/dog/table.js'
 
 const MIB = 2 ** 20
 
@@ -36,9 +37,9 @@ function scene(isTTY: boolean) {
 test('share, amounts, rate and time left', (t) => {
   const { terminal, at } = scene(true)
   at(0, 0, 1000 * MIB)
-  t.is(terminal.line, `writing disk  [${'-'.repeat(30)}]   0%  0 B of 1000 MiB`)
+  t.is(terminal.line, `writing disk  [${'-'.repeat(30)}]    0%  0 B of 1000 MiB`)
   at(1000, 100 * MIB, 1000 * MIB)
-  t.is(terminal.line, `writing disk  [###${'-'.repeat(27)}]  10%  100 MiB of 1000 MiB  100 MiB/s  0:09 left`)
+  t.is(terminal.line, `writing disk  [###${'-'.repeat(27)}]   10%  100 MiB of 1000 MiB  100 MiB/s  0:09 left`)
 })
 
 test('the rate is of the last seconds, not of all', (t) => {
@@ -65,9 +66,13 @@ test('it draws at most ten times a second, but always the end', (t) => {
 
 test('it never wraps, and leaves an empty line behind', (t) => {
   const { terminal, progress, at } = scene(true)
+  terminal.columns = 80
+  at(0, 0, 1000 * MIB)
+  at(1000, 100 * MIB, 1000 * MIB)
+  t.is(terminal.line, 'writing disk  [#-------------]   10%  100 MiB of 1000 MiB  100 MiB/s  0:09 left')
   terminal.columns = 40
-  at(0, 1, 2, 'x'.repeat(100))
-  t.is(terminal.line.length, 39)
+  at(2000, 1, 2, '東'.repeat(100))
+  t.is(displayWidth(terminal.line), 38)
   progress.end()
   t.is(terminal.line, '')
 })
