@@ -16,7 +16,8 @@ const debian = {
   'qemu-utils': ['qemu-img', 'qemu-io', 'qemu-nbd'],
   'libnbd-bin': ['nbdinfo', 'nbdcopy'],
   fio: ['fio'],
-  e2fsprogs: ['mke2fs'],
+  e2fsprogs: ['mke2fs', 'mkfs.ext4'],
+  mount: ['mount', 'umount'],
   openssl: ['openssl'],
 }
 
@@ -24,7 +25,7 @@ const needs = {
   build: [],
   quickstart: ['qemu-utils', 'libnbd-bin', 'e2fsprogs'],
   bench: ['qemu-utils', 'fio'],
-  test: ['qemu-utils', 'libnbd-bin', 'fio', 'e2fsprogs', 'openssl'],
+  test: ['qemu-utils', 'libnbd-bin', 'fio', 'e2fsprogs', 'mount', 'openssl'],
 }
 
 function say(text) {
