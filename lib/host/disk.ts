@@ -52,6 +52,15 @@ function failure(error: unknown, operation: string, name: string): DiskError {
   return new DiskError(errnoOf(error), operation, name, (error as Error).message)
 }
 
+/** proc(5), random/boot_id: a new one with each boot. */
+function readBootId(): string {
+  try {
+    return fs.readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim()
+  } catch {
+    return ''
+  }
+}
+
 export class RealDisk implements Disk {
   private readonly nowait = new NowaitReader()
   private nowaitWorks = true
@@ -59,6 +68,7 @@ export class RealDisk implements Disk {
   private detours = 0
   private zeros: Uint8Array | null = null
 
+  readonly bootId = readBootId()
   private readonly durable: boolean
 
   /**

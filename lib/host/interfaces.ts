@@ -52,6 +52,8 @@ export type OpenMode = 'read' | 'write' | 'create' | 'create-new'
  * later otherwise; callers must cope with both.
  */
 export interface Disk {
+  /** Differs after whatever may have lost completed writes that were not synced: the host's boot id. '': unknown */
+  readonly bootId: string
   makeDirectory(path: string): void
   /** Names in a directory; empty when it does not exist. */
   list(path: string): string[]
@@ -153,6 +155,4 @@ export interface Network {
 
 export type LogLevel = 'error' | 'warning' | 'notice' | 'info' | 'debug'
 
-export interface Log {
-  (level: LogLevel, message: string, fields?: Record<string, unknown>): void
-}
+export type Log = (level: LogLevel, message: string, fields?: Record<string, unknown>) => void

@@ -404,6 +404,7 @@ export class Recovery implements ObjectEnsurer {
     if (object.removed || task.cancelled || topology.epoch !== epoch) return false
     store.setCheckEpoch(object, epoch)
     object.suspect = false
+    object.incomplete = false
     object.writer = ''
     object.validEpoch = epoch
     if (object.intent) replica.dropIntents([object])
@@ -482,11 +483,11 @@ export class Recovery implements ObjectEnsurer {
     let committed = false
     try {
       await this.copyExtents(staged, from, epoch, oid, extents)
-      // What was read may hold writes that were under way: the mark must be no older than they. And another copy may have
-      // taken the place of the one that was read.
+      // What was read may hold writes that are under way, and may never be done anywhere else: a copy that is away may lack
+      // them, so this one's mark is new. And another copy may have taken the place of the one that was read.
       const after = await this.statusOf(from, oid, epoch)
       if (!after.present || after.validThrough !== validThrough) return false
-      const writeEpoch = after.suspect ? epoch : Math.max(after.writeEpoch, 1)
+      const writeEpoch = after.suspect || after.hot ? epoch : Math.max(after.writeEpoch, 1)
       if (task.cancelled || replica.activeEpoch < epoch || !this.isOurs(oid)) return false
       const former = store.get(oid)
       const result = await until((done) => staged.commit(writeEpoch, epoch, done))
@@ -564,6 +565,8 @@ export class Recovery implements ObjectEnsurer {
       writeEpoch: object.writeEpoch,
       validThrough: replica.validThrough(object, copies),
       suspect: object.suspect,
+      incomplete: object.incomplete,
+      hot: object.intent,
     }
   }
 
@@ -629,7 +632,7 @@ class RecoveryRead extends ObjectRequest {
 }
 
 function absentReport(node: string): CopyReport {
-  return { node, present: false, writeEpoch: 0, validThrough: 0, suspect: false }
+  return { node, present: false, writeEpoch: 0, validThrough: 0, suspect: false, incomplete: false, hot: false }
 }
 
 function until(start: (done: Completion) => void): Promise<number> {

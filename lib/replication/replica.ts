@@ -81,9 +81,11 @@ export class Replica {
 
   constructor(readonly options: ReplicaOptions) {
     for (const oid of options.store.intentsAtOpen) {
-      const object = options.store.get(oid) ?? this.lost(oid)
+      const known = options.store.get(oid)
+      const object = known ?? this.lost(oid)
       if (object === null) continue
       object.suspect = !mutations.forgetIntents
+      if (!known) object.incomplete = true
       if (object.intent) this.hot.add(object)
     }
   }
@@ -385,6 +387,7 @@ class ReplicaOp implements Completion, EnsureWaiter {
     }
     object.validEpoch = request.epoch
     object.suspect = false
+    object.incomplete = false
     if (object.intent) replica.hot.add(object)
     this.ensured = true
     return object

@@ -18,6 +18,8 @@ export interface OidReport {
   writeEpoch: number
   validThrough: number
   suspect: boolean
+  incomplete: boolean
+  hot: boolean
 }
 
 export function encodeReports(reports: readonly OidReport[]): Buffer {
@@ -28,7 +30,7 @@ export function encodeReports(reports: readonly OidReport[]): Buffer {
     putU32(bytes, at + 4, highWord(report.oid))
     putU32(bytes, at + 8, report.writeEpoch)
     putU32(bytes, at + 12, report.validThrough)
-    putU32(bytes, at + 16, report.suspect ? 1 : 0)
+    putU32(bytes, at + 16, (report.suspect ? 1 : 0) + (report.incomplete ? 2 : 0) + (report.hot ? 4 : 0))
     at += REPORT_BYTES
   }
   return bytes
@@ -44,7 +46,9 @@ export function decodeReports(bytes: Buffer): OidReport[] {
       oid,
       writeEpoch: u32(bytes, at + 8),
       validThrough: u32(bytes, at + 12),
-      suspect: u32(bytes, at + 16) !== 0,
+      suspect: (u32(bytes, at + 16) & 1) !== 0,
+      incomplete: (u32(bytes, at + 16) & 2) !== 0,
+      hot: (u32(bytes, at + 16) & 4) !== 0,
     })
   }
   return reports
@@ -96,6 +100,8 @@ export function surveyCalls(options: SurveyOptions): Map<string, CallHandler> {
     writeEpoch: object.writeEpoch,
     validThrough: replica.validThrough(object, copies),
     suspect: object.suspect,
+    incomplete: object.incomplete,
+    hot: object.intent,
   })
 
   const status: CallHandler = async (argument, body) => {

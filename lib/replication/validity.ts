@@ -14,6 +14,10 @@ export interface CopyReport {
   validThrough: number
   /** In the intent log, with its writer gone: may hold a write that others lack, or lack one */
   suspect: boolean
+  /** In the intent log: may hold a write that is still under way, under an older mark */
+  hot: boolean
+  /** Suspect, and may lack acknowledged writes, too: its host may have lost power since */
+  incomplete: boolean
 }
 
 export type Verdict =
@@ -68,7 +72,14 @@ export function decide(
 
   const best = present.filter((report) => report.validThrough === reach)
   const trusted = best.filter((report) => !report.suspect)
-  const choice = inRingOrder(topology, oid, copies, trusted.length > 0 ? trusted : best)
+  // Every acknowledged write is in a suspect whose host stayed up; in one that lost power only what was flushed.
+  const complete = best.filter((report) => !report.incomplete)
+  const choice = inRingOrder(
+    topology,
+    oid,
+    copies,
+    trusted.length > 0 ? trusted : complete.length > 0 ? complete : best,
+  )
   if (choice.node === own.node) return { kind: 'keep' }
   // A copy that missed an epoch with writes has a lower writeEpoch than all sound ones; one that equals any missed none.
   const same = own.present && !own.suspect && trusted.some((report) => report.writeEpoch === own.writeEpoch)

@@ -3,10 +3,14 @@
  * known equal everywhere, and dropped when a flush has covered it and it has been quiet. After a crash only the objects
  * in the log need to be compared.
  *
- * The file `intent`: a 4096-byte header (magic "SHEEPINT", version, number of slots), then slots of 32 bytes, filled in order:
+ * The file `intent`: a 4096-byte header (magic "SHEEPINT", version, number of slots, at 16 the boot id of the disk's host), then
+ * slots of 32 bytes, filled in order:
  *
- *     0  4  1 add, 2 drop       8  8  oid: low word, high word
- *     4  4  slot number + 1    28  4  crc32 of bytes 0..27
+ *     0  4  1 add, 2 drop, 3 add incomplete     8  8  oid: low word, high word
+ *     4  4  slot number + 1                    28  4  crc32 of bytes 0..27
+ *
+ * An object is incomplete when its host has booted since it was added: it may have lost completed writes with the power, which
+ * one whose daemon alone was killed has not. It stays so until it is dropped or added again.
  *
  * Records are only appended. When the slots are used up, or a write failed, the live entries go to a fresh file that
  * replaces the old one by a rename. The slots are zeros on disk from the start, so an append changes no metadata and
@@ -33,9 +37,13 @@ const EIO = 5
 
 const ADD = 1
 const DROP = 2
+const ADD_INCOMPLETE = 3
+
+const BOOT_ID_AT = 16
+const BOOT_ID_BYTES = 64
 
 interface Batch {
-  /** ADD or DROP, then the oid, in turn */
+  /** Type, then the oid, in turn */
   records: number[]
   /** The oids of its ADDs */
   adds: Oid[]
@@ -50,6 +58,8 @@ export class IntentLog {
   private used = 0
   /** null: durable. Else those who wait for the one ADD of this oid that is queued or being written */
   private readonly live = new Map<Oid, Completion[] | null>()
+  /** Of `live`: those that may lack completed writes */
+  private readonly incomplete = new Set<Oid>()
   private batch: Batch = { records: [], adds: [] }
   private running: Promise<void> | null = null
   private broken = false
@@ -76,12 +86,17 @@ export class IntentLog {
     return this.live.get(oid) === null
   }
 
-  /** The entries that the file of a former run holds; null when there is no readable file. Throws DiskError. */
-  read(): Set<Oid> | null {
+  /**
+   * The entries that the file of a former run holds, with true for the incomplete; null when there is no readable file.
+   * Throws DiskError.
+   */
+  read(): Map<Oid, boolean> | null {
     const bytes = this.disk.readFile(PATH)
     if (bytes === null || bytes.length < HEADER || !MAGIC.equals(bytes.subarray(0, 8))) return null
     if (bytes.readUInt32LE(8) !== VERSION) return null
-    const oids = new Set<Oid>()
+    const bootId = bytes.toString('latin1', BOOT_ID_AT, BOOT_ID_AT + BOOT_ID_BYTES).replace(/\0+$/, '')
+    const rebooted = bootId === '' || bootId !== this.disk.bootId
+    const oids = new Map<Oid, boolean>()
     let torn = false
     const slots = Math.floor((bytes.length - HEADER) / RECORD)
     for (let slot = 0; slot < slots; slot++) {
@@ -89,20 +104,23 @@ export class IntentLog {
       const type = bytes.readUInt32LE(at)
       const oid = oidFromWords(bytes.readUInt32LE(at + 12), bytes.readUInt32LE(at + 8))
       const whole =
-        (type === ADD || type === DROP) &&
+        (type === ADD || type === DROP || type === ADD_INCOMPLETE) &&
         bytes.readUInt32LE(at + 4) === slot + 1 &&
         bytes.readUInt32LE(at + 28) === crc32(bytes.subarray(at, at + 28)) &&
         oid > 0
       if (!whole) torn = true
-      else if (type === ADD) oids.add(oid)
+      else if (type !== DROP) oids.set(oid, rebooted || type === ADD_INCOMPLETE || (torn && oids.get(oid) === true))
       else if (!torn) oids.delete(oid)
     }
     return oids
   }
 
-  /** Starts a fresh log with these entries. Throws DiskError. */
-  async start(oids: Iterable<Oid>): Promise<void> {
-    for (const oid of oids) this.live.set(oid, null)
+  /** Starts a fresh log with these entries, true for the incomplete. Throws DiskError. */
+  async start(entries: ReadonlyMap<Oid, boolean>): Promise<void> {
+    for (const [oid, incomplete] of entries) {
+      this.live.set(oid, null)
+      if (incomplete) this.incomplete.add(oid)
+    }
     const result = await this.rewrite([])
     if (result < 0) throw new DiskError(-result, 'write', PATH, `errno ${-result}`)
     this.checkPressure()
@@ -111,14 +129,16 @@ export class IntentLog {
   /** Completes once an entry for `oid` is durable. */
   add(oid: Oid, done: Completion): void {
     const waiters = this.live.get(oid)
-    if (waiters === null) {
+    if (waiters === null && !this.incomplete.has(oid)) {
       done.complete(0)
       return
     }
-    if (waiters !== undefined) {
+    if (waiters) {
       waiters.push(done)
       return
     }
+    // It is written now, and so complete from here on.
+    this.incomplete.delete(oid)
     this.live.set(oid, [done])
     this.batch.records.push(ADD, oid)
     this.batch.adds.push(oid)
@@ -130,6 +150,7 @@ export class IntentLog {
   drop(oid: Oid): void {
     if (!this.has(oid)) return
     this.live.delete(oid)
+    this.incomplete.delete(oid)
     this.batch.records.push(DROP, oid)
     this.pump()
     if (this.live.size < (this.limit * 3) / 4) this.pressed = false
@@ -192,7 +213,9 @@ export class IntentLog {
   /** A fresh file with all durable entries and then `records`. 0 or a negative errno; the old file stays on failure. */
   private async rewrite(records: number[]): Promise<number> {
     const all: number[] = []
-    for (const [oid, waiters] of this.live) if (waiters === null) all.push(ADD, oid)
+    for (const [oid, waiters] of this.live) {
+      if (waiters === null) all.push(this.incomplete.has(oid) ? ADD_INCOMPLETE : ADD, oid)
+    }
     for (const value of records) all.push(value)
     const count = all.length / 2
     let slots = SLOTS_MIN
@@ -201,6 +224,7 @@ export class IntentLog {
     MAGIC.copy(bytes)
     bytes.writeUInt32LE(VERSION, 8)
     bytes.writeUInt32LE(slots, 12)
+    bytes.write(this.disk.bootId, BOOT_ID_AT, BOOT_ID_BYTES, 'latin1')
     encodeRecords(bytes, HEADER, all, 0)
     let fd = -1
     try {

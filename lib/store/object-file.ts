@@ -36,6 +36,7 @@ export class ObjectFile extends SyncUnit implements StoredObject {
   removed = false
   validEpoch = 0
   suspect = false
+  incomplete = false
   writer = ''
   lastWrite = 0
 

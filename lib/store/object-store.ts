@@ -98,27 +98,28 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
     })
     let logged = this.readIntents()
     if (logged === null) {
-      logged = new Set(this.table.keys())
+      logged = new Map([...this.table.keys()].map((oid) => [oid, true]))
       if (logged.size > 0) {
         log('warning', 'the intent log is missing or cannot be read: every object will be checked', {
           objects: logged.size,
         })
       }
     }
-    this.intentsAtOpen = logged
-    // An object that is not here needs no check: there is nothing to be wrong.
-    const suspects = [...logged].filter((oid) => this.table.has(oid))
-    for (const oid of suspects) {
-      const file = this.table.get(oid)!
+    this.intentsAtOpen = new Set(logged.keys())
+    for (const [oid, incomplete] of logged) {
+      const file = this.table.get(oid)
+      if (file === undefined) continue
       file.intent = true
       file.suspect = true
+      file.incomplete = incomplete
       // A killed process may have left writes in the page cache that nobody has synced.
       this.wrote(file)
     }
-    await this.intents.start(suspects)
+    // Those that are not here are kept too: what is made in their place is as doubtful.
+    await this.intents.start(logged)
   }
 
-  private readIntents(): Set<Oid> | null {
+  private readIntents(): Map<Oid, boolean> | null {
     try {
       return this.intents.read()
     } catch (error) {
@@ -355,10 +356,10 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
     })
   }
 
-  /** An object with writes that are not synced keeps its intent. */
+  /** An object that is not durable keeps its intent. */
   dropIntents(objects: readonly StoredObject[]): void {
     for (const object of objects) {
-      if (!object.intent || object.removed || object.dirty) continue
+      if (!object.intent || object.removed || !this.syncs.durable(object as ObjectFile)) continue
       object.intent = false
       this.intents.drop(object.oid)
     }

@@ -146,6 +146,12 @@ export class Syncs implements FileOwner {
     if (!alone) this.queue.join(directory, group)
   }
 
+  /** Whether all writes of the object, and its place in its directory, are durable. */
+  durable(file: ObjectFile): boolean {
+    const directory = this.directories[directoryIndex(file.oid)]
+    return !file.dirty && (directory.idle || !this.vdi(vidOf(file.oid)).directories.has(directory))
+  }
+
   /** For nobody who waits. */
   syncSoon(file: ObjectFile): void {
     if (!file.queued && !file.syncing) this.queue.join(file, NOBODY)

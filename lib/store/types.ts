@@ -20,6 +20,8 @@ export interface StoredObject {
   validEpoch: number
   /** Taken from the intent log at start, or its writer has left: to be checked before use */
   suspect: boolean
+  /** Suspect, and may lack completed writes that were not synced: its host has booted since (or nobody can tell) */
+  incomplete: boolean
   /** node id of the gateway that wrote last; '' unknown */
   writer: string
   /** Clock.now() of the last write, for dropping quiet intents */
@@ -32,8 +34,8 @@ export interface StagedObject {
   write(buffer: Uint8Array, bufferOffset: number, length: number, position: number, done: Completion): void
   /** Syncs, then replaces the object atomically and durably. The new StoredObject is `store.get(oid)` afterwards. */
   commit(writeEpoch: number, checkEpoch: number, done: Completion): void
-  /** Also during a commit, as long as it has not completed: then nothing is put in place and commit's done gets -125
-   *  (ECANCELED). After completion: no effect. */
+  /** Also during a commit: then nothing is put in place and commit's done gets -125 (ECANCELED); unless the copy is in place
+   *  already and only its durability is outstanding. Then, and after completion, no effect: remove the object instead. */
   abort(): void
 }
 
@@ -93,7 +95,8 @@ export interface ObjectStore {
 
   /** Durable before done; many calls in one turn or while a sync runs share one sync. Sets object.intent. */
   addIntent(object: StoredObject, done: Completion): void
-  /** Need not be durable at once */
+  /** Need not be durable at once. An object that is not durable itself (writes, or its creation, since the last sync) keeps
+   *  its intent: look at object.intent afterwards */
   dropIntents(objects: readonly StoredObject[]): void
   /** oids that the log held at open: written since they were last known clean, when this node stopped. Such objects start
    *  `dirty` (the page cache may hold what was never synced) with `intent` set. */

@@ -58,6 +58,10 @@ export class DiskView implements Disk {
     readonly process: Process,
   ) {}
 
+  get bootId(): string {
+    return `boot-${this.disk.powerLosses}`
+  }
+
   makeDirectory(path: string): void {
     path = normal(path)
     this.#call('mkdir', path)

@@ -104,6 +104,7 @@ export class SimDisk {
   #changes: NameChange[] = []
   #nextFile = 1
   usedPages = 0
+  powerLosses = 0
   /** Every request fails with EIO. */
   dead = false
   /** Times slower than usual. */
@@ -374,6 +375,7 @@ export class SimDisk {
   /** The machine lost power. Nobody may be attached any more. */
   powerLoss(): void {
     const { random } = this
+    this.powerLosses++
     this.cutShort(null)
     const keep = random.pick([0, 0.1, 0.5, 0.9, 1])
     if (random.chance(0.3)) this.commitChanges(this.#changes.slice(0, random.below(this.#changes.length + 1)))

@@ -15,7 +15,7 @@ async function turns(disk: MemoryDisk | null): Promise<void> {
 
 async function start(disk: MemoryDisk, oids: Oid[] = [], limit = 4096): Promise<IntentLog> {
   const log = new IntentLog(disk, limit, () => {})
-  const started = log.start(oids)
+  const started = log.start(new Map(oids.map((oid) => [oid, false])))
   await turns(disk)
   await started
   disk.calls = []
@@ -24,8 +24,43 @@ async function start(disk: MemoryDisk, oids: Oid[] = [], limit = 4096): Promise<
 
 function read(disk: MemoryDisk): number[] | null {
   const oids = new IntentLog(disk, 1, () => {}).read()
-  return oids === null ? null : [...oids].sort((a, b) => a - b).map((value) => value - oid(0))
+  return oids === null ? null : [...oids.keys()].sort((a, b) => a - b).map((value) => value - oid(0))
 }
+
+/** Those of the entries that may lack completed writes. */
+function incomplete(disk: MemoryDisk): number[] {
+  const oids = new IntentLog(disk, 1, () => {}).read()
+  return [...(oids ?? [])].filter(([, value]) => value).map(([value]) => value - oid(0))
+}
+
+async function added(disk: MemoryDisk, log: IntentLog, value: Oid): Promise<void> {
+  const done = new Promise((resolve) => log.add(value, { complete: resolve }))
+  await turns(disk)
+  await done
+}
+
+test('entries are incomplete from the next boot on, until they are dropped or added again', async (t) => {
+  const disk = new MemoryDisk()
+  const log = await start(disk)
+  for (const n of [1, 2, 3]) await added(disk, log, oid(n))
+  const killed = disk.crash(false, () => false)
+  t.deepEqual(read(killed), [1, 2, 3])
+  t.deepEqual(incomplete(killed), [], 'a killed daemon loses nothing')
+  const booted = killed.crash(true, () => true)
+  t.deepEqual(incomplete(booted), [1, 2, 3])
+
+  const next = new IntentLog(booted, 4096, () => {})
+  const started = next.start(next.read()!)
+  await turns(booted)
+  await started
+  await added(booted, next, oid(4))
+  await added(booted, next, oid(2))
+  next.drop(oid(3))
+  await turns(booted)
+  const killedAgain = booted.crash(false, () => true)
+  t.deepEqual(read(killedAgain), [1, 2, 4])
+  t.deepEqual(incomplete(killedAgain), [1], 'one that was not checked is so after the next start, too')
+})
 
 const afterPowerLoss = (disk: MemoryDisk) => disk.crash(true, () => false)
 

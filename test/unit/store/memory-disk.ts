@@ -87,6 +87,7 @@ interface NameChange {
 const parentOf = (path: string) => path.slice(0, Math.max(0, path.lastIndexOf('/')))
 
 export class MemoryDisk implements Disk {
+  bootId = 'boot 1'
   /** Positive errno to fail a call with, or 0. Called for each that can fail. */
   failing: (operation: string) => number = () => 0
   /** Whether this data request completes inline */
@@ -106,6 +107,7 @@ export class MemoryDisk implements Disk {
   crash(power: boolean, keep: () => boolean): MemoryDisk {
     for (const request of this.waiting) request.partly(keep)
     const after = new MemoryDisk()
+    after.bootId = power ? `boot ${Number(this.bootId.slice(5)) + 1}` : this.bootId
     after.directories = this.directories
     if (!power) {
       after.names = this.names
