@@ -197,6 +197,8 @@ export class Replica {
     let from = Math.max(object.writeEpoch, object.checkEpoch)
     const recovered = recoveredEpoch()
     if (mutations.trustReturningCopy) return topology.epoch
+    // Made of an intent whose object is gone (see `lost`): right only when nobody has a real one.
+    if (from === 0) return 0
     if (recovered > from) {
       const share = topology.replicasIn(recovered, object.oid, copies)
       if (share?.some((node) => node.id === topology.self) === true) from = recovered
