@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import fc from 'fast-check'
+import sinon from 'sinon'
 import type { Slab } from '../../../lib/host/slab.js'
 import { MESSAGE_MAX, Stream, type StreamHandler } from '../../../lib/host/stream.js'
 import { connectStream, listenStream, type StreamAddress } from '../../../lib/host/stream-socket.js'
@@ -319,9 +320,36 @@ test('end sends what is queued before it closes, and takes no more messages', as
   socket.write(frame(10))
   socket.on('data', (chunk: Buffer) => chunks.push(chunk)).resume()
   await new Promise<void>((resolve) => socket.once('end', () => resolve()))
-  t.true(Buffer.concat(chunks).equals(Buffer.concat(Array.from({ length: 30 }, (_, i) => frame(100_000, i)))))
+  const received = Buffer.concat(chunks)
+  const sent = Buffer.concat(Array.from({ length: 30 }, (_, i) => frame(100_000, i)))
+  t.is(received.length, sent.length)
+  t.true(received.equals(sent))
   t.is(await end.end(), 'going down')
   t.is(end.got.length, 0)
+})
+
+test.serial('end cuts off a peer that takes nothing more, not one that is slow', async (t) => {
+  const { socket, server, end } = await raw(t)
+  const clock = sinon.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'], shouldClearNativeTimers: true })
+  t.teardown(() => clock.restore())
+  const turns = async (count: number) => {
+    for (let i = 0; i < count; i++) await new Promise((resolve) => setImmediate(resolve))
+  }
+  socket.pause()
+  for (let i = 0; i < 30; i++) server.send(frame(100_000, i), 0, 100_000)
+  server.end('going down')
+  for (let check = 0; check < 3; check++) {
+    const before = server.backlog
+    socket.on('data', () => socket.pause()).resume()
+    while (server.backlog === before) await turns(1)
+    socket.removeAllListeners('data').pause()
+    clock.tick(5000)
+    await turns(5)
+    t.true(server.open, `it took something before check ${check}`)
+  }
+  clock.tick(5000)
+  t.is(await end.end(), 'going down')
+  t.false(server.open)
 })
 
 test('closing within a message stops delivery', async (t) => {

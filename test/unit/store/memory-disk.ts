@@ -141,8 +141,11 @@ export class MemoryDisk implements Disk {
     request.done.complete(request.run())
   }
 
-  file(path: string): Inode | undefined {
-    return this.names.get(path)
+  /** Whether the file's pages from `first` on, and its name, are there after a power loss whatever that keeps. */
+  isDurable(path: string, first: number): boolean {
+    const inode = this.names.get(path)
+    if (inode === undefined || this.durableNames.get(path) !== inode) return false
+    return [...inode.pages].every(([number, page]) => number < first || inode.durable.get(number) === page)
   }
 
   paths(): string[] {

@@ -6,6 +6,7 @@ import test from 'ava'
 import fc from 'fast-check'
 import type { Clock, Completion } from '../../../lib/host/interfaces.js'
 import { DiskError } from '../../../lib/host/interfaces.js'
+import { objectPath } from '../../../lib/store/object-file.js'
 import { FileStore } from '../../../lib/store/object-store.js'
 import type { StoredObject } from '../../../lib/store/types.js'
 import { dataOid, type Oid, vidOf } from '../../../lib/vdi/oid.js'
@@ -177,7 +178,11 @@ class Rig {
   }
 
   drop(item: Item): void {
+    const had = item.object!.intent
     this.store.dropIntents([item.object!])
+    const path = objectPath(item.object!.oid)
+    if (had && !item.object!.intent && !this.disk.isDurable(path, 1))
+      this.problems.push('an intent went before its writes were durable')
     item.intent = item.object!.intent
   }
 
