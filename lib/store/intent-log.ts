@@ -60,6 +60,8 @@ export class IntentLog {
   private readonly live = new Map<Oid, Completion[] | null>()
   /** Of `live`: those that may lack completed writes */
   private readonly incomplete = new Set<Oid>()
+  /** Of `live`: incomplete ones that are being added again; the former entry counts until the new one is durable */
+  private readonly renewed = new Set<Oid>()
   private batch: Batch = { records: [], adds: [] }
   private running: Promise<void> | null = null
   private broken = false
@@ -138,7 +140,7 @@ export class IntentLog {
       return
     }
     // It is written now, and so complete from here on.
-    this.incomplete.delete(oid)
+    if (this.incomplete.delete(oid)) this.renewed.add(oid)
     this.live.set(oid, [done])
     this.batch.records.push(ADD, oid)
     this.batch.adds.push(oid)
@@ -191,8 +193,10 @@ export class IntentLog {
         const waiters = this.live.get(oid)
         assert(Array.isArray(waiters), 'an entry on its way into the intent log has those who wait for it')
         for (const done of waiters) told.push(done)
-        if (result < 0) this.live.delete(oid)
-        else this.live.set(oid, null)
+        const former = this.renewed.delete(oid)
+        if (result >= 0 || former) this.live.set(oid, null)
+        else this.live.delete(oid)
+        if (result < 0 && former) this.incomplete.add(oid)
       }
       for (const done of told) done.complete(Math.min(result, 0))
     }
@@ -214,7 +218,8 @@ export class IntentLog {
   private async rewrite(records: number[]): Promise<number> {
     const all: number[] = []
     for (const [oid, waiters] of this.live) {
-      if (waiters === null) all.push(this.incomplete.has(oid) ? ADD_INCOMPLETE : ADD, oid)
+      if (this.incomplete.has(oid) || this.renewed.has(oid)) all.push(ADD_INCOMPLETE, oid)
+      else if (waiters === null) all.push(ADD, oid)
     }
     for (const value of records) all.push(value)
     const count = all.length / 2

@@ -62,6 +62,28 @@ test('entries are incomplete from the next boot on, until they are dropped or ad
   t.deepEqual(incomplete(killedAgain), [1], 'one that was not checked is so after the next start, too')
 })
 
+test('an incomplete entry that cannot be added again is still there', async (t) => {
+  const disk = new MemoryDisk()
+  const log = new IntentLog(disk, 4096, () => {})
+  const started = log.start(new Map([[oid(1), true]]))
+  await turns(disk)
+  await started
+  disk.failing = (operation) => (operation === 'sync' ? 5 : 0)
+  let result = 0
+  log.add(oid(1), {
+    complete: (value) => {
+      result = value
+    },
+  })
+  await turns(disk)
+  t.is(result, -5)
+  t.true(log.has(oid(1)))
+  disk.failing = () => 0
+  await added(disk, log, oid(2))
+  t.deepEqual(read(disk), [1, 2], 'in the fresh file, too')
+  t.deepEqual(incomplete(disk), [1])
+})
+
 const afterPowerLoss = (disk: MemoryDisk) => disk.crash(true, () => false)
 
 test('entries of one turn share one sync, those that come while it runs share the next', async (t) => {
