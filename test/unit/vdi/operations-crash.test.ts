@@ -201,7 +201,8 @@ async function chaos(seed: number, counts: Map<string, number>): Promise<void> {
     const { operations } = node
     for (let n = 14; n > 0; n--) {
       const live = world.registry.live()
-      const name = pick(['a', 'b', 'c']) as string
+      const any = pick(['a', 'b', 'c']) as string
+      const name = (random(3) > 0 && pick(live.filter((entry) => entry.snapshotTime === 0))?.name) || any
       const target = pick(live)
       const snapshot = pick(live.filter((entry) => entry.snapshotTime > 0))
       const kind = pick([
@@ -217,10 +218,10 @@ async function chaos(seed: number, counts: Map<string, number>): Promise<void> {
         'delete',
       ])
       try {
-        if (kind === 'create') await operations.create({ name, size: SIZE })
+        if (kind === 'create') await operations.create({ name: any, size: SIZE })
         else if (kind === 'write') await useVolume(node, name)
         else if (kind === 'snapshot') await operations.snapshot(name, '')
-        else if (kind === 'clone' && snapshot) await operations.clone(snapshot.name, String(snapshot.snapId), name)
+        else if (kind === 'clone' && snapshot) await operations.clone(snapshot.name, String(snapshot.snapId), any)
         else if (kind === 'rollback' && snapshot) await operations.rollback(snapshot.name, String(snapshot.snapId))
         else if (kind === 'delete' && target) {
           await operations.delete(target.name, target.snapshotTime === 0 ? '' : String(target.snapId))
@@ -236,9 +237,10 @@ async function chaos(seed: number, counts: Map<string, number>): Promise<void> {
     }
   }
 
+  for (const name of ['a', 'b']) await world.nodes[2].operations.create({ name, size: SIZE })
   const blackout = random(3) === 0
   if (blackout || random(3) > 0) {
-    world.nodes[0].dieAt = 10 + random(60)
+    world.nodes[0].dieAt = 10 + random(100)
     world.nodes[0].dieAfterEffect = random(2) === 0
   }
   const first = actor(world.nodes[0])

@@ -355,8 +355,11 @@ const steps: fc.Arbitrary<Step[]> = fc.array(
 
 function commandOf(registry: Registry, step: Step): VdiCommand {
   const entries = Array.from(registry.all()).sort((a, b) => a.vid - b.vid)
-  const entry = entries[step.pick % Math.max(1, entries.length)]
-  const vid = entry?.vid ?? 1
+  const choose = (list: VdiEntry[]) => list[step.pick % Math.max(1, list.length)]?.vid ?? 1
+  const vid = choose(entries)
+  // Mostly one of the right kind
+  const frozen = step.text === 0 ? vid : choose(entries.filter((e) => e.state === 'live' && e.snapshotTime > 0))
+  const working = step.text === 0 ? vid : choose(entries.filter((e) => e.state === 'live' && e.snapshotTime === 0))
   const tag = ['', 'x', 'y', 'z'][step.text]
   const creating = entries.filter((e) => e.state === 'creating')
   const pending = creating[step.pick % Math.max(1, creating.length)]
@@ -365,17 +368,17 @@ function commandOf(registry: Registry, step: Step): VdiCommand {
     case 'create':
       return creation(NAMES[step.name])
     case 'clone':
-      return creation(NAMES[step.name], vid)
+      return creation(NAMES[step.name], frozen)
     case 'ready':
       return { op: 'ready', vid: pending?.vid ?? vid }
     case 'abort':
       return { op: 'abort', vid: pending?.vid ?? vid }
     case 'begin':
-      return { op: 'snapshot-begin', vid, tag }
+      return { op: 'snapshot-begin', vid: working, tag }
     case 'commit':
       return { op: 'snapshot-commit', vid: pending?.parent || vid, child: pending?.vid ?? vid, tag }
     case 'back':
-      return { op: 'rollback-begin', snapshot: vid }
+      return { op: 'rollback-begin', snapshot: frozen }
     case 'back-commit':
       return { op: 'rollback-commit', child: pending?.vid ?? vid }
     case 'delete':
