@@ -80,6 +80,9 @@ export class Recovery implements ObjectEnsurer {
   private runningTasks = 0
   private runningUrgent = 0
   private surveyed = false
+  /** Removed, or made anew, since the epoch began and before the survey was in */
+  private readonly gone = new Set<Oid>()
+  private begunEpoch = 0
   private stopped = false
   private held = false
   private total = 0
@@ -100,6 +103,8 @@ export class Recovery implements ObjectEnsurer {
     const { topology, clock } = this.options
     const epoch = topology.epoch
     this.since = clock.now()
+    if (epoch !== this.begunEpoch) this.gone.clear()
+    this.begunEpoch = epoch
     this.surveyed = false
     this.total = 0
     this.done = 0
@@ -134,6 +139,8 @@ export class Recovery implements ObjectEnsurer {
   }
 
   cancel(oid: Oid): void {
+    // A node that held it in the former epoch and holds it no more is not told: its list may still name it.
+    if (!this.surveyed) this.gone.add(oid)
     const task = this.tasks.get(oid)
     if (task === undefined) return
     task.cancelled = true
@@ -262,7 +269,7 @@ export class Recovery implements ObjectEnsurer {
     }
     for (const [oid, present] of reports) {
       const object = store.get(oid)
-      if (object !== undefined && replica.isValid(object)) continue
+      if (this.gone.has(oid) || (object !== undefined && replica.isValid(object))) continue
       for (const node of others) {
         if (!present.some((report) => report.node === node.id)) present.push(absentReport(node.id))
       }
@@ -270,6 +277,7 @@ export class Recovery implements ObjectEnsurer {
       if (task.reports === null) task.reports = present
       this.queue.push(oid)
     }
+    this.gone.clear()
   }
 
   // --- tasks ------------------------------------------------------------------------------------------------------

@@ -300,6 +300,8 @@ class Member {
 
   #deliver(item: Item): void {
     const events = this.events!
+    const { scheduler } = this.hub
+    if (scheduler.trace.on) scheduler.trace.line(scheduler.now, `${this.process.name} engine: ${describe(item)}`)
     if (item.type === 'message') {
       this.#deliveredGroup = item.group
       this.#deliveredNumber = item.number
@@ -310,6 +312,14 @@ class Member {
       events.quorum(item.quorate)
     }
   }
+}
+
+/** For the trace. */
+function describe(item: Item): string {
+  if (item.type === 'quorum') return `quorum ${item.quorate}`
+  if (item.type === 'message') return `${item.sender} says ${item.payload.toString('latin1', 0, 200)}`
+  const { members, joined, left } = item.view
+  return `view ${members}${joined.length > 0 ? ` + ${joined}` : ''}${left.length > 0 ? ` - ${left}` : ''}`
 }
 
 export class SimEngine implements Engine {
