@@ -77,18 +77,9 @@ export class Registry extends VdiTable {
 
   /** The node is in the cluster no more: its locks go, what it was creating is to be freed, what it was freeing waits for another. */
   nodeLeft(node: string): void {
-    this.nodesLeft((id) => id === node)
-  }
-
-  /** All daemons have stopped since this state was written: nobody holds or does anything. */
-  everyNodeLeft(): void {
-    this.nodesLeft(() => true)
-  }
-
-  private nodesLeft(isGone: (node: string) => boolean): void {
-    for (const lock of this.locks()) if (isGone(lock.node)) this.dropLock(lock)
+    for (const lock of this.locks()) if (lock.node === node) this.dropLock(lock)
     for (const entry of this.entries.values()) {
-      if (entry.creator !== '' && isGone(entry.creator)) this.put({ ...entry, state: 'deleting', creator: '' })
+      if (entry.creator === node) this.put({ ...entry, state: 'deleting', creator: '' })
     }
   }
 

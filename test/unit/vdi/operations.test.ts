@@ -153,6 +153,20 @@ test('copy-on-write and discard under deleted snapshots give space back at once'
   await whole(t, world)
 })
 
+test('what a relative no longer refers to is durable before it is freed', async (t) => {
+  const world = await withVolume()
+  const [{ operations }, other] = world.nodes
+  await operations.snapshot('vm', 'a')
+  await operations.clone('vm', 'a', 'clone')
+  const volume = await FakeVolume.open(other, 'vm', 'writer')
+  await volume.write(0, 20)
+  await operations.delete('vm', 'a')
+  await operations.delete('clone', '')
+  t.is(world.dataObjects(), 3, 'the former block 0 is gone')
+  world.objects.powerLoss()
+  await t.notThrowsAsync(world.needed(), 'the index does not name it again')
+})
+
 test('releases that come together are one look at the relatives', async (t) => {
   const world = await withVolume()
   const { operations } = world.nodes[0]

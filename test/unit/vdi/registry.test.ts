@@ -232,7 +232,7 @@ test('a node leaves: its locks go, what it made is to be freed, what it freed is
   registry.apply({ op: 'delete-begin', vid: going }, A)
   registry.apply({ op: 'delete-done', vid: going }, A)
   t.is(registry.get(going), undefined)
-  registry.everyNodeLeft()
+  registry.nodeLeft('node-a')
   t.deepEqual(registry.locks(), [])
 })
 

@@ -301,10 +301,10 @@ export class World {
     for (const node of this.nodes) {
       if (node.alive) node.die()
       this.noticed.add(node.id)
+      this.registry.nodeLeft(node.id)
     }
     this.queue = []
     this.objects.powerLoss()
-    this.registry.everyNodeLeft()
     for (let i = 0; i < 2; i++) this.nodes.push(new FakeNode(this, `node-${this.nodes.length}`))
   }
 
