@@ -14,6 +14,7 @@ import type { Entry } from './history.js'
 import { Membership } from './membership.js'
 import { decodeMessage, encodeMessage, type Hello, type Message, type Summary } from './messages.js'
 import { Proposals } from './proposals.js'
+import { refusalIn } from './standing.js'
 import { ClusterState } from './state.js'
 import { StateDisk } from './state-disk.js'
 import type { Action, MembershipEvent, Numbered, OrderedAction, Standing, TimerName, UrgentAction } from './steps.js'
@@ -78,7 +79,7 @@ export class Cluster implements ClusterView {
     this.stateDisk = new StateDisk(disk)
     this.proposals = new Proposals({
       clock,
-      waiting: () => this.notRunning(),
+      waiting: () => refusalIn(this.standing),
       confirmed: (seq) => this.status === 'running' && this.membership!.ackedByAll(seq),
     })
     this.claims = new Exclusive({
@@ -162,7 +163,7 @@ export class Cluster implements ClusterView {
 
   /** Resolves once a message sent now has come back, and this member was still in the cluster there. SheepError */
   confirm(): Promise<void> {
-    if (this.status !== 'running') return Promise.reject(this.notRunning())
+    if (this.status !== 'running') return Promise.reject(refusalIn(this.standing))
     return new Promise((resolve, reject) => {
       const id = ++this.lastProbe
       const timer = this.options.clock.after(this.timeoutMs, () => {
@@ -196,32 +197,11 @@ export class Cluster implements ClusterView {
     const stopping = status === 'stopped' || this.membership?.stopping
     if (stopping) return Promise.reject(new SheepError('shutting-down', 'this daemon is stopping'))
     if (status === 'waiting-for-format' && command.type !== 'format' && command.type !== 'force-start') {
-      return Promise.reject(this.notRunning())
+      return Promise.reject(refusalIn(this.standing))
     }
     const promise = this.proposals.add(command, everywhere || this.options.engine.hasQuorum, timeoutMs)
     this.flushSoon()
     return promise
-  }
-
-  /** Why nothing can be proposed now. */
-  private notRunning(): SheepError {
-    const { status, reason } = this.standing
-    const why = reason === '' ? `the cluster is ${status}` : reason
-    switch (status) {
-      case 'waiting-for-format':
-        return new SheepError('wait-for-format', 'there is no cluster yet', 'dog cluster format makes one')
-      case 'stopped':
-        return new SheepError('shutting-down', `this daemon is stopping: ${why}`)
-      case 'halted':
-        return new SheepError('halted', why, 'dog cluster info tells which nodes are here')
-      case 'running':
-        return new SheepError('timeout', 'the cluster did not take the operation in time', 'try again')
-      case 'waiting-for-nodes':
-        return new SheepError('starting-up', why, 'dog cluster info')
-      case 'joining':
-      case 'expelled':
-        return new SheepError('wait-for-join', why, 'try again in a moment')
-    }
   }
 
   // from the engine
@@ -306,7 +286,7 @@ export class Cluster implements ClusterView {
       case 'probed': {
         const probe = this.probes.get(action.id)
         if (action.present) probe?.resolve()
-        else probe?.reject(this.notRunning())
+        else probe?.reject(refusalIn(this.standing))
         return
       }
       case 'take-back': {

@@ -3,9 +3,9 @@
  *
  * With an engine that knows quorum, what is delivered here need not be delivered anywhere else: when the network parts, some
  * members may have seen a last message that the others never will. So an entry takes effect only when all members that could
- * go on without this one have said that they have it too (RECEIPT), or a quorate view follows, before which all in it have
- * delivered the same. What did not get that far when quorum is lost is taken back. Hence the history on a minority's disks is
- * a beginning of the majority's. An engine without partitions needs none of this: everything is stable at once.
+ * go on without this one have said that they have it too (RECEIPT); those who leave by a quorate view are no longer waited for.
+ * What did not get that far when quorum is lost is taken back. Hence the history on a minority's disks is a beginning of the
+ * majority's. An engine without partitions needs none of this: everything is stable at once.
  */
 import { assert } from '../assert.js'
 import { SheepError } from '../errors.js'
@@ -77,12 +77,6 @@ export class Line {
   /** They are out: nobody waits for them. */
   excuse(members: Iterable<MemberId>): void {
     for (const member of members) for (const step of this.unstable) step.needs.delete(member)
-    this.settle()
-  }
-
-  /** A quorate view: all who are in it have the same. */
-  settleAll(): void {
-    for (const step of this.unstable) step.needs.clear()
     this.settle()
   }
 

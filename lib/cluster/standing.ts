@@ -1,3 +1,4 @@
+import { SheepError } from '../errors.js'
 import type { Membership } from './membership.js'
 import type { Standing } from './steps.js'
 
@@ -23,4 +24,24 @@ export function standingOf(membership: Membership): Standing {
   if (!quorate) return standing('joining', 'no quorum yet: waiting for more hosts')
   const silent = round !== null && members.some((member) => !round.hellos.has(member))
   return standing('joining', silent ? 'waiting for the other daemons to introduce themselves' : 'joining')
+}
+
+/** Why nothing can be proposed while things stand so. */
+export function refusalIn({ status, reason }: Standing): SheepError {
+  const why = reason === '' ? `the cluster is ${status}` : reason
+  switch (status) {
+    case 'waiting-for-format':
+      return new SheepError('wait-for-format', 'there is no cluster yet', 'dog cluster format makes one')
+    case 'stopped':
+      return new SheepError('shutting-down', `this daemon is stopping: ${why}`)
+    case 'halted':
+      return new SheepError('halted', why, 'dog cluster info tells which nodes are here')
+    case 'running':
+      return new SheepError('timeout', 'the cluster did not take the operation in time', 'try again')
+    case 'waiting-for-nodes':
+      return new SheepError('starting-up', why, 'dog cluster info')
+    case 'joining':
+    case 'expelled':
+      return new SheepError('wait-for-join', why, 'try again in a moment')
+  }
 }

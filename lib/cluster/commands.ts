@@ -1,0 +1,87 @@
+/** Membership, part 4: commands as they are delivered, each refused, answered, or made an entry. */
+import { SheepError } from '../errors.js'
+import type { MemberId } from './engine.js'
+import { type Membership, REJOIN_MS } from './membership.js'
+import type { Proposal } from './messages.js'
+import { sponsor } from './newcomers.js'
+import { alreadyFormatted, format, startCommand } from './starting.js'
+import type { ClusterCommand } from './types.js'
+
+/** Before an expelled member asks to come back; doubled each time until it has been in for REJOIN_CALM_MS. */
+const REJOIN_MS_MAX = 30_000
+const REJOIN_CALM_MS = 60_000
+
+export function commands(machine: Membership, sender: MemberId, list: readonly Proposal[]): void {
+  const node = machine.established.get(sender)
+  const untaken: number[] = []
+  for (const proposal of list) {
+    const { command, id } = proposal
+    const by = sender === machine.self ? id : 0
+    if (machine.mode !== 'running' && (command.type === 'format' || command.type === 'force-start')) {
+      answer(machine, by, startCommand(machine, sender, proposal, by))
+    } else if (machine.mode === 'running' && node !== undefined && machine.established.has(sender)) {
+      answer(machine, by, take(machine, node, proposal, by))
+    } else if (by !== 0 && !machine.replaying) {
+      untaken.push(id)
+    }
+  }
+  if (untaken.length > 0) machine.actions.push({ type: 'untaken', ids: untaken })
+}
+
+/** 'later': an entry or a start will answer. */
+function answer(machine: Membership, by: number, outcome: SheepError | 'done' | 'later'): void {
+  if (by === 0 || outcome === 'later') return
+  machine.push({ type: 'settle', by, error: outcome === 'done' ? null : outcome })
+}
+
+function take(machine: Membership, sender: string, proposal: Proposal, by: number): SheepError | 'done' | 'later' {
+  const { command, time } = proposal
+  switch (command.type) {
+    case 'force-start':
+      return 'done'
+    case 'expel':
+      return expel(machine, command, by)
+    case 'format':
+      if (!command.force) return alreadyFormatted(machine.history!.config.clusterId)
+      machine.waiting.clear()
+      return format(machine, { command, time, sender, by, history: machine.history!, former: null })
+    case 'shutdown':
+    case 'recovered':
+    case 'exclusive-enter':
+    case 'exclusive-leave':
+    case 'vdi':
+      if (command.type === 'shutdown') machine.stopping = true
+      machine.append(
+        { seq: machine.history!.seq + 1, type: 'command', sender, time, command },
+        by,
+        machine.established.keys(),
+      )
+      return 'later'
+    default:
+      return new SheepError('invalid', 'a command of a kind that is not known here')
+  }
+}
+
+function expel(
+  machine: Membership,
+  command: Extract<ClusterCommand, { type: 'expel' }>,
+  by: number,
+): SheepError | 'later' {
+  const member = [...machine.established.keys()].find((one) => machine.established.get(one) === command.node)
+  if (member === undefined) return new SheepError('not-found', `node ${command.node} is not in the cluster`)
+  if (command.epoch !== machine.history!.epoch.number) {
+    return new SheepError('busy', `epoch ${command.epoch} is over: node ${command.node} may be well by now`)
+  }
+  if (machine.established.size === 1) return new SheepError('invalid', 'the only node cannot be expelled')
+  machine.drop([member], by)
+  machine.expelled.add(member)
+  if (member !== machine.self) {
+    sponsor(machine)
+    return 'later'
+  }
+  const calm = machine.instant.now - machine.runningSince > REJOIN_CALM_MS
+  machine.rejoinMs = calm ? REJOIN_MS : Math.min(machine.rejoinMs * 2, REJOIN_MS_MAX)
+  machine.fall(`expelled: ${command.reason}`)
+  machine.timer('again', machine.rejoinMs)
+  return 'later'
+}
