@@ -5,6 +5,7 @@
  * --seeds N    runs N seeds, from --start (default 1), in --workers processes (default 2); prints seeds per second; a
  *              failing seed prints its trace's end and the line that replays it
  * --mutations  switches on each deliberate bug in turn and expects each to be found within 200 seeds
+ * --regressions  runs the seeds that once failed
  * --mutate M   with one deliberate bug on
  */
 import { fork } from 'node:child_process'
@@ -13,6 +14,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { mutations } from '../../lib/mutations.js'
+import { REGRESSIONS } from './regressions.js'
 import { sheep } from './sheep.js'
 import { type Result, World } from './world.js'
 
@@ -88,6 +90,19 @@ async function many(start: number, count: number, workers: number, mutation: str
   return failed.length === 0 && done === count
 }
 
+async function allRegressions(): Promise<boolean> {
+  let all = true
+  for (const { seed, cause } of REGRESSIONS) {
+    const result = await simulate(seed)
+    if (!result.violation) continue
+    all = false
+    console.log(`once failed because ${cause}:`)
+    describe(result)
+  }
+  if (all) console.log(`${REGRESSIONS.length} seeds that once failed pass`)
+  return all
+}
+
 async function allMutations(start: number): Promise<boolean> {
   let all = true
   for (const name of Object.keys(mutations) as Mutation[]) {
@@ -117,6 +132,7 @@ async function main(): Promise<boolean> {
       start: { type: 'string', default: '1' },
       workers: { type: 'string', default: '2' },
       mutations: { type: 'boolean', default: false },
+      regressions: { type: 'boolean', default: false },
       mutate: { type: 'string', default: '' },
       child: { type: 'string' },
     },
@@ -135,6 +151,7 @@ async function main(): Promise<boolean> {
     process.disconnect()
     return true
   }
+  if (values.regressions) return allRegressions()
   if (values.mutations) return allMutations(Number(values.start))
   if (values.seeds !== undefined)
     return many(Number(values.start), Number(values.seeds), Number(values.workers), mutation)

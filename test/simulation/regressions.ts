@@ -1,0 +1,15 @@
+/**
+ * Seeds that once failed, with what was wrong. What a seed does changes with the code it runs, so each bug also has its
+ * rule in the code or a test of its own; the seeds stay because they are cheap.
+ */
+export const REGRESSIONS: readonly { seed: number; cause: string }[] = [
+  { seed: 3, cause: 'a node that returned brought deleted objects back to everybody' },
+  { seed: 71, cause: 'a gateway cut off from the others came back and trusted what it alone had written' },
+  { seed: 83, cause: 'a copy whose host had lost power was preferred to one whose host had stayed up' },
+  { seed: 106, cause: 'leftovers of a volume that was open were taken for reachable' },
+  { seed: 153, cause: 'an object lost with the power was made anew, empty, and valid after the next start' },
+  { seed: 223, cause: 'an object removed while recovery listed it was copied back' },
+  { seed: 314, cause: 'leftovers of a snapshot' },
+  { seed: 383, cause: 'leftovers of a deleted VDI' },
+  { seed: 403, cause: 'a node that was expelled never joined again' },
+]
