@@ -46,7 +46,8 @@ test('write and read: what goes in through stdin comes out through stdout', asyn
 test('a length takes as much of stdin, and no more', async (t) => {
   const { services, dog } = await start(t)
   const data = Buffer.alloc(3 * MIB, 'abc')
-  t.is((await dog(['vdi', 'write', 'disk', '0', '1M'], { input: data })).code, 0)
+  const took = await dog(['vdi', 'write', 'disk', '0', '1M'], { input: data })
+  t.is(took.code, 0, took.stderr)
   const [volume] = services.volumes.volumes
   t.true(volume.bytes.subarray(0, MIB).equals(data.subarray(0, MIB)))
   t.is(volume.bytes[MIB], 0)
