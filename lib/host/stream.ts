@@ -26,8 +26,9 @@ const RECEIVE_KEEP = 2 << 20
 /** With less room than this the next read starts in another slab. */
 const RECEIVE_ROOM = 32 << 10
 const BATCH_SIZE = 256 << 10
-/** How long `end` waits for the peer to take what was sent and close. */
-const END_MS_MAX = 5000
+/** How long `end` waits for a peer that takes nothing of what was sent, and for one that does. */
+const END_IDLE_MS_MAX = 5000
+const END_MS_MAX = 60_000
 
 export interface StreamHandler {
   /**
@@ -86,6 +87,7 @@ export class Stream {
   private reason = ''
   private isOpen = true
   private ending = false
+  private endTimer: NodeJS.Timeout | undefined
 
   /**
    * `makeSocket` gives the socket `receiveBuffer` and `received` as its onread option (stream-socket.ts), and
@@ -358,7 +360,8 @@ export class Stream {
 
   /**
    * Sends what is queued, then the end of the stream. No more messages are taken. It closes when the peer does: closing
-   * first, with bytes unread, would make TCP throw away what was sent. A peer that does not is cut off in 5 s.
+   * first, with bytes unread, would make TCP throw away what was sent. A peer that takes nothing for 5 s, or is not done in a
+   * minute, is cut off.
    */
   end(reason: string): void {
     if (!this.isOpen || this.ending) return
@@ -368,7 +371,8 @@ export class Stream {
     this.flush()
     if (!this.isOpen) return
     this.socket.end()
-    setTimeout(() => this.close(reason), END_MS_MAX).unref()
+    this.socket.setTimeout(END_IDLE_MS_MAX, () => this.close(reason))
+    this.endTimer = setTimeout(() => this.close(reason), END_MS_MAX)
     if (this.paused) this.socket.resume()
     this.paused = false
   }
@@ -418,6 +422,7 @@ export class Stream {
   private ended(): void {
     this.isOpen = false
     this.fd = -1
+    clearTimeout(this.endTimer)
     this.slab.release()
     this.batch.release()
     this.batch = nowhere

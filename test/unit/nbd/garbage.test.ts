@@ -36,6 +36,7 @@ class FakeSocket extends EventEmitter {
     process.nextTick(() => this.emit('close'))
   }
 
+  setTimeout(): void {}
   pause(): void {}
   resume(): void {}
 }

@@ -20,6 +20,7 @@ interface Served {
   server: NbdServer
 }
 
+// One after another: together they would starve each other, each moving tens of megabytes through one process.
 const SIZE = 40 << 20
 
 async function serve(t: ExecutionContext, timing: Timing = 'inline'): Promise<Served> {
@@ -45,26 +46,29 @@ function pattern(length: number, seed: number): Buffer {
 
 for (const timing of ['inline', 'later', 'mixed'] as const) {
   for (const structured of [false, true]) {
-    test(`${timing}, ${structured ? 'structured' : 'simple'}: what is written is read, at any offset and length`, async (t) => {
-      const { path, opener } = await serve(t, timing)
-      const client = await NbdClient.open(path, 'disk', { structured })
-      const lengths = [1, 511, 4096, 4097, 32_000, 32_768, 131_043, 131_044, 131_072, 300_000, 1 << 20, 32 << 20]
-      for (const [i, length] of lengths.entries()) {
-        const bytes = pattern(length, i)
-        const written = await client.call(nbd.CMD_WRITE, i * 3 + 1, length, 0, bytes)
-        t.is(written.error, 0)
-        t.is(written.chunk, -1)
-        const read = await client.call(nbd.CMD_READ, i * 3 + 1, length)
-        t.is(read.error, 0)
-        t.is(read.chunk, structured ? nbd.REPLY_TYPE_OFFSET_DATA : -1)
-        t.true(read.data.equals(bytes), `${length} bytes`)
-      }
-      t.true(opener.volumes[0].bytes.subarray(34, 34 + (32 << 20)).equals(pattern(32 << 20, 11)))
-      client.destroy()
-    })
+    test.serial(
+      `${timing}, ${structured ? 'structured' : 'simple'}: what is written is read, at any offset and length`,
+      async (t) => {
+        const { path, opener } = await serve(t, timing)
+        const client = await NbdClient.open(path, 'disk', { structured })
+        const lengths = [1, 511, 4096, 4097, 32_000, 32_768, 131_043, 131_044, 131_072, 300_000, 1 << 20, 32 << 20]
+        for (const [i, length] of lengths.entries()) {
+          const bytes = pattern(length, i)
+          const written = await client.call(nbd.CMD_WRITE, i * 3 + 1, length, 0, bytes)
+          t.is(written.error, 0)
+          t.is(written.chunk, -1)
+          const read = await client.call(nbd.CMD_READ, i * 3 + 1, length)
+          t.is(read.error, 0)
+          t.is(read.chunk, structured ? nbd.REPLY_TYPE_OFFSET_DATA : -1)
+          t.true(read.data.equals(bytes), `${length} bytes`)
+        }
+        t.true(opener.volumes[0].bytes.subarray(34, 34 + (32 << 20)).equals(pattern(32 << 20, 11)))
+        client.destroy()
+      },
+    )
   }
 
-  test(`${timing}: many requests at once are each answered once, with their own data`, async (t) => {
+  test.serial(`${timing}: many requests at once are each answered once, with their own data`, async (t) => {
     await fc.assert(
       fc.asyncProperty(
         fc.array(
@@ -118,7 +122,7 @@ for (const timing of ['inline', 'later', 'mixed'] as const) {
   })
 }
 
-test('each command does what it says, with its flags', async (t) => {
+test.serial('each command does what it says, with its flags', async (t) => {
   const { path, opener } = await serve(t)
   const client = await NbdClient.open(path, 'disk', { structured: true })
   const { calls } = opener.volumes[0]
@@ -144,7 +148,7 @@ test('each command does what it says, with its flags', async (t) => {
   client.destroy()
 })
 
-test('requests that may not be are refused by number, touch nothing, and the connection goes on', async (t) => {
+test.serial('requests that may not be are refused by number, touch nothing, and the connection goes on', async (t) => {
   const { path, opener } = await serve(t)
   const client = await NbdClient.open(path, 'disk', { structured: true, context: true })
   const [volume] = opener.volumes
@@ -180,7 +184,7 @@ test('requests that may not be are refused by number, touch nothing, and the con
   client.destroy()
 })
 
-test('DF needs structured replies', async (t) => {
+test.serial('DF needs structured replies', async (t) => {
   const { path } = await serve(t)
   const client = await NbdClient.open(path, 'disk')
   t.is((await client.call(nbd.CMD_READ, 0, 512, nbd.CMD_FLAG_DF)).error, nbd.EINVAL)
@@ -188,7 +192,7 @@ test('DF needs structured replies', async (t) => {
   client.destroy()
 })
 
-test('a write that is too long ends the connection, whatever it says next', async (t) => {
+test.serial('a write that is too long ends the connection, whatever it says next', async (t) => {
   const { path, server } = await serve(t)
   const client = await NbdClient.open(path, 'disk')
   client.request(nbd.CMD_WRITE, 1, 0, (32 << 20) + 1)
@@ -196,7 +200,7 @@ test('a write that is too long ends the connection, whatever it says next', asyn
   await until('the connection to go', 2000, () => server.connections().length === 0)
 })
 
-test('snapshots are read, never written', async (t) => {
+test.serial('snapshots are read, never written', async (t) => {
   const { path, opener } = await serve(t)
   const client = await NbdClient.open(path, 'disk@before', { structured: true })
   t.is((await client.call(nbd.CMD_READ, 0, 4096)).error, 0)
@@ -210,7 +214,7 @@ test('snapshots are read, never written', async (t) => {
 })
 
 for (const timing of ['inline', 'later'] as const) {
-  test(`${timing}: errors of the volume arrive as the numbers that NBD has`, async (t) => {
+  test.serial(`${timing}: errors of the volume arrive as the numbers that NBD has`, async (t) => {
     const { path, opener } = await serve(t, timing)
     const client = await NbdClient.open(path, 'disk', { structured: true, context: true })
     const [volume] = opener.volumes
@@ -239,7 +243,7 @@ for (const timing of ['inline', 'later'] as const) {
   })
 }
 
-test('block status tells data from holes, one range or all of them', async (t) => {
+test.serial('block status tells data from holes, one range or all of them', async (t) => {
   const { path } = await serve(t)
   const client = await NbdClient.open(path, 'disk', { structured: true, context: true })
   for (const at of [0, 8192, 12_288]) await client.call(nbd.CMD_WRITE, at, 4096, 0, Buffer.alloc(4096))
@@ -267,7 +271,7 @@ function ranges(payload: Buffer): number[][] {
   return found
 }
 
-test('block status covers a prefix of what was asked, exactly, within its limit', (t) => {
+test.serial('block status covers a prefix of what was asked, exactly, within its limit', (t) => {
   const gap = fc.record({ skip: fc.integer({ min: 0, max: 9 }), length: fc.integer({ min: 0, max: 9 }) })
   fc.assert(
     fc.property(
@@ -296,7 +300,7 @@ test('block status covers a prefix of what was asked, exactly, within its limit'
   )
 })
 
-test('requests beyond the limit stay in the socket until others finish', async (t) => {
+test.serial('requests beyond the limit stay in the socket until others finish', async (t) => {
   const { path, opener, server } = await serve(t)
   const client = await NbdClient.open(path, 'disk', { structured: true })
   const [volume] = opener.volumes
@@ -313,7 +317,7 @@ test('requests beyond the limit stay in the socket until others finish', async (
   client.destroy()
 })
 
-test('payload beyond the limit stays in the socket', async (t) => {
+test.serial('payload beyond the limit stays in the socket', async (t) => {
   const { path, opener, server } = await serve(t)
   const client = await NbdClient.open(path, 'disk')
   const [volume] = opener.volumes
@@ -333,7 +337,7 @@ test('payload beyond the limit stays in the socket', async (t) => {
 })
 
 for (const timing of ['inline', 'later'] as const) {
-  test(`${timing}: a client that reads no replies gets no more of our memory than the limit`, async (t) => {
+  test.serial(`${timing}: a client that reads no replies gets no more of our memory than the limit`, async (t) => {
     const { path, opener } = await serve(t, timing)
     const client = await NbdClient.open(path, 'disk', { structured: true })
     const [volume] = opener.volumes
@@ -352,7 +356,7 @@ for (const timing of ['inline', 'later'] as const) {
   })
 }
 
-test('a client that is gone keeps its volume until its requests have finished', async (t) => {
+test.serial('a client that is gone keeps its volume until its requests have finished', async (t) => {
   const { path, opener, server } = await serve(t)
   const client = await NbdClient.open(path, 'disk', { structured: true })
   const [volume] = opener.volumes
@@ -369,7 +373,7 @@ test('a client that is gone keeps its volume until its requests have finished', 
   t.is(server.connections().length, 0)
 })
 
-test('DISC: what runs is answered, then the connection ends; nothing after it counts', async (t) => {
+test.serial('DISC: what runs is answered, then the connection ends; nothing after it counts', async (t) => {
   const { path, opener } = await serve(t, 'later')
   const client = await NbdClient.open(path, 'disk')
   for (let i = 0; i < 30; i++) client.request(nbd.CMD_READ, i, 0, 4096)
@@ -381,7 +385,7 @@ test('DISC: what runs is answered, then the connection ends; nothing after it co
   t.false(opener.volumes[0].calls.some((call) => call.startsWith('write')))
 })
 
-test('closing the server answers what runs, then ends every connection', async (t) => {
+test.serial('closing the server answers what runs, then ends every connection', async (t) => {
   const { path, opener, server } = await serve(t)
   const clients = [await NbdClient.open(path, 'disk'), await NbdClient.open(path, 'disk@before')]
   const negotiating = await NbdClient.connect(path)
@@ -421,7 +425,7 @@ test.serial('closing the server does not wait for ever for requests that do not 
   await until('the volume to close', 2000, () => opener.volumes[0].closed)
 })
 
-test('what a connection does is counted', async (t) => {
+test.serial('what a connection does is counted', async (t) => {
   const { path, server } = await serve(t)
   const client = await NbdClient.open(path, 'disk')
   await client.call(nbd.CMD_WRITE, 0, 4096, 0, Buffer.alloc(4096))
@@ -443,32 +447,35 @@ test('what a connection does is counted', async (t) => {
 })
 
 for (const outcome of ['at once', 'later', 'with an error'] as const) {
-  test(`a read that ends ${outcome}, within which the volume finishes other requests, mixes up no reply`, async (t) => {
-    const { path, opener } = await serve(t)
-    const client = await NbdClient.open(path, 'disk', { structured: true })
-    const volume: MemoryVolume = opener.volumes[0]
-    // A gateway that holds back requests which overlap lets them go when the one before them finishes.
-    volume.freeze()
-    for (let i = 0; i < 40; i++) client.request(nbd.CMD_WRITE, i, i * 4096, 4096, 0, pattern(4096, i))
-    await until('them to wait', 2000, () => volume.calls.length === 40)
-    volume.read = (buffer, start, length, offset, done) => {
-      volume.unfreeze()
-      const finish = () => {
-        volume.bytes.copy(buffer, start, offset, offset + length)
-        done.complete(outcome === 'with an error' ? -nbd.EIO : length)
+  test.serial(
+    `a read that ends ${outcome}, within which the volume finishes other requests, mixes up no reply`,
+    async (t) => {
+      const { path, opener } = await serve(t)
+      const client = await NbdClient.open(path, 'disk', { structured: true })
+      const volume: MemoryVolume = opener.volumes[0]
+      // A gateway that holds back requests which overlap lets them go when the one before them finishes.
+      volume.freeze()
+      for (let i = 0; i < 40; i++) client.request(nbd.CMD_WRITE, i, i * 4096, 4096, 0, pattern(4096, i))
+      await until('them to wait', 2000, () => volume.calls.length === 40)
+      volume.read = (buffer, start, length, offset, done) => {
+        volume.unfreeze()
+        const finish = () => {
+          volume.bytes.copy(buffer, start, offset, offset + length)
+          done.complete(outcome === 'with an error' ? -nbd.EIO : length)
+        }
+        if (outcome === 'later') setImmediate(finish)
+        else finish()
       }
-      if (outcome === 'later') setImmediate(finish)
-      else finish()
-    }
-    client.request(nbd.CMD_READ, 40, 39 * 4096, 4096)
-    const seen = new Set<number>()
-    for (let i = 0; i < 41; i++) {
-      const { cookie, data, error } = await client.reply()
-      t.is(error, cookie === 40 && outcome === 'with an error' ? nbd.EIO : 0)
-      if (cookie === 40 && error === 0) t.true(data.equals(pattern(4096, 39)))
-      seen.add(cookie)
-    }
-    t.is(seen.size, 41)
-    client.destroy()
-  })
+      client.request(nbd.CMD_READ, 40, 39 * 4096, 4096)
+      const seen = new Set<number>()
+      for (let i = 0; i < 41; i++) {
+        const { cookie, data, error } = await client.reply()
+        t.is(error, cookie === 40 && outcome === 'with an error' ? nbd.EIO : 0)
+        if (cookie === 40 && error === 0) t.true(data.equals(pattern(4096, 39)))
+        seen.add(cookie)
+      }
+      t.is(seen.size, 41)
+      client.destroy()
+    },
+  )
 }
