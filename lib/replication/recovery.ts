@@ -399,23 +399,33 @@ export class Recovery implements ObjectEnsurer {
     return within(this.options.clock, REACHABLE_MS_MAX, answer, `what refers to ${oidToHex(oid)} is out of reach`)
   }
 
-  /** Our copy equals a valid one, or is the truth. It is made durable before its intent goes. */
-  private async keep(task: Task, epoch: number, object: StoredObject): Promise<boolean> {
+  /**
+   * Our copy equals a valid one, or is the truth. It is made durable before its intent goes. `writer`: a gateway whose write
+   * may be in it, and not everywhere yet: then the intent stays, so that the copy is doubted when that gateway leaves.
+   */
+  private async keep(task: Task, epoch: number, object: StoredObject, writer = ''): Promise<boolean> {
     const { store, replica, topology } = this.options
-    if (task.cancelled || object.removed || store.get(task.oid) !== object || topology.epoch !== epoch) return false
+    const usable = () => !task.cancelled && !object.removed && topology.epoch === epoch
+    if (!usable() || store.get(task.oid) !== object) return false
+    if (writer !== '' && !object.intent) {
+      const result = await until((done) => store.addIntent(object, done))
+      if (result < 0) throw new SheepError(result === -28 ? 'no-space' : 'io', `intent log: errno ${-result}`)
+      if (!usable()) return false
+    }
     // What a suspect holds is decided now: a copy that is away may hold other bytes under the former mark.
     if (object.suspect) store.setWriteEpoch(object, epoch)
     if (object.intent || object.suspect) {
       const result = await until((done) => store.syncObject(object, done))
       if (result < 0) throw new SheepError('io', `sync failed with errno ${-result}`)
     }
-    if (object.removed || task.cancelled || topology.epoch !== epoch) return false
+    if (!usable()) return false
     store.setCheckEpoch(object, epoch)
     object.suspect = false
     object.incomplete = false
-    object.writer = ''
+    object.writer = writer
     object.validEpoch = epoch
-    if (object.intent) replica.dropIntents([object])
+    if (writer !== '') replica.hot.add(object)
+    else if (object.intent) replica.dropIntents([object])
     return true
   }
 
@@ -466,7 +476,8 @@ export class Recovery implements ObjectEnsurer {
       if (!usable()) return false
       await put((done) => store.punch(object, grain * GRAIN, GRAIN, done))
     }
-    return usable() && this.keep(task, epoch, object)
+    const after = await this.statusOf(from, oid, epoch)
+    return usable() && this.keep(task, epoch, object, after.hot && !after.suspect ? after.writer : '')
   }
 
   private async fetch(from: string, epoch: number, oid: Oid, position: number, length: number): Promise<Buffer> {
@@ -491,14 +502,15 @@ export class Recovery implements ObjectEnsurer {
     let committed = false
     try {
       await this.copyExtents(staged, from, epoch, oid, extents)
-      // What was read may hold writes that are under way, and may never be done anywhere else: a copy that is away may lack
-      // them, so this one's mark is new. And another copy may have taken the place of the one that was read.
+      // Another copy may have taken the place of the one that was read. And what was read may hold a write that is under way
+      // and may never be done anywhere else: then nothing must believe this copy before it has an intent of its own.
       const after = await this.statusOf(from, oid, epoch)
       if (!after.present || after.validThrough !== validThrough) return false
-      const writeEpoch = after.suspect || after.hot ? epoch : Math.max(after.writeEpoch, 1)
+      const heir = after.hot && !after.suspect
+      const writeEpoch = heir ? 0 : after.suspect ? epoch : Math.max(after.writeEpoch, 1)
       if (task.cancelled || replica.activeEpoch < epoch || !this.isOurs(oid)) return false
       const former = store.get(oid)
-      const result = await until((done) => staged.commit(writeEpoch, epoch, done))
+      const result = await until((done) => staged.commit(writeEpoch, heir ? 0 : epoch, done))
       committed = true
       // Cancelled while it was being synced (removed, or created anew): nothing was put in place.
       if (task.cancelled) return false
@@ -510,7 +522,12 @@ export class Recovery implements ObjectEnsurer {
       const object = store.get(oid)
       assert(object !== undefined, 'a committed object is in the store')
       // Came too late, and perhaps after all copies outside their nodes' shares were dropped.
-      if (!this.isOurs(oid)) store.remove(object)
+      if (!this.isOurs(oid)) {
+        store.remove(object)
+      } else if (heir) {
+        object.suspect = true
+        return this.keep(task, epoch, object, after.writer)
+      }
       return topology.epoch === epoch
     } finally {
       task.staged = null
@@ -557,10 +574,11 @@ export class Recovery implements ObjectEnsurer {
     }
   }
 
-  private async statusOf(node: string, oid: Oid, epoch: number): Promise<CopyReport> {
+  private async statusOf(node: string, oid: Oid, epoch: number): Promise<CopyReport & { writer: string }> {
     const answer = await this.options.peers.call(node, 'status', { epoch }, encodeOids([oid]))
     const report = decodeReports(answer.body)[0]
-    return report === undefined ? absentReport(node) : { node, present: true, ...report }
+    if (report === undefined) return { ...absentReport(node), writer: '' }
+    return { node, present: true, ...report, writer: (answer.json as { writers: string[] }).writers[0] }
   }
 
   private ownReport(oid: Oid, copies: number): CopyReport {
@@ -574,7 +592,7 @@ export class Recovery implements ObjectEnsurer {
       validThrough: replica.validThrough(object, copies),
       suspect: object.suspect,
       incomplete: object.incomplete,
-      hot: object.intent,
+      hot: object.intent && object.writer !== '',
     }
   }
 

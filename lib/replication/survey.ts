@@ -101,18 +101,21 @@ export function surveyCalls(options: SurveyOptions): Map<string, CallHandler> {
     validThrough: replica.validThrough(object, copies),
     suspect: object.suspect,
     incomplete: object.incomplete,
-    hot: object.intent,
+    hot: object.intent && object.writer !== '',
   })
 
   const status: CallHandler = async (argument, body) => {
     await inEpoch(argument)
     const reports: OidReport[] = []
+    const writers: string[] = []
     for (const oid of decodeOids(body)) {
       const object = store.get(oid)
       const copies = copiesOf(vidOf(oid))
-      if (object !== undefined && copies > 0) reports.push(report(object, copies))
+      if (object === undefined || copies === 0) continue
+      reports.push(report(object, copies))
+      writers.push(object.writer)
     }
-    return { json: null, body: encodeReports(reports) }
+    return { json: { writers }, body: encodeReports(reports) }
   }
 
   const list: CallHandler = async (argument, _body, from): Promise<CallAnswer> => {

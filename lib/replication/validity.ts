@@ -14,7 +14,7 @@ export interface CopyReport {
   validThrough: number
   /** In the intent log, with its writer gone: may hold a write that others lack, or lack one */
   suspect: boolean
-  /** In the intent log: may hold a write that is still under way, under an older mark */
+  /** In the intent log, with its writer at work: may hold a write that is still under way, under an older mark */
   hot: boolean
   /** Suspect, and may lack acknowledged writes, too: its host may have lost power since */
   incomplete: boolean

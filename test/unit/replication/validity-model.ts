@@ -1,0 +1,301 @@
+/**
+ * One object, nodes that come and go, and the rules by which copies are written: what the checks of validity.ts are about,
+ * acted out. Deliberately plain. Each copy holds blocks with version numbers; a block may never show a version that is
+ * older than the last one that was acknowledged.
+ */
+import { assert } from '../../../lib/assert.js'
+import type { EpochRecord } from '../../../lib/cluster/types.js'
+import { Topology } from '../../../lib/replication/topology.js'
+import { type CopyReport, decide, type Verdict, validThrough } from '../../../lib/replication/validity.js'
+import { dataOid, type Oid } from '../../../lib/vdi/oid.js'
+import { epochOf, node, nodeId } from './nodes.js'
+
+export const BLOCKS = 2
+
+interface Copy {
+  blocks: number[]
+  writeEpoch: number
+  checkEpoch: number
+  intent: boolean
+  suspect: boolean
+  writer: string
+}
+
+class Member {
+  copy: Copy | null = null
+  recovered = 0
+  present = true
+
+  constructor(
+    readonly number: number,
+    readonly id = nodeId(number),
+  ) {}
+}
+
+interface Write {
+  block: number
+  version: number
+  applied: Set<string>
+}
+
+export class ValidityModel {
+  readonly members: Member[]
+  readonly topology = new Topology('')
+  readonly acked = new Array<number>(BLOCKS).fill(0)
+  readonly oid: Oid
+  history: EpochRecord[] = []
+  writes: Write[] = []
+  gateway = ''
+  version = 0
+  /** To be switched on by a test that shows that the model notices */
+  readonly bugs = { trustEqualMarks: false, forgetSuspects: false, skipWitness: false, forgetWritesUnderWay: false }
+
+  constructor(
+    count: number,
+    readonly copies: number,
+    index: number,
+  ) {
+    this.oid = dataOid(7, index)
+    this.members = Array.from({ length: count }, (_, i) => new Member(i))
+    this.newEpoch([])
+    for (const member of this.ring()) {
+      member.copy = {
+        blocks: new Array(BLOCKS).fill(0),
+        writeEpoch: 1,
+        checkEpoch: 0,
+        intent: false,
+        suspect: false,
+        writer: '',
+      }
+    }
+    for (const member of this.members) member.recovered = 1
+    this.open(0)
+  }
+
+  get epoch(): number {
+    return this.topology.epoch
+  }
+
+  get present(): Member[] {
+    return this.members.filter((member) => member.present)
+  }
+
+  ring(): Member[] {
+    const ids = this.topology.replicas(this.oid, this.copies).map((replica) => replica.id)
+    return ids.map((id) => this.members.find((member) => member.id === id) as Member)
+  }
+
+  private newEpoch(left: readonly string[]): void {
+    const number = this.history.length + 1
+    const record = epochOf(
+      number,
+      this.present.map((member) => node(member.number)),
+    )
+    this.history = [...this.history, record]
+    this.topology.update(record, this.history)
+    for (const { copy } of this.present) {
+      if (copy?.intent === true && left.includes(copy.writer) && !this.bugs.forgetSuspects) copy.suspect = true
+    }
+    // A gateway that lives sends again what was in flight.
+    for (const write of this.writes) write.applied.clear()
+    if (left.includes(this.gateway)) {
+      this.gateway = ''
+      this.writes = []
+    }
+  }
+
+  validThrough(member: Member): number {
+    const { copy } = member
+    assert(copy !== null, 'asked of a copy')
+    let from = Math.max(copy.writeEpoch, copy.checkEpoch)
+    const set = this.topology.replicasIn(member.recovered, this.oid, this.copies)
+    if (member.recovered > from && set?.some((replica) => replica.id === member.id) === true) from = member.recovered
+    return validThrough(this.topology, member.id, this.oid, this.copies, from)
+  }
+
+  serves(member: Member): boolean {
+    const { copy } = member
+    if (!member.present || copy === null || copy.suspect) return false
+    return this.ring().includes(member) && this.validThrough(member) >= this.epoch
+  }
+
+  // events
+
+  open(which: number): void {
+    if (this.gateway === '') this.gateway = this.present[which % this.present.length].id
+  }
+
+  /** Begins a write; nobody has it yet. */
+  write(block: number): void {
+    if (this.gateway === '' || this.writes.some((write) => write.block === block)) return
+    this.writes.push({ block, version: ++this.version, applied: new Set() })
+  }
+
+  /** One replica does one of the writes in flight. */
+  apply(which: number, replica: number): void {
+    if (this.writes.length === 0) return
+    const write = this.writes[which % this.writes.length]
+    const ring = this.ring()
+    const member = ring[replica % ring.length]
+    if (!this.serves(member) || write.applied.has(member.id)) return
+    const copy = member.copy as Copy
+    copy.intent = true
+    copy.writer = this.gateway
+    copy.writeEpoch = this.epoch
+    copy.blocks[write.block] = write.version
+    write.applied.add(member.id)
+    if (ring.every((one) => write.applied.has(one.id))) {
+      this.acked[write.block] = write.version
+      this.writes.splice(this.writes.indexOf(write), 1)
+    }
+  }
+
+  /** The gateway says that the object is flushed and quiet. */
+  clean(): void {
+    if (this.gateway === '' || this.writes.length > 0) return
+    for (const { copy } of this.ring()) {
+      if (copy !== null && !copy.suspect && copy.writer === this.gateway) copy.intent = false
+    }
+  }
+
+  /** These stop, or are out of reach; `restarts`: their processes end. All others go on in a new epoch. */
+  leave(which: readonly number[], restarts: boolean): void {
+    const leaving = this.present.filter((member) => which.includes(member.number))
+    if (leaving.length === 0 || leaving.length === this.present.length) return
+    for (const member of leaving) {
+      member.present = false
+      if (member.copy === null || this.bugs.forgetSuspects) continue
+      // A process that went on outside finds out when it is back; one that was killed, when it starts.
+      if (member.copy.intent || (restarts && member.copy.suspect)) member.copy.suspect = true
+    }
+    this.newEpoch(leaving.map((member) => member.id))
+  }
+
+  back(which: number): void {
+    const away = this.members.filter((member) => !member.present)
+    if (away.length === 0) return
+    away[which % away.length].present = true
+    this.newEpoch([])
+  }
+
+  /** All are killed at once, and all come back. */
+  restartAll(): void {
+    const ids = this.members.map((member) => member.id)
+    for (const member of this.members) {
+      member.present = true
+      if (member.copy?.intent === true && !this.bugs.forgetSuspects) member.copy.suspect = true
+    }
+    this.newEpoch(ids)
+  }
+
+  private report(member: Member): CopyReport {
+    const { id, copy } = member
+    if (copy === null)
+      return { node: id, present: false, writeEpoch: 0, validThrough: 0, suspect: false, incomplete: false, hot: false }
+    const { writeEpoch, suspect, intent: hot } = copy
+    return {
+      node: id,
+      present: true,
+      writeEpoch,
+      validThrough: this.validThrough(member),
+      suspect,
+      incomplete: false,
+      hot,
+    }
+  }
+
+  verdict(member: Member): Verdict {
+    const others = this.present.filter((other) => other !== member).map((other) => this.report(other))
+    const own = this.report(member)
+    if (this.bugs.trustEqualMarks) {
+      const equal = own.present && !own.suspect && others.some((other) => other.writeEpoch === own.writeEpoch)
+      if (equal) return { kind: 'keep' }
+    }
+    const verdict = decide(this.topology, this.oid, this.copies, own, others)
+    if (verdict.kind !== 'wait' || !this.bugs.skipWitness) return verdict
+    return own.present ? { kind: 'keep' } : { kind: 'absent' }
+  }
+
+  /** As lib/replication/recovery.ts acts on a verdict. */
+  recover(which: number): Verdict | null {
+    const ring = this.ring()
+    const member = ring[which % ring.length]
+    if (this.serves(member)) return null
+    const verdict = this.verdict(member)
+    const { copy } = member
+    if (verdict.kind === 'keep') {
+      assert(copy !== null, 'only a copy that is there is kept')
+      this.settle(copy)
+    } else if (verdict.kind === 'take') {
+      const source = this.members.find((other) => other.id === verdict.from)?.copy
+      assert(source !== null && source !== undefined, 'a copy is taken from a node that has one')
+      const near = copy?.suspect === true && this.validThrough(member) >= this.epoch - 1
+      const blocks = [...source.blocks]
+      if (near) {
+        copy.blocks = blocks
+        this.settle(copy)
+      } else {
+        const writeEpoch = source.suspect || source.intent ? this.epoch : source.writeEpoch
+        member.copy = { blocks, writeEpoch, checkEpoch: this.epoch, intent: false, suspect: false, writer: '' }
+      }
+      // What is under way there is under way here now, too.
+      if (source.intent && !source.suspect && !this.bugs.forgetWritesUnderWay) {
+        Object.assign(member.copy as Copy, { intent: true, writer: source.writer })
+      }
+    }
+    return verdict
+  }
+
+  private settle(copy: Copy): void {
+    if (copy.suspect && !this.bugs.trustEqualMarks) copy.writeEpoch = this.epoch
+    copy.suspect = false
+    copy.intent = false
+    copy.writer = ''
+    copy.checkEpoch = this.epoch
+  }
+
+  reportRecovered(which: number): void {
+    const { present } = this
+    const member = present[which % present.length]
+    if (!this.ring().includes(member) || this.serves(member)) member.recovered = this.epoch
+    if (!present.every((one) => one.recovered >= this.epoch)) return
+    for (const one of present) {
+      if (one.copy !== null && !this.ring().includes(one) && one.copy.writeEpoch < this.epoch) one.copy = null
+    }
+  }
+
+  // what must hold
+
+  faults(): string[] {
+    const faults: string[] = []
+    for (const member of this.members) {
+      if (!this.serves(member)) continue
+      this.acked.forEach((version, block) => {
+        const has = (member.copy as Copy).blocks[block]
+        if (has < version)
+          faults.push(`epoch ${this.epoch}: ${member.number} serves ${has} of block ${block}, acknowledged ${version}`)
+      })
+    }
+    return faults
+  }
+
+  /** Everybody comes back and recovers, and what is in flight ends. */
+  quiesce(): string[] {
+    while (this.present.length < this.members.length) this.back(0)
+    const faults: string[] = []
+    for (let round = 0; round < this.copies + 2; round++) {
+      for (let i = 0; i < this.ring().length; i++) {
+        const verdict = this.recover(i)
+        if (verdict?.kind === 'wait')
+          faults.push(`all are here, and ${this.ring()[i].number} waits for epoch ${verdict.epoch}`)
+        if (verdict?.kind === 'absent') faults.push('all are here, and the object is nowhere')
+      }
+    }
+    for (let i = 0; i < BLOCKS * this.copies; i++) this.apply(0, i)
+    if (this.writes.length > 0) faults.push('a write does not end')
+    const contents = new Set(this.ring().map((member) => member.copy?.blocks.join() ?? 'none'))
+    if (contents.size !== 1) faults.push(`replicas differ: ${[...contents].join(' | ')}`)
+    if (!this.ring().every((member) => this.serves(member))) faults.push('not all recovered')
+    return [...faults, ...this.faults()]
+  }
+}
