@@ -28,7 +28,10 @@ export interface Engine {
   readonly name: string
   /** Valid after join. */
   readonly self: MemberId
-  /** True when a partition's minority is told by `quorum(false)`; false (local) when there can be no partition. */
+  /**
+   * True when a partition's minority is told by `quorum(false)`, and a member that is lost may have been delivered last messages
+   * that those who go on are not. False (local) when there can be no partition: what one member got, all get.
+   */
   readonly hasQuorum: boolean
   join(events: EngineEvents): Promise<void>
   /** Orderly: the others see a view without this member. */

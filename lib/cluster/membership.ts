@@ -58,6 +58,8 @@ const STATE_WAIT_MS = 10_000
 /** Before a member that was expelled once asks to come back. */
 export const REJOIN_MS = 200
 
+const WENT_ON = 'the other nodes went on without this one while it had no quorum'
+
 export type Mode = 'outside' | 'frozen' | 'running' | 'stopped'
 
 export interface Round {
@@ -299,7 +301,7 @@ export class Membership {
     if (this.mode === 'running') {
       metByRunning(this, sender, hello)
     } else if (hello.mode === 'running') {
-      if (this.mode === 'frozen') this.thaw('the other nodes went on without this one while it had no quorum')
+      if (this.mode === 'frozen') this.thaw(WENT_ON)
       this.timer('again', STATE_WAIT_MS)
     } else {
       decide(this)
@@ -337,7 +339,10 @@ export class Membership {
     if (sender === this.self) this.sending = false
     if (message.start !== '') begin(this, sender, message)
     else if (this.mode === 'running') admit(this, sender, message.to)
-    else if (this.mode === 'outside' && message.to.includes(this.self)) takeState(this, message)
+    else if (message.to.includes(this.self)) {
+      if (this.mode === 'frozen') this.thaw(WENT_ON)
+      takeState(this, message)
+    }
   }
 
   becomeRunning(): void {

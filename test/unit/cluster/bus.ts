@@ -405,6 +405,7 @@ export class Bus {
           busy = this.order(member) || busy
           busy = member.deliver() || busy
           if (member.alive) member.work()
+          busy = (member.alive && member.outbox.length > 0) || busy
         }
         this.check()
       }
