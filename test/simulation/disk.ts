@@ -16,6 +16,7 @@ import type { SimRandom } from './random.js'
 
 export const PAGE = 4096
 const ZERO_PAGE = new Uint8Array(PAGE)
+const ZEROS = Buffer.from(ZERO_PAGE.buffer)
 
 /** A page's bytes are never changed in place once `frozen`: the durable version or a running sync shares them. */
 class Page {
@@ -91,6 +92,7 @@ function baseOf(path: string): string {
 
 /** `a/b`, `./a//b/` and `a/./b` name one thing. */
 export function normal(path: string): string {
+  if (!/\/\/|\/$|^\/|\.\//.test(path) && path !== '.') return path
   return path
     .split('/')
     .filter((part) => part !== '' && part !== '.')
@@ -211,8 +213,11 @@ export class SimDisk {
     while (done < length) {
       const at = position + done
       const count = Math.min(PAGE - (at % PAGE), length - done)
-      const page = this.#writable(file, Math.floor(at / PAGE), count === PAGE)
-      page.set(source.subarray(from + done, from + done + count), at % PAGE)
+      const number = Math.floor(at / PAGE)
+      const part = source.subarray(from + done, from + done + count)
+      // Logs are written as pages of zeros first: those share one.
+      if (count === PAGE && part[0] === 0 && ZEROS.equals(part)) this.#setPage(file, number, ZERO_PAGE)
+      else this.#writable(file, number, count === PAGE).set(part, at % PAGE)
       done += count
     }
     this.grow(file, position + length)

@@ -19,7 +19,7 @@ async function run(seed: number, flaw: Flaw): Promise<Result> {
   return world.run()
 }
 
-test('clients of daemons that lose nothing find nothing', async (t) => {
+test.serial('clients of daemons that lose nothing find nothing', async (t) => {
   for (let seed = 0; seed < 30; seed++) {
     const result = await run(seed, 'none')
     t.is(result.violation, null, `seed ${seed}`)
@@ -27,7 +27,7 @@ test('clients of daemons that lose nothing find nothing', async (t) => {
   }
 })
 
-test('one seed, one history', async (t) => {
+test.serial('one seed, one history', async (t) => {
   for (const seed of [3, 4]) {
     const first = await run(seed, 'none')
     const second = await run(seed, 'none')
@@ -45,7 +45,7 @@ const found: Record<Exclude<Flaw, 'none'>, RegExp> = {
 }
 
 for (const [flaw, kind] of Object.entries(found)) {
-  test(`canary: ${flaw} is found`, async (t) => {
+  test.serial(`canary: ${flaw} is found`, async (t) => {
     for (let seed = 0; seed < 20; seed++) {
       const { violation } = await run(seed, flaw as Flaw)
       if (!violation) continue
