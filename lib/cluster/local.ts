@@ -171,8 +171,9 @@ export class LocalEngine implements Engine {
   }
 
   private directoryError(error: unknown): unknown {
+    if (error instanceof SheepError) return error
     const { code, message } = error as NodeJS.ErrnoException
-    if (code === undefined || error instanceof SheepError) return error
+    if (code === undefined) return error
     const hint =
       code === 'EACCES' || code === 'EPERM'
         ? 'run all daemons of a local cluster as one user, or choose another directory: sheep -c local:DIRECTORY'
@@ -442,8 +443,7 @@ export class LocalEngine implements Engine {
     if (this.poll !== null) clearInterval(this.poll)
     if (this.retry !== null) clearTimeout(this.retry)
     this.peers?.close()
-    for (const suffix of ['sock', 'new'])
-      fs.rmSync(path.join(this.directory, `${this.self}.${suffix}`), { force: true })
+    this.removeSocket(this.self)
     if (this.fd >= 0) fs.closeSync(this.fd)
     this.fd = -1
   }
