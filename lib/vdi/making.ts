@@ -82,11 +82,13 @@ export class Making {
       await propose(commit(vid), true)
       this.building.delete(vid)
     } catch (error) {
+      const ended = registry().get(vid)?.state !== 'creating'
       if (await this.abort(vid)) {
         const freed = built.catch(() => {}).then(() => this.free(vid))
         // A build that hangs is not waited for
         if (building.done) await freed
-        throw error
+        // Whatever it met then is only how that showed.
+        throw ended ? interrupted(vid, error) : error
       }
     }
     const made = registry().get(vid)
@@ -134,6 +136,15 @@ export class Making {
       })
     }
   }
+}
+
+function interrupted(vid: number, error: unknown): SheepError {
+  const { message } = asSheepError(error)
+  return new SheepError(
+    'busy',
+    `this node was out of the cluster for a moment, and the others gave up vid ${vid}, which it was making (${message})`,
+    'try again',
+  )
 }
 
 function gone(vid: number): SheepError {
