@@ -3,7 +3,7 @@
  * the index, or between clearing the entry and removing the object, or what a stop of everything brought back. Each node
  * sweeps its own copies: of the VDIs that were open on a node that left, and of all once after its start.
  */
-import { asSheepError } from '../errors.js'
+import { asSheepError, SheepError } from '../errors.js'
 import type { Clock, Log } from '../host/interfaces.js'
 import type { Replica } from '../replication/replica.js'
 import type { Topology } from '../replication/topology.js'
@@ -93,7 +93,8 @@ export class Sweeper {
     }
     if (seen.size === 0) return
     const reached = await reachable([...seen.keys()].map((object) => object.oid))
-    if (topology.epoch !== epoch || replica.activeEpoch !== epoch) return
+    await replica.reached(epoch)
+    if (replica.activeEpoch !== epoch) throw new SheepError('busy', `epoch ${epoch} is past`)
     for (const [object, lastWrite] of seen) {
       if (reached.has(object.oid) || object.removed || object.lastWrite !== lastWrite) continue
       if (store.get(object.oid) !== object) continue

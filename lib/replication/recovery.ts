@@ -628,6 +628,8 @@ export class Recovery implements ObjectEnsurer {
   private async settle(): Promise<void> {
     const { topology, recovered, replica } = this.options
     const epoch = topology.epoch
+    // A barrier holds requests back for a moment: what is said of this node is said while it serves.
+    await replica.reached(epoch)
     if (!this.surveyed || this.tasks.size > 0 || this.lastReported === epoch || replica.activeEpoch !== epoch) return
     this.lastReported = epoch
     recovered(epoch)
