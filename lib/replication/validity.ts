@@ -80,6 +80,12 @@ export function decide(
     copies,
     trusted.length > 0 ? trusted : complete.length > 0 ? complete : best,
   )
+  if (choice.incomplete) {
+    // What it lost with the power, those who were replicas beside it to its end may have: none of them is here with it.
+    const set = topology.replicasIn(choice.validThrough, oid, copies) ?? []
+    const unheard = set.filter((node) => !isHeard(node.id, own, others)).map((node) => node.id)
+    if (unheard.length > 0) return { kind: 'wait', epoch: choice.validThrough, nodes: unheard }
+  }
   if (choice.node === own.node) return { kind: 'keep' }
   // A copy that missed an epoch with writes has a lower writeEpoch than all sound ones; one that equals any missed none.
   const same = own.present && !own.suspect && trusted.some((report) => report.writeEpoch === own.writeEpoch)
@@ -110,10 +116,14 @@ function firstUnheardEpoch(
     // Older than the history that is kept: every known node has recovered past it, so nothing older can be newer.
     if (set === null) return null
     if (set.length === 0) continue
-    const heard = set.some((node) => node.id === own.node || others.some((report) => report.node === node.id))
-    if (!heard) return { kind: 'wait', epoch, nodes: set.map((node) => node.id) }
+    if (!set.some((node) => isHeard(node.id, own, others)))
+      return { kind: 'wait', epoch, nodes: set.map((node) => node.id) }
   }
   return null
+}
+
+function isHeard(node: string, own: CopyReport, others: readonly CopyReport[]): boolean {
+  return node === own.node || others.some((report) => report.node === node)
 }
 
 function inRingOrder(topology: Topology, oid: Oid, copies: number, reports: readonly CopyReport[]): CopyReport {

@@ -1,7 +1,8 @@
 /**
  * One object, nodes that come and go, and the rules by which copies are written: what the checks of validity.ts are about,
  * acted out. Deliberately plain. Each copy holds blocks with version numbers; a block may never show a version that is
- * older than the last one that was acknowledged.
+ * older than the last one that was acknowledged. Only when power fails and leaves nobody who serves, it may go back to what
+ * was flushed.
  */
 import { assert } from '../../../lib/assert.js'
 import type { EpochRecord } from '../../../lib/cluster/types.js'
@@ -12,11 +13,17 @@ import { epochOf, node, nodeId } from './nodes.js'
 
 export const BLOCKS = 2
 
-interface Copy {
+/** What a power failure leaves at least */
+interface Durable {
   blocks: number[]
   writeEpoch: number
   checkEpoch: number
+}
+
+interface Copy extends Durable {
+  durable: Durable
   intent: boolean
+  incomplete: boolean
   suspect: boolean
   writer: string
 }
@@ -32,6 +39,16 @@ class Member {
   ) {}
 }
 
+function newCopy(blocks: readonly number[], writeEpoch: number, checkEpoch: number): Copy {
+  const durable = { blocks: [...blocks], writeEpoch, checkEpoch }
+  return { ...durable, blocks: [...blocks], durable, intent: false, incomplete: false, suspect: false, writer: '' }
+}
+
+function sync(copy: Copy): void {
+  const { blocks, writeEpoch, checkEpoch } = copy
+  copy.durable = { blocks: [...blocks], writeEpoch, checkEpoch }
+}
+
 interface Write {
   block: number
   version: number
@@ -41,14 +58,22 @@ interface Write {
 export class ValidityModel {
   readonly members: Member[]
   readonly topology = new Topology('')
-  readonly acked = new Array<number>(BLOCKS).fill(0)
+  /** Last version of each block that may not be lost any more: acknowledged, or after a power failure flushed */
+  acked = new Array<number>(BLOCKS).fill(0)
+  flushed = new Array<number>(BLOCKS).fill(0)
   readonly oid: Oid
   history: EpochRecord[] = []
   writes: Write[] = []
   gateway = ''
   version = 0
   /** To be switched on by a test that shows that the model notices */
-  readonly bugs = { trustEqualMarks: false, forgetSuspects: false, skipWitness: false, forgetWritesUnderWay: false }
+  readonly bugs = {
+    trustEqualMarks: false,
+    forgetSuspects: false,
+    skipWitness: false,
+    forgetWritesUnderWay: false,
+    forgetPower: false,
+  }
 
   constructor(
     count: number,
@@ -59,14 +84,7 @@ export class ValidityModel {
     this.members = Array.from({ length: count }, (_, i) => new Member(i))
     this.newEpoch([])
     for (const member of this.ring()) {
-      member.copy = {
-        blocks: new Array(BLOCKS).fill(0),
-        writeEpoch: 1,
-        checkEpoch: 0,
-        intent: false,
-        suspect: false,
-        writer: '',
-      }
+      member.copy = newCopy(this.acked, 1, 0)
     }
     for (const member of this.members) member.recovered = 1
     this.open(0)
@@ -150,20 +168,45 @@ export class ValidityModel {
     }
   }
 
+  /** Waits, here: is not done, while nobody has the object. */
+  flush(): void {
+    if (this.gateway === '' || !this.ring().some((member) => this.serves(member))) return
+    for (const { copy } of this.present) if (copy !== null) sync(copy)
+    this.flushed = [...this.acked]
+  }
+
   /** The gateway says that the object is flushed and quiet. */
   clean(): void {
-    if (this.gateway === '' || this.writes.length > 0) return
+    if (this.gateway === '' || this.writes.length > 0 || !this.ring().some((member) => this.serves(member))) return
+    this.flush()
     for (const { copy } of this.ring()) {
       if (copy !== null && !copy.suspect && copy.writer === this.gateway) copy.intent = false
     }
   }
 
+  /** Of what was not synced, the parts in `kept` (a bit each) are on disk by chance. */
+  private losePower(member: Member, kept: number): void {
+    const { copy } = member
+    if (copy === null) return
+    copy.blocks = copy.blocks.map((version, i) => ((kept >> i) & 1 ? version : copy.durable.blocks[i]))
+    if (((kept >> BLOCKS) & 1) === 0) copy.writeEpoch = copy.durable.writeEpoch
+    if (((kept >> (BLOCKS + 1)) & 1) === 0) copy.checkEpoch = copy.durable.checkEpoch
+    if (copy.intent) {
+      copy.incomplete = !this.bugs.forgetPower
+      if (!this.bugs.forgetSuspects) copy.suspect = true
+    }
+    sync(copy)
+    const survivors = this.members.some((other) => other !== member && this.serves(other))
+    if (!survivors) this.acked = [...this.flushed]
+  }
+
   /** These stop, or are out of reach; `restarts`: their processes end. All others go on in a new epoch. */
-  leave(which: readonly number[], restarts: boolean): void {
+  leave(which: readonly number[], restarts: boolean, power = -1): void {
     const leaving = this.present.filter((member) => which.includes(member.number))
     if (leaving.length === 0 || leaving.length === this.present.length) return
     for (const member of leaving) {
       member.present = false
+      if (power >= 0) this.losePower(member, power)
       if (member.copy === null || this.bugs.forgetSuspects) continue
       // A process that went on outside finds out when it is back; one that was killed, when it starts.
       if (member.copy.intent || (restarts && member.copy.suspect)) member.copy.suspect = true
@@ -178,9 +221,11 @@ export class ValidityModel {
     this.newEpoch([])
   }
 
-  /** All are killed at once, and all come back. */
-  restartAll(): void {
+  /** All are killed at once, or lose their power, and all come back. */
+  restartAll(power = -1): void {
     const ids = this.members.map((member) => member.id)
+    if (power >= 0) for (const [i, member] of this.members.entries()) this.losePower(member, power >> (i % 3))
+    if (power >= 0) this.acked = [...this.flushed]
     for (const member of this.members) {
       member.present = true
       if (member.copy?.intent === true && !this.bugs.forgetSuspects) member.copy.suspect = true
@@ -192,16 +237,8 @@ export class ValidityModel {
     const { id, copy } = member
     if (copy === null)
       return { node: id, present: false, writeEpoch: 0, validThrough: 0, suspect: false, incomplete: false, hot: false }
-    const { writeEpoch, suspect, intent: hot } = copy
-    return {
-      node: id,
-      present: true,
-      writeEpoch,
-      validThrough: this.validThrough(member),
-      suspect,
-      incomplete: false,
-      hot,
-    }
+    const { writeEpoch, suspect, incomplete, intent: hot } = copy
+    return { node: id, present: true, writeEpoch, validThrough: this.validThrough(member), suspect, incomplete, hot }
   }
 
   verdict(member: Member): Verdict {
@@ -236,7 +273,7 @@ export class ValidityModel {
         this.settle(copy)
       } else {
         const writeEpoch = source.suspect || source.intent ? this.epoch : source.writeEpoch
-        member.copy = { blocks, writeEpoch, checkEpoch: this.epoch, intent: false, suspect: false, writer: '' }
+        member.copy = newCopy(blocks, writeEpoch, this.epoch)
       }
       // What is under way there is under way here now, too.
       if (source.intent && !source.suspect && !this.bugs.forgetWritesUnderWay) {
@@ -248,7 +285,9 @@ export class ValidityModel {
 
   private settle(copy: Copy): void {
     if (copy.suspect && !this.bugs.trustEqualMarks) copy.writeEpoch = this.epoch
+    sync(copy)
     copy.suspect = false
+    copy.incomplete = false
     copy.intent = false
     copy.writer = ''
     copy.checkEpoch = this.epoch

@@ -119,6 +119,30 @@ const dramas: { what: string; epochs: number[][]; own: CopyReport; others: CopyR
     verdict: take(1),
   },
   {
+    what: 'the host lost power: what the other replica of its last epoch acknowledged must be heard',
+    epochs: [[0, 1], [1, 2], [2], [0, 2]],
+    own: { ...copy(0, 1, 1, true), incomplete: true },
+    others: [absent(2)],
+    verdict: { kind: 'wait', epoch: 1, nodes: [nodeId(1)] },
+  },
+  {
+    what: 'the host lost power, and the other one has nothing either',
+    epochs: [[0, 1], [1], [0, 1]],
+    own: { ...copy(0, 1, 1, true), incomplete: true },
+    others: [absent(1)],
+    verdict: keep,
+  },
+  {
+    what: 'both are suspects, one lost power',
+    epochs: [
+      [0, 1],
+      [0, 1],
+    ],
+    own: { ...copy(0, 1, 2, true), incomplete: true },
+    others: [copy(1, 1, 2, true)],
+    verdict: take(1),
+  },
+  {
     what: 'nobody has it, all who could are here',
     epochs: [
       [0, 1],
@@ -173,9 +197,12 @@ const event = fc.oneof(
   {
     weight: 12,
     arbitrary: fc.record({
-      what: fc.constantFrom('clean', 'open', 'recovered', 'crash', 'crash', 'cut', 'back', 'back', 'restart all'),
+      what: fc.constantFrom(
+        ...['flush', 'clean', 'open', 'recovered', 'crash', 'crash', 'cut', 'power', 'back', 'back'],
+        ...['restart all', 'power of all'],
+      ),
       a: fc.nat(9),
-      b: fc.nat(9),
+      b: fc.nat(63),
     }),
   },
 )
@@ -190,7 +217,10 @@ function play(model: ValidityModel, { what, a, b }: Event): void {
   else if (what === 'open') model.open(a)
   else if (what === 'recovered') model.reportRecovered(a)
   else if (what === 'back') model.back(a)
+  else if (what === 'flush') model.flush()
   else if (what === 'restart all') model.restartAll()
+  else if (what === 'power of all') model.restartAll(b)
+  else if (what === 'power') model.leave([a % count], true, b)
   else model.leave(a === b ? [a % count] : [a % count, b % count], what === 'crash')
 }
 
@@ -221,7 +251,7 @@ test('whatever comes and goes, no served copy misses an acknowledged write, and 
   )
 })
 
-for (const bug of ['trustEqualMarks', 'forgetSuspects', 'skipWitness', 'forgetWritesUnderWay']) {
+for (const bug of ['trustEqualMarks', 'forgetSuspects', 'skipWitness', 'forgetWritesUnderWay', 'forgetPower']) {
   test(`the model can fail: ${bug}`, (t) => {
     const outcome = fc.check(
       fc.property(histories, (history) => faultOf(history, bug).length === 0),
