@@ -21,6 +21,7 @@ import { surveyCalls } from '../replication/survey.js'
 import { Topology } from '../replication/topology.js'
 import type { NodeState } from '../store/identity.js'
 import { FileStore } from '../store/object-store.js'
+import { vidOf } from '../vdi/oid.js'
 import { VdiOperations } from '../vdi/operations.js'
 import type { VdiLock } from '../vdi/types.js'
 import { Checker } from './check.js'
@@ -130,6 +131,7 @@ export class SheepNode implements ClusterListener {
       clock,
       log,
       copiesOf,
+      taken: (oid) => this.sweeper.suspect([vidOf(oid)]),
       recovered: (epoch) => this.reportRecovered(epoch),
       reachable: (oids) => this.operations.reclaim.reachable(oids),
     })

@@ -41,6 +41,8 @@ export interface RecoveryOptions {
   clock: Clock
   log: Log
   copiesOf: (vid: number) => number
+  /** A copy came from another node: it may be a leftover there, too, which nobody has told yet */
+  taken: (oid: Oid) => void
   /** This node's share of the epoch is valid, durably */
   recovered: (epoch: number) => void
   /** Is the object reached by the registry and inodes? Asked only for copies that nobody else has. */
@@ -521,6 +523,7 @@ export class Recovery implements ObjectEnsurer {
       }
       const object = store.get(oid)
       assert(object !== undefined, 'a committed object is in the store')
+      this.options.taken(oid)
       // Came too late, and perhaps after all copies outside their nodes' shares were dropped.
       if (!this.isOurs(oid)) {
         store.remove(object)
