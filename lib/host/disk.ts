@@ -3,9 +3,10 @@
  *
  * Staying responsive. Data calls run inline, because a round trip through the thread pool costs 15 to 30 us and a 4 KiB
  * copy from the page cache under one. Reads ask the kernel for what it has at hand (`NowaitReader`) and send the rest to
- * the pool, so a cold cache never stops the event loop. Where the kernel cannot say (tmpfs), and for writes, which seldom
- * wait but do so when the kernel throttles or a page must be read first, calls are timed: one that took over SLOW_MS
- * sends the next QUICK_CALLS through the pool, counted anew at each slow one. A timed call costs 0.1 us more.
+ * the pool, so a cold cache never stops the event loop. Where the kernel cannot say (tmpfs, NFS), and for writes, which
+ * seldom wait but do so when the kernel throttles or a page must be read first, calls are timed: each that takes over
+ * SLOW_MS sends DETOURS more through the pool, each quick one takes one off. So a daemon that was merely off the CPU for
+ * a moment pays for 8 round trips, and a slow disk never stops the loop twice in a row. Timing costs 0.1 us a call.
  */
 import fs from 'node:fs'
 import path from 'node:path'
@@ -25,11 +26,13 @@ import {
   NowaitReader,
   seekData,
   seekHole,
+  willNeed,
 } from './native.js'
 
 /** An inline call longer than this is noticed by every client of this daemon. */
 const SLOW_MS = 5
-const QUICK_CALLS = 64
+const DETOURS = 8
+const DETOURS_MAX = 64
 /** Zeros are written in pieces of this many bytes where the file system cannot make a hole. */
 const ZERO_PIECE = 1 << 20
 
@@ -234,6 +237,10 @@ export class RealDisk implements Disk {
     done.complete(count)
   }
 
+  willNeed(fd: number, position: number, length: number): void {
+    willNeed(fd, position, length)
+  }
+
   private readInPool(
     fd: number,
     buffer: Uint8Array,
@@ -297,7 +304,7 @@ export class RealDisk implements Disk {
   }
 
   private timed(start: number): void {
-    if (performance.now() - start > SLOW_MS) this.detours = QUICK_CALLS
+    if (performance.now() - start > SLOW_MS) this.detours = Math.min(this.detours + DETOURS, DETOURS_MAX)
     else if (this.detours > 0) this.detours--
   }
 

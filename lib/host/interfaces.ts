@@ -74,6 +74,8 @@ export interface Disk {
 
   read(fd: number, buffer: Uint8Array, bufferOffset: number, length: number, position: number, done: Completion): void
   write(fd: number, buffer: Uint8Array, bufferOffset: number, length: number, position: number, done: Completion): void
+  /** A hint that this range will be read soon; never waits. */
+  willNeed?(fd: number, position: number, length: number): void
   /** Makes the range read as zeros and gives its blocks back. */
   punch(fd: number, position: number, length: number, done: Completion): void
   /** Reserves blocks for the range, which reads as zeros where nothing was written. */

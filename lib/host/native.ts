@@ -1,5 +1,5 @@
 /**
- * The few libc calls that Node does not offer, through koffi. The library is loaded at first use, so that programs that
+ * The few libc calls that Node does not offer, through koffi, on 64-bit systems (off_t has 64 bits). The library is loaded at first use, so that programs that
  * need none of it (`dog`) start faster. Constants: linux/falloc.h, linux/fs.h, sys/file.h, asm-generic/errno.h.
  */
 import { createRequire } from 'node:module'
@@ -18,6 +18,7 @@ export const ENOSYS = 38
 const SEEK_DATA = 3
 const SEEK_HOLE = 4
 const RWF_NOWAIT = 0x08
+const FADV_WILLNEED = 3
 const LOCK_EX = 2
 const LOCK_NB = 4
 
@@ -32,6 +33,7 @@ interface Libc {
   fallocate: NativeCall
   lseek: NativeCall
   flock: NativeCall
+  fadvise: NativeCall
 }
 
 let loaded: Libc | null = null
@@ -64,9 +66,10 @@ function libc(): Libc {
   loaded = {
     koffi,
     preadv2: call('preadv2', 'long', ['int', 'intptr_t', 'int', 'int64', 'int']),
-    fallocate: call('fallocate64', 'int', ['int', 'int', 'int64', 'int64']),
-    lseek: call('lseek64', 'int64', ['int', 'int64', 'int']),
+    fallocate: call('fallocate', 'int', ['int', 'int', 'int64', 'int64']),
+    lseek: call('lseek', 'int64', ['int', 'int64', 'int']),
     flock: call('flock', 'int', ['int', 'int']),
+    fadvise: call('posix_fadvise', 'int', ['int', 'int64', 'int64', 'int']),
   }
   return loaded
 }
@@ -135,6 +138,11 @@ export function fallocateAsync(
     if (error !== null) throw error
     done(result < 0 ? lastErrno() : 0)
   })
+}
+
+/** Asks the kernel to read the range into the page cache, without waiting. Only a hint: failures do not matter. */
+export function willNeed(fd: number, position: number, length: number): void {
+  libc().fadvise(fd, position, length, FADV_WILLNEED)
 }
 
 /** Offset of the next data at or after `position`; -ENXIO when there is none; another negative errno. */
