@@ -134,7 +134,7 @@ test.serial('write, FUA, zeroes and discard read back as they must, after a reop
 })
 
 test.serial('qemu-io notices a wrong pattern: the reads above can fail', async (t) => {
-  const read = await qemuIo(cluster.nbd('patterns'), 'read -P 0x12 0 4k')
+  const read = await qemuIo(await cluster.elsewhere('patterns', 0), 'read -P 0x12 0 4k')
   t.regex(read.stdout, /verification failed/i)
 })
 
@@ -189,10 +189,14 @@ test.serial('a snapshot keeps its content; a clone and a rollback start from it'
     t.is(reads.code, 0, `${name}: ${reads.stderr}${reads.stdout}`)
     t.notRegex(reads.stdout, /verification failed/i, name)
   }
-  t.not((await qemuIo(cluster.nbd('tree@one'), 'write -P 5 0 4k')).code, 0, 'a snapshot must not be writable')
+  t.not(
+    (await qemuIo(await cluster.elsewhere('tree@one', 0), 'write -P 5 0 4k')).code,
+    0,
+    'a snapshot must not be writable',
+  )
 
   await cluster.dog(['vdi', 'rollback', '-s', 'one', 'tree'])
-  const back = await qemuIo(cluster.nbd('tree'), 'read -P 1 0 8M', 'read -P 2 32M 1M')
+  const back = await qemuIo(await cluster.elsewhere('tree', 0), 'read -P 1 0 8M', 'read -P 2 32M 1M')
   t.is(back.code, 0)
   t.notRegex(back.stdout, /verification failed/i)
 })

@@ -8,6 +8,8 @@ export interface FioSide {
   bandwidth: number
   latencyMeanUs: number
   latencyP99Us: number
+  /** The longest that any request waited */
+  latencyMaxUs: number
 }
 
 export interface FioResult {
@@ -23,7 +25,7 @@ interface FioJson {
   total_ios: number
   iops: number
   bw_bytes: number
-  clat_ns?: { mean?: number; percentile?: Record<string, number> }
+  clat_ns?: { mean?: number; max?: number; percentile?: Record<string, number> }
 }
 
 function side(job: FioJson): FioSide {
@@ -32,6 +34,7 @@ function side(job: FioJson): FioSide {
     iops: job.iops,
     bandwidth: job.bw_bytes,
     latencyMeanUs: (job.clat_ns?.mean ?? 0) / 1000,
+    latencyMaxUs: (job.clat_ns?.max ?? 0) / 1000,
     latencyP99Us: (job.clat_ns?.percentile?.['99.000000'] ?? 0) / 1000,
   }
 }
