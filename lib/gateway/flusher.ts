@@ -1,10 +1,16 @@
 /**
  * Flushes of one volume: to each node that took a write since the last flush began. Flushes asked for while one runs
  * share the next.
+ *
+ * A node that leaves takes nothing with it as long as another one that did the same write stays: that one is asked, and
+ * whoever takes the object from it has it on disk. When all of them have left, the flush waits until the object is there
+ * again, on disk: else it would promise what nobody has.
  */
 import type { Clock, Completion } from '../host/interfaces.js'
 import { mutations } from '../mutations.js'
-import { dataOid, inodeOid, type Oid } from '../vdi/oid.js'
+import { FLAG_FUA } from '../protocol/header.js'
+import { EIO, NO_OBJECT, WRITE } from '../replication/request.js'
+import { inodeOid, type Oid, vidOf } from '../vdi/oid.js'
 import type { IndexTable } from './index-table.js'
 import type { VolumeRouter } from './volume-router.js'
 
@@ -14,6 +20,7 @@ export interface FlusherOptions {
   clock: Clock
   storeNodes: () => readonly string[]
   replicasOf: (oid: Oid) => readonly string[]
+  copiesOf: (vid: number) => number
 }
 
 export class Flusher {
@@ -21,8 +28,15 @@ export class Flusher {
   flushedThrough = 0
   /** Nodes with completed writes that no flush covers; null: any of them may have some */
   private dirtyNodes: Set<string> | null = null
-  /** Objects whose replicas are in dirtyNodes already */
-  private readonly marked = new Set<number>()
+  /** Objects that were touched in this epoch, and in no flush since */
+  private readonly marked = new Set<Oid>()
+  /** Objects with completed writes that no flush covers -> those who did the last one, and so have all, and are still here */
+  private unflushed = new Map<Oid, readonly string[]>()
+  /** The same, of the flush that runs */
+  private covering = new Map<Oid, readonly string[]>()
+  /** Of those, the ones that nobody is left of */
+  private readonly orphans = new Set<Oid>()
+  private securing = new Set<Oid>()
   private waiting: Completion[] = []
   private running: Completion[] = []
   private pending = 0
@@ -34,16 +48,38 @@ export class Flusher {
   constructor(private readonly options: FlusherOptions) {}
 
   /** A write of this object completed on its replicas. */
-  touched(index: number, vid: number): void {
-    if (this.dirtyNodes === null || this.marked.has(index)) return
-    this.marked.add(index)
-    for (const node of this.options.replicasOf(dataOid(vid, index))) this.dirtyNodes.add(node)
+  touched(oid: Oid): void {
+    if (this.marked.has(oid)) return
+    this.marked.add(oid)
+    const nodes = this.options.replicasOf(oid)
+    this.unflushed.set(oid, nodes)
+    if (this.dirtyNodes !== null) for (const node of nodes) this.dirtyNodes.add(node)
   }
 
-  /** Writes in flight go to other nodes now: the next flush asks all. */
-  epochChanged(): void {
+  /** The object is removed. */
+  forgotten(oid: Oid): void {
+    this.marked.delete(oid)
+    this.unflushed.delete(oid)
+    this.covering.delete(oid)
+    this.orphans.delete(oid)
+    this.securing.delete(oid)
+  }
+
+  /** Writes in flight go to other nodes now: the next flush asks all. `stayed`: the node was here all the time. */
+  epochChanged(stayed: (node: string) => boolean): void {
     this.dirtyNodes = null
     this.marked.clear()
+    for (const objects of [this.unflushed, this.covering]) {
+      for (const [oid, nodes] of objects) {
+        const rest = nodes.filter(stayed)
+        if (rest.length === 0) {
+          objects.delete(oid)
+          this.orphans.add(oid)
+        } else if (rest.length < nodes.length) {
+          objects.set(oid, rest)
+        }
+      }
+    }
   }
 
   flush(vid: number, index: IndexTable, done: Completion): void {
@@ -68,28 +104,56 @@ export class Flusher {
     if (mutations.flushLocalOnly) nodes = new Set([...nodes].filter((node) => node === self))
     this.dirtyNodes = new Set()
     this.marked.clear()
+    this.covering = this.unflushed
+    this.unflushed = new Map()
     const { changes } = index
-    this.pending = nodes.size
+    // One for this loop: flushes may end inline.
+    this.pending = nodes.size + 1
     const done: Completion = {
       complete: (result) => {
         if (result < 0) this.result = result
-        if (--this.pending > 0) return
-        if (this.result < 0) {
-          this.dirtyNodes = null
-          this.marked.clear()
-        } else {
-          this.flushedThrough = this.startedAt
-          index.durable = changes
-        }
-        this.finish(index)
+        if (--this.pending === 0) this.flushed(index, changes)
       },
     }
-    if (nodes.size === 0) {
-      this.flushedThrough = this.startedAt
-      this.finish(index)
+    for (const node of nodes) router.flush(node, inodeOid(vid), done)
+    done.complete(0)
+  }
+
+  private flushed(index: IndexTable, changes: number): void {
+    if (this.result >= 0 && this.orphans.size > 0) {
+      this.secure(index, changes)
       return
     }
-    for (const node of nodes) router.flush(node, inodeOid(vid), done)
+    if (this.result < 0) {
+      this.dirtyNodes = null
+      for (const [oid, nodes] of this.covering) if (!this.unflushed.has(oid)) this.unflushed.set(oid, nodes)
+    } else {
+      this.flushedThrough = this.startedAt
+      index.durable = changes
+    }
+    this.covering = new Map()
+    this.finish(index)
+  }
+
+  /** Writes nothing to these objects, durably: that ends when all their replicas have what is valid, on disk. */
+  private secure(index: IndexTable, changes: number): void {
+    const { router, copiesOf } = this.options
+    const oids = [...this.orphans]
+    this.orphans.clear()
+    this.securing = new Set(oids)
+    this.pending = oids.length
+    for (const oid of oids) {
+      const done: Completion = {
+        complete: (result) => {
+          if (result < 0 && this.securing.has(oid)) {
+            this.orphans.add(oid)
+            this.result = result === NO_OBJECT ? EIO : result
+          }
+          if (--this.pending === 0) this.flushed(index, changes)
+        },
+      }
+      router.submit(WRITE, oid, copiesOf(vidOf(oid)), EMPTY, 0, 0, 0, FLAG_FUA, true, done)
+    }
   }
 
   private finish(index: IndexTable): void {
@@ -100,3 +164,5 @@ export class Flusher {
     if (this.pending === 0 && this.waiting.length > 0) this.start(index)
   }
 }
+
+const EMPTY = new Uint8Array(0)

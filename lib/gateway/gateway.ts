@@ -120,8 +120,10 @@ export class Gateway implements VolumeOpener {
   // --- what the cluster says --------------------------------------------------------------------------------------
 
   epochChanged(left: readonly string[]): void {
+    const { topology } = this.options
+    const stayed = (node: string) => topology.node(node) !== undefined && !left.includes(node)
     for (const open of this.open_.values()) {
-      open.volume.epochChanged()
+      open.volume.epochChanged(stayed)
       if (open.heldBy !== '' && left.includes(open.heldBy)) this.releaseHold(open)
     }
     this.router.resume()

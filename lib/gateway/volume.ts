@@ -184,8 +184,9 @@ export class GatewayVolume implements Volume {
     }
   }
 
-  epochChanged(): void {
-    this.flusher.epochChanged()
+  /** `stayed`: the node was in the cluster before and is in it now. */
+  epochChanged(stayed: (node: string) => boolean): void {
+    this.flusher.epochChanged(stayed)
   }
 
   /** The lock is gone: everything in flight and to come fails. */
@@ -258,11 +259,12 @@ export class GatewayVolume implements Volume {
   /** A completed change of this object is on its replicas, not yet synced. */
   touched(index: number): void {
     this.hot.set(index, this.options.clock.now())
-    this.flusher.touched(index, this.entry.vid)
+    this.flusher.touched(dataOid(this.entry.vid, index))
   }
 
   forgotten(index: number): void {
     this.hot.delete(index)
+    this.flusher.forgotten(dataOid(this.entry.vid, index))
   }
 
   // --- quiet objects ----------------------------------------------------------------------------------------------
@@ -464,6 +466,7 @@ class Piece implements Completion {
         }
         return
       case Stage.Enter:
+        if (result >= 0) volume.flusher.touched(inodeOid(volume.vid))
         if (result < 0 && volume.index.get(index) !== volume.vid) this.undo(result)
         else this.allocated(result)
         return
