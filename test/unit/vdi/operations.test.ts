@@ -419,6 +419,17 @@ test('shrinking into an object zeros the rest of it, and copies it when a snapsh
   await whole(t, world)
 })
 
+test('what was cut stays cut through power loss, also what a snapshot still has', async (t) => {
+  const world = await withVolume()
+  const [{ operations }] = world.nodes
+  await operations.snapshot('vm', 'a')
+  await operations.resize('vm', 4 * MIB, true)
+  world.objects.powerLoss()
+  await operations.resize('vm', SIZE, false)
+  t.deepEqual(await content(world, 'vm'), [10, 0, 0, 0, 0])
+  t.deepEqual(await content(world, 'vm', 'a'), [10, 11, 12, 0, 0])
+})
+
 test('a snapshot while it is being cut waits its turn', async (t) => {
   const world = await withVolume()
   const [node, other] = world.nodes
