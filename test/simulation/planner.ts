@@ -122,7 +122,8 @@ export class Planner {
   #power(hosts: readonly Host[]): void {
     for (const host of hosts) this.#troubled.add(host)
     for (const host of hosts) host.cutPower()
-    if (this.#troubled.size >= this.world.shape.copies) {
+    const zones = new Set(this.#living.map((host) => host.zone)).size
+    if (this.#troubled.size >= Math.min(this.world.shape.copies, zones)) {
       this.world.log('what was not flushed may be lost')
       this.world.workload.powerLoss()
     }
@@ -217,6 +218,7 @@ export class Planner {
   /** No more faults, and those under way end within seconds. */
   heal(): void {
     this.#over = true
+    for (const host of this.#living) host.process?.dieAfter(-1)
     for (const undo of [...this.#undo]) this.world.scheduler.after(this.random.float() * 3000, undo)
   }
 
