@@ -23,6 +23,8 @@ import { GatewayVolume } from './volume.js'
 const CLEAN_TIMEOUT_MS = 5_000
 const UNLOCK_RETRY_MS = 1_000
 const SESSION_BYTES = 8
+const BUSY_MS_MAX = 10_000
+const BUSY_RETRY_MS = 50
 
 export interface GatewayOptions {
   cluster: ClusterView
@@ -95,10 +97,7 @@ export class Gateway implements VolumeOpener {
       const opening = this.opening.get(key)
       if (opening !== undefined) return this.share(await opening)
     }
-    const opening = this.lockAndLoad(entry, readOnly, request)
-    this.loading.set(opening, entry.vid)
-    const loaded = () => this.loading.delete(opening)
-    opening.then(loaded, loaded)
+    const opening = this.lockPatiently(entry, readOnly, request)
     if (!request.shareable) return this.share(await opening)
     this.opening.set(key, opening)
     try {
@@ -267,6 +266,25 @@ export class Gateway implements VolumeOpener {
             ? 'halted'
             : 'starting-up'
     throw new SheepError(code, cluster.statusReason === '' ? `the cluster is ${cluster.status}` : cluster.statusReason)
+  }
+
+  /** A snapshot or rollback of the VDI takes a moment, in which it cannot be opened; afterwards the name means another vid. */
+  private async lockPatiently(entry: VdiEntry, readOnly: boolean, request: OpenRequest): Promise<OpenVolume> {
+    const { clock } = this.options
+    const deadline = clock.now() + BUSY_MS_MAX
+    for (;;) {
+      const attempt = this.lockAndLoad(entry, readOnly, request)
+      this.loading.set(attempt, entry.vid)
+      try {
+        return await attempt
+      } catch (error) {
+        if (asSheepError(error).code !== 'busy' || clock.now() > deadline) throw error
+      } finally {
+        this.loading.delete(attempt)
+      }
+      await new Promise<void>((resolve) => clock.after(BUSY_RETRY_MS, resolve))
+      entry = this.find(request.name, request.snapshot)
+    }
   }
 
   private async lockAndLoad(entry: VdiEntry, readOnly: boolean, request: OpenRequest): Promise<OpenVolume> {

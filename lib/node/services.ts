@@ -20,6 +20,7 @@ import type { SdServices } from '../sd/session.js'
 import { entriesFor } from '../vdi/inode.js'
 import { readIndex } from '../vdi/inode-io.js'
 import { dataOid, inodeOid, type Oid, oidToHex, vidOf } from '../vdi/oid.js'
+import { liveParent } from '../vdi/tree.js'
 import type { VdiEntry } from '../vdi/types.js'
 import type { SheepNode } from './node.js'
 
@@ -151,6 +152,7 @@ export function vdiService(node: SheepNode): VdiService {
     rename: (name, newName) => operations.rename(name, newName),
     usage: (entries) => reader.usage(entries),
     locks: () => node.cluster.registry.locks(),
+    liveParent: (vid) => liveParent(node.cluster.registry, vid),
   }
 }
 
