@@ -12,7 +12,8 @@ import type { Engine, EngineView, MemberId } from './engine.js'
 import { Exclusive } from './exclusive.js'
 import type { Entry } from './history.js'
 import { Membership } from './membership.js'
-import { decodeMessage, encodeMessage, type Hello, type Message, type Summary } from './messages.js'
+import { decodeMessage, encodeMessage, type Hello, type Message, type NodeSummary } from './messages.js'
+import { Probes } from './probes.js'
 import { Proposals } from './proposals.js'
 import { refusalIn } from './standing.js'
 import { ClusterState } from './state.js'
@@ -51,7 +52,7 @@ export class Cluster implements ClusterView {
   private readonly proposals: Proposals
   private readonly claims: Exclusive
   private readonly timers = new Map<TimerName, Timer>()
-  private readonly probes = new Map<number, { resolve(): void; reject(error: SheepError): void }>()
+  private readonly probes: Probes
   private readonly queue: Numbered[] = []
   private membership: Membership | null = null
   private state: ClusterState | null = null
@@ -61,6 +62,10 @@ export class Cluster implements ClusterView {
   /** As the engine said before the first view; null: nothing */
   private quorate: boolean | null = null
   private announced: EpochRecord | null = null
+  /** Nodes that left since then */
+  private readonly left = new Set<string>()
+  /** The last epoch that took effect before this incarnation */
+  private effective = 0
   /** seq through which entries are on disk */
   private durable = 0
   private writing = false
@@ -70,7 +75,6 @@ export class Cluster implements ClusterView {
   private lastAck = 0
   private hello: Hello | null = null
   private flushing = false
-  private lastProbe = 0
   private readonly noRegistry = new Registry()
 
   constructor(readonly options: ClusterOptions) {
@@ -82,6 +86,7 @@ export class Cluster implements ClusterView {
       waiting: () => refusalIn(this.standing),
       confirmed: (seq) => this.status === 'running' && this.membership!.ackedByAll(seq),
     })
+    this.probes = new Probes(clock, this.timeoutMs)
     this.claims = new Exclusive({
       clock,
       random: options.random,
@@ -108,7 +113,7 @@ export class Cluster implements ClusterView {
   }
 
   /** Nodes that a start waits for */
-  get missing(): Summary['nodes'] {
+  get missing(): NodeSummary[] {
     return this.standing.missing
   }
 
@@ -135,8 +140,12 @@ export class Cluster implements ClusterView {
 
   /** Resolves when the engine has taken this member; `status` tells the rest. SheepError, DiskError. */
   async start(): Promise<void> {
-    this.state = await this.stateDisk.load()
-    this.durable = this.state?.history.seq ?? 0
+    const loaded = await this.stateDisk.load()
+    if (loaded !== null) {
+      this.state = loaded.state
+      this.durable = loaded.state.history.seq
+      this.effective = loaded.effective
+    }
     const { engine } = this.options
     await engine.join({
       view: (view) => this.viewed(view),
@@ -164,28 +173,7 @@ export class Cluster implements ClusterView {
   /** Resolves once a message sent now has come back, and this member was still in the cluster there. SheepError */
   confirm(): Promise<void> {
     if (this.status !== 'running') return Promise.reject(refusalIn(this.standing))
-    return new Promise((resolve, reject) => {
-      const id = ++this.lastProbe
-      const timer = this.options.clock.after(this.timeoutMs, () => {
-        this.probes.delete(id)
-        reject(new SheepError('timeout', 'the cluster engine does not deliver this member its own messages'))
-      })
-      const settled = (): void => {
-        timer.cancel()
-        this.probes.delete(id)
-      }
-      this.probes.set(id, {
-        resolve: () => {
-          settled()
-          resolve()
-        },
-        reject: (error) => {
-          settled()
-          reject(error)
-        },
-      })
-      this.send({ type: 'probe', id })
-    })
+    return this.probes.send((id) => this.send({ type: 'probe', id }))
   }
 
   private get timeoutMs(): number {
@@ -210,7 +198,8 @@ export class Cluster implements ClusterView {
     if (this.status === 'stopped') return
     const { engine, self } = this.options
     if (this.membership === null) {
-      this.membership = new Membership(engine.self, self, engine.hasQuorum, this.state?.history.fork() ?? null)
+      const history = this.state?.history.fork() ?? null
+      this.membership = new Membership(engine.self, self, engine.hasQuorum, history, this.effective)
       if (this.quorate !== null) this.step({ type: 'quorum', quorate: this.quorate })
     }
     this.step({ type: 'view', members: view.members, joined: view.joined })
@@ -261,6 +250,11 @@ export class Cluster implements ClusterView {
     }
   }
 
+  private takeBack(from: number): void {
+    const at = this.queue.findIndex(({ number }) => number >= from)
+    if (at >= 0) this.disown(this.queue.splice(at))
+  }
+
   private urgent(action: UrgentAction): void {
     switch (action.type) {
       case 'broadcast':
@@ -283,18 +277,12 @@ export class Cluster implements ClusterView {
         this.proposals.untaken(action.ids)
         this.flushSoon()
         return
-      case 'probed': {
-        const probe = this.probes.get(action.id)
-        if (action.present) probe?.resolve()
-        else probe?.reject(refusalIn(this.standing))
+      case 'probed':
+        this.probes.delivered(action.id, action.present ? null : refusalIn(this.standing))
         return
-      }
-      case 'take-back': {
-        const at = this.queue.findIndex(({ number }) => number >= action.from)
-        const gone = at < 0 ? [] : this.queue.splice(at)
-        this.proposals.disown(gone.flatMap((one) => ('by' in one && one.by !== 0 ? [one.by] : [])))
+      case 'take-back':
+        this.takeBack(action.from)
         return
-      }
       case 'stop':
         this.end(action.error, true)
     }
@@ -331,11 +319,13 @@ export class Cluster implements ClusterView {
     if (this.running) return
     this.running = true
     try {
+      this.skipReplaced()
       while (this.queue.length > 0 && !this.writing && this.status !== 'stopped') {
         const action = this.queue[0]
         if (action.number >= this.membership!.firstUnstable) break
-        if (action.type === 'entry' && action.entry.seq > this.durable) {
+        if (action.type === 'entry' && !this.mayApply(action.entry)) {
           this.write()
+          break
         } else {
           this.queue.shift()
           this.perform(action)
@@ -360,14 +350,34 @@ export class Cluster implements ClusterView {
     this.send({ type: 'ack', seq })
   }
 
-  /** One batch: all entries that wait, up to where the state is replaced. */
+  /** What has not taken effect when a whole state comes is of a state that goes. */
+  private skipReplaced(): void {
+    const { firstUnstable } = this.membership!
+    const whole = (action: Numbered): boolean => action.type === 'install' || action.type === 'format'
+    const at = this.queue.findLastIndex((action) => whole(action) && action.number < firstUnstable)
+    if (at > 0) this.disown(this.queue.splice(0, at))
+  }
+
+  private disown(actions: readonly Numbered[]): void {
+    this.proposals.disown(actions.flatMap((action) => ('by' in action && action.by !== 0 ? [action.by] : [])))
+  }
+
+  private mayApply(entry: Entry): boolean {
+    if (entry.seq > this.durable) return false
+    const { mode, confirmations } = this.membership!
+    // Outside an epoch changes nothing here: it only becomes part of what this member knows.
+    return entry.type !== 'epoch' || mode !== 'running' || confirmations.allow(entry.seq)
+  }
+
+  /** One batch: all entries that are not on disk yet, up to where the state is replaced. */
   private write(): void {
     const entries: Entry[] = []
     for (const action of this.queue) {
       const later = action.type === 'install' || action.type === 'format'
       if (later || action.number >= this.membership!.firstUnstable) break
-      if (action.type === 'entry') entries.push(action.entry)
+      if (action.type === 'entry' && action.entry.seq > this.durable) entries.push(action.entry)
     }
+    if (entries.length === 0) return
     this.writing = true
     this.stateDisk.append(entries, (result) => {
       this.writing = false
@@ -380,6 +390,7 @@ export class Cluster implements ClusterView {
         return
       }
       this.durable = entries[entries.length - 1].seq
+      if (entries.some((entry) => entry.type === 'epoch')) this.send({ type: 'stored', seq: this.durable })
       this.work()
       this.proposals.recheck()
     })
@@ -392,8 +403,8 @@ export class Cluster implements ClusterView {
         const state = this.state!
         const outcome = state.apply(entry)
         if (entry.type === 'epoch') {
-          this.stateDisk.saveEpochs(state.history.epochs)
-          this.announce(entry.left)
+          for (const node of entry.left) this.left.add(node)
+          if (this.membership!.mode === 'running') this.announce()
         } else if (outcome.error === null) {
           this.tellApplied(entry.command, entry.sender, outcome.value)
         }
@@ -409,7 +420,8 @@ export class Cluster implements ClusterView {
         const { config, seq, record, command, sender, by } = action
         this.replaceState(ClusterState.format(config, seq, record))
         this.announced = null
-        this.announce([])
+        this.left.clear()
+        this.announce()
         const value = { epoch: record.number }
         this.tellApplied(command, sender, value)
         if (by !== 0) this.proposals.applied(by, seq, { value, error: null })
@@ -432,13 +444,20 @@ export class Cluster implements ClusterView {
     this.stateDisk.install(state)
     this.state = state
     this.durable = state.history.seq
+    this.membership!.effective = state.history.epoch.number
+    // Whoever was there may have left, and come back, while this member was away.
+    for (const { id } of this.announced?.nodes ?? []) this.left.add(id)
     this.claims.changed()
   }
 
-  private announce(left: readonly string[]): void {
-    const current = this.state!.history.epoch
+  private announce(): void {
+    const { epoch: current, epochs } = this.state!.history
+    this.stateDisk.saveEpochs(epochs)
+    this.membership!.effective = current.number
     const previous = this.announced
+    const left = [...this.left]
     this.announced = current
+    this.left.clear()
     for (const listener of this.listeners) listener.epochChanged(current, previous, left)
   }
 
@@ -481,7 +500,7 @@ export class Cluster implements ClusterView {
     this.standing = { status: 'stopped', reason: error.message, missing: [] }
     this.queue.length = 0
     this.proposals.failAll(error)
-    for (const probe of [...this.probes.values()]) probe.reject(error)
+    this.probes.failAll(error)
     this.claims.changed()
     if (!this.writing) this.stateDisk.close()
     for (const listener of this.listeners) listener.statusChanged('stopped', error.message)

@@ -73,6 +73,10 @@ function expel(
     return new SheepError('busy', `epoch ${command.epoch} is over: node ${command.node} may be well by now`)
   }
   if (machine.established.size === 1) return new SheepError('invalid', 'the only node cannot be expelled')
+  // Those who are expelled may not know it yet, and must not be enough to go on by themselves.
+  if (machine.hasQuorum && (machine.established.size - 1) * 2 <= machine.history!.epoch.nodes.length) {
+    return new SheepError('halted', `without node ${command.node} too few nodes are left to go on safely`)
+  }
   machine.drop([member], by)
   machine.expelled.add(member)
   if (member !== machine.self) {

@@ -74,6 +74,12 @@ export class Line {
     this.settle()
   }
 
+  /** A quorate view: nobody waits for those who are not in it. */
+  retain(members: ReadonlySet<MemberId>): void {
+    for (const { needs } of this.unstable) for (const member of needs) if (!members.has(member)) needs.delete(member)
+    this.settle()
+  }
+
   /** They are out: nobody waits for them. */
   excuse(members: Iterable<MemberId>): void {
     for (const member of members) for (const step of this.unstable) step.needs.delete(member)

@@ -31,6 +31,7 @@ import { assert } from '../assert.js'
 import { SheepError } from '../errors.js'
 
 import { commands } from './commands.js'
+import { Confirmations } from './confirmations.js'
 import type { MemberId } from './engine.js'
 import { type Entry, type History, sortedById } from './history.js'
 import { KeptEvents } from './kept-events.js'
@@ -49,7 +50,7 @@ import { standingOf } from './standing.js'
 import type { Decision, Refusal } from './start.js'
 import { begin, decide } from './starting.js'
 import type { Action, Instant, MembershipEvent, OrderedAction, OrderedEvent, Standing, TimerName } from './steps.js'
-import type { NodeInfo } from './types.js'
+import type { EpochRecord, NodeInfo } from './types.js'
 
 /** The first member calls a round; the others when none began for so long. */
 const ROUND_WAIT_MS = 1_000
@@ -84,6 +85,7 @@ export class Membership {
   waiting = new Map<MemberId, Newcomer>()
   expelled = new Set<MemberId>()
   readonly acks = new Map<MemberId, number>()
+  readonly confirmations: Confirmations
   /** Ordered events so far */
   count = 0
   readonly kept = new KeptEvents()
@@ -109,9 +111,16 @@ export class Membership {
     readonly node: NodeInfo,
     readonly hasQuorum: boolean,
     history: History | null,
+    /** The last epoch that took effect here, 0 none; kept right by the owner */
+    public effective: number,
   ) {
     this.quorate = !hasQuorum
     this.line = new Line(hasQuorum, history)
+    this.confirmations = new Confirmations(hasQuorum, node.id)
+    const { epochs = [], seq = 0 } = history ?? {}
+    for (const [at, { number }] of epochs.entries()) {
+      if (number > effective && at > 0) this.confirmations.add(seq, idsOf(epochs[at - 1]))
+    }
   }
 
   get history(): History | null {
@@ -191,6 +200,9 @@ export class Membership {
       case 'commands':
         commands(this, sender, message.list)
         return
+      case 'stored':
+        if (this.established.has(sender)) this.confirmations.stored(this.established.get(sender)!, message.seq)
+        return
       case 'ack':
         if (this.established.has(sender)) this.acks.set(sender, Math.max(message.seq, this.acks.get(sender) ?? 0))
         return
@@ -224,7 +236,9 @@ export class Membership {
     const gone = [...this.established.keys()].filter(away)
     for (const member of [...this.waiting.keys()]) if (away(member)) this.waiting.delete(member)
     for (const member of [...this.expelled]) if (away(member)) this.expelled.delete(member)
-    if (this.hasQuorum && !this.quorate) this.freeze()
+    const stay = [...this.established].filter(([member]) => !away(member)).map(([, node]) => node)
+    if (!this.quorate || (this.mode === 'running' && !this.canGoOn(stay))) this.freeze()
+    else this.line.retain(new Set(members.filter((member) => !away(member))))
     if (gone.length > 0) this.drop(gone, 0, [])
     this.round = null
     if (this.mode !== 'running' || members.some((member) => !this.established.has(member))) {
@@ -232,6 +246,11 @@ export class Membership {
       else this.timer('again', ROUND_WAIT_MS)
     }
     sponsor(this)
+  }
+
+  /** With these nodes of the newest epoch the next one can be confirmed, and all that are not yet. */
+  private canGoOn(nodes: readonly string[]): boolean {
+    return this.confirmations.possible(new Set(nodes), idsOf(this.history!.epoch))
   }
 
   /**
@@ -269,6 +288,7 @@ export class Membership {
     const from = this.line.firstUnstable
     const former = this.line.rollBack()
     if (former !== null) this.actions.push({ type: 'take-back', from })
+    this.confirmations.takeBack(this.history?.seq ?? 0)
     this.receipted = 0
     return former
   }
@@ -286,7 +306,7 @@ export class Membership {
     const round = `${sender} ${nonce}`
     const { mode, quorate, forced, history, node } = this
     assert(mode !== 'stopped', 'a stopped member says nothing')
-    const summary = history && summaryOf(history)
+    const summary = history && summaryOf(history, this.effective)
     const protocol = PROTOCOL
     const mine: Hello = { type: 'hello', protocol, round, nonce: ++this.nonce, node, mode, quorate, forced, summary }
     this.round = { key: round, mine, hellos: new Map(), decision: null }
@@ -369,6 +389,7 @@ export class Membership {
   ): void {
     const { seq, epoch } = this.history!
     const record = { number: epoch.number + 1, time: this.instant.wall, nodes: sortedById(nodes) }
+    this.confirmations.add(seq + 1, idsOf(epoch))
     this.append({ seq: seq + 1, type: 'epoch', record, left }, by, needs, former)
   }
 
@@ -406,9 +427,18 @@ export class Membership {
   }
 }
 
-function summaryOf(history: History): Summary {
-  const { config, epoch, seq, digest } = history
-  const line = history.lineOf(epoch.number)!
-  const nodes = epoch.nodes.map(({ id, name, host, port }) => ({ id, name, host, port }))
-  return { clusterId: config.clusterId, epoch: epoch.number, line, nodes, seq, digest }
+function idsOf(record: EpochRecord): string[] {
+  return record.nodes.map((node) => node.id)
+}
+
+function summaryOf(history: History, effective: number): Summary {
+  const { config, seq, digest, epoch } = history
+  const known = history.epochs.filter(({ number }) => number >= effective || number === epoch.number)
+  const epochs = known.map(({ number, nodes }) => ({
+    number,
+    line: history.lineOf(number)!,
+    nodes: nodes.map(({ id, name, host, port }) => ({ id, name, host, port })),
+  }))
+  const line = history.lineOf(effective) ?? ''
+  return { clusterId: config.clusterId, epochs, seq, digest, effective: { epoch: effective, line } }
 }

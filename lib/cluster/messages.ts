@@ -2,6 +2,7 @@
  * What members broadcast to each other: JSON, one message a payload. Members trust each other; still, a payload that is
  * none of these is refused here and nowhere else.
  */
+import type { Unconfirmed } from './confirmations.js'
 import type { MemberId } from './engine.js'
 import type { StateJson } from './state.js'
 import type { ClusterCommand, NodeInfo } from './types.js'
@@ -9,15 +10,24 @@ import type { ClusterCommand, NodeInfo } from './types.js'
 /** Members of different protocols cannot be in one cluster. Raised when a message or an entry changes its meaning. */
 export const PROTOCOL = 1
 
+export type NodeSummary = Pick<NodeInfo, 'id' | 'name' | 'host' | 'port'>
+
+export interface EpochSummary {
+  number: number
+  /** Digest with which it began */
+  line: string
+  nodes: NodeSummary[]
+}
+
 /** What a member's state is: its last known epoch and how far beyond that it is. */
 export interface Summary {
   clusterId: string
-  epoch: number
-  /** Digest with which that epoch began */
-  line: string
-  nodes: Pick<NodeInfo, 'id' | 'name' | 'host' | 'port'>[]
+  /** From the last that took effect here to the newest, oldest first; at least the newest */
+  epochs: EpochSummary[]
   seq: number
   digest: string
+  /** The last epoch that took effect here: what it wrote into objects is of this epoch at most. 0: none */
+  effective: { epoch: number; line: string }
 }
 
 export interface Hello {
@@ -60,6 +70,12 @@ export interface Commands {
   list: Proposal[]
 }
 
+/** All entries through `seq` are on this member's disk; those that begin an epoch may wait for others to say so too. */
+export interface Stored {
+  type: 'stored'
+  seq: number
+}
+
 /** All entries through `seq` are on this member's disk and applied. */
 export interface Ack {
   type: 'ack'
@@ -81,6 +97,7 @@ export interface Runtime {
   /** Heard and accepted, to be established when their STATE is delivered; `heard`: the sender's count at their HELLO */
   waiting: [MemberId, Newcomer][]
   expelled: MemberId[]
+  unconfirmed: Unconfirmed[]
   round: string
 }
 
@@ -118,7 +135,7 @@ export interface Refuse {
   hint: string
 }
 
-export type Message = Hello | Again | Commands | Receipt | Ack | StateMessage | Probe | Refuse
+export type Message = Hello | Again | Commands | Receipt | Stored | Ack | StateMessage | Probe | Refuse
 
 export function encodeMessage(message: Message): Buffer {
   return Buffer.from(JSON.stringify(message))
@@ -140,6 +157,7 @@ const SHAPES: Record<Message['type'], Shape> = {
   again: { nonce: 'number', lost: 'boolean' },
   commands: { list: 'array' },
   receipt: { seq: 'number', digest: 'string' },
+  stored: { seq: 'number' },
   ack: { seq: 'number' },
   state: { to: 'array', start: 'string', runtime: 'object', state: 'object' },
   probe: { id: 'number' },

@@ -59,6 +59,7 @@ export function sendState(machine: Membership, to: MemberId[], start: string): v
     established: [...established],
     waiting: [...waiting],
     expelled: [...expelled],
+    unconfirmed: machine.confirmations.pending,
     round: round?.key ?? '',
   }
   machine.push({ type: 'send-state', to, start, runtime, whole: to.length > 0 })
@@ -93,9 +94,8 @@ export function takeState(machine: Membership, { runtime, state }: StateMessage)
   const offset = said - mine.heard
   const later = machine.kept.after(runtime.at + offset)
   const { line, members, round, actions, quorate, count, receipted, fallen } = machine
+  const unconfirmed = machine.confirmations.pending
   machine.actions = []
-  if (line.firstUnstable < Number.POSITIVE_INFINITY)
-    machine.actions.push({ type: 'take-back', from: line.firstUnstable })
   machine.line = new Line(machine.hasQuorum, null)
   machine.line.replace(History.fromJSON(state.history), machine.number + 1, [], null)
   machine.push({ type: 'install', state })
@@ -107,6 +107,7 @@ export function takeState(machine: Membership, { runtime, state }: StateMessage)
     runtime.waiting.map(([member, { hello, heard }]) => [member, { hello, heard: heard + offset }]),
   )
   machine.expelled = new Set(runtime.expelled)
+  machine.confirmations.pending = runtime.unconfirmed
   machine.round =
     runtime.round === '' ? null : { key: runtime.round, mine: mine.hello, hellos: new Map(), decision: null }
   machine.replaying = true
@@ -125,5 +126,6 @@ export function takeState(machine: Membership, { runtime, state }: StateMessage)
   }
   // Its sender was no longer established when it came, or all froze before: nobody was admitted.
   machine.thaw(fallen)
+  machine.confirmations.pending = unconfirmed
   Object.assign(machine, { line, members, round, actions, receipted, stopping: false })
 }

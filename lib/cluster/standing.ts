@@ -14,7 +14,7 @@ export function standingOf(membership: Membership): Standing {
     return { status: 'waiting-for-nodes', reason: decision.reason, missing: decision.missing }
   }
   if (mode === 'frozen') {
-    return standing('halted', quorate ? 'quorum is back: the nodes compare what they have' : noQuorum)
+    return standing('halted', quorate ? 'the nodes that are here compare what they have' : noQuorum)
   }
   if (fallen !== '') return standing('expelled', `${fallen}; joining again`)
   if (decision?.kind === 'format' && quorate) {

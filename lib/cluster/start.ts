@@ -6,9 +6,10 @@
 import { SheepError } from '../errors.js'
 import { checkCopies } from '../vdi/command.js'
 import { checkShift } from '../vdi/inode.js'
+import { confirmationsNeeded } from './confirmations.js'
 import type { MemberId } from './engine.js'
 import { type History, type KnownNode, sortedById } from './history.js'
-import { type Hello, PROTOCOL, type Summary } from './messages.js'
+import { type EpochSummary, type Hello, type NodeSummary, PROTOCOL, type Summary } from './messages.js'
 import type { ClusterCommand, ClusterConfig, EpochRecord, NodeInfo } from './types.js'
 
 /** What a node of mean size has on the ring. */
@@ -29,7 +30,7 @@ export type Decision =
       accepted: MemberId[]
       refused: Map<MemberId, Refusal>
       /** Nodes of the newest epoch that are not here */
-      missing: Summary['nodes']
+      missing: NodeSummary[]
       reason: string
     }
 
@@ -37,13 +38,18 @@ export type Standing = -1 | 0 | 1
 
 /** Which of two states is further on: 1 when a is. 0: they are the same. */
 export function compareStates(a: Summary, b: Summary): Standing {
-  if (a.epoch !== b.epoch) return a.epoch > b.epoch ? 1 : -1
+  const [m, n] = [newestOf(a).number, newestOf(b).number]
+  if (m !== n) return m > n ? 1 : -1
   if (a.seq !== b.seq) return a.seq > b.seq ? 1 : -1
   if (a.digest !== b.digest) return a.digest > b.digest ? 1 : -1
   return 0
 }
 
-function nodeText(node: Summary['nodes'][number]): string {
+function newestOf(summary: Summary): EpochSummary {
+  return summary.epochs[summary.epochs.length - 1]
+}
+
+function nodeText(node: NodeSummary): string {
   return `${node.name} (${node.host}:${node.port}, id ${node.id})`
 }
 
@@ -69,10 +75,11 @@ export function refusalOf(hello: Hello, history: History, present: ReadonlySet<s
   const { summary } = hello
   if (summary === null) return null
   if (summary.clusterId !== history.config.clusterId) return otherCluster(hello, history.config.clusterId)
-  const line = history.lineOf(summary.epoch)
-  if (summary.epoch > history.epoch.number || (line !== null && line !== summary.line)) {
+  const { epoch, line } = summary.effective
+  const ours = history.lineOf(epoch)
+  if (epoch > history.epoch.number || (ours !== null && ours !== line)) {
     return {
-      reason: `node ${hello.node.name} has been in an epoch ${summary.epoch} that this cluster, in epoch ${history.epoch.number}, does not have`,
+      reason: `node ${hello.node.name} has been in an epoch ${epoch} that this cluster, in epoch ${history.epoch.number}, does not have`,
       hint:
         'the cluster was started without this node (dog cluster recover), so what it wrote since cannot be merged: ' +
         'keep its store directory aside and start it with a new empty one',
@@ -114,13 +121,21 @@ export function decideStart(
   if (stateful.length === 0) return { kind: 'format', accepted: inOrder(members, accepted), refused }
 
   const clusterId = mostCommon(stateful.map((member) => helloOf(member).summary!.clusterId))
-  const holders = newestOf(stateful, helloOf, clusterId)
+  const holders = holdersOf(stateful, helloOf, clusterId)
   const newest = helloOf(holders[0]).summary!
   const here = accepted.filter((member) => (helloOf(member).summary?.clusterId ?? clusterId) === clusterId)
   const present = new Set(here.map((member) => helloOf(member).node.id))
-  const missing = newest.nodes.filter((node) => !present.has(node.id))
+  const heard = here.flatMap((member) => {
+    const { node, summary } = helloOf(member)
+    return summary === null ? [] : [{ node: node.id, summary }]
+  })
+  const asked = epochsToHear(newest, heard, hasQuorum)
+  const missing = missingOf(asked, present)
   const quorate = !hasQuorum || members.every((member) => helloOf(member).quorate)
-  const enough = hasQuorum ? missing.length * 2 < newest.nodes.length : missing.length === 0
+  const enough = asked.every(({ nodes }) => {
+    const away = nodes.filter((node) => !present.has(node.id)).length
+    return hasQuorum ? away * 2 < nodes.length : away === 0
+  })
   const starts = quorate && (enough || forced)
   if (starts) {
     for (const member of accepted) {
@@ -134,7 +149,9 @@ export function decideStart(
     accepted: inOrder(members, accepted),
     refused,
     missing,
-    reason: quorate ? waitReason(newest, missing, hasQuorum) : 'no quorum: most of the cluster is out of reach',
+    reason: quorate
+      ? waitReason(newestOf(newest), missing, hasQuorum)
+      : 'no quorum: most of the cluster is out of reach',
   }
 }
 
@@ -143,7 +160,7 @@ function inOrder(members: readonly MemberId[], some: readonly MemberId[]): Membe
 }
 
 /** Those with the newest state; those whose state is live alone when there are such among them. */
-function newestOf(stateful: readonly MemberId[], helloOf: (member: MemberId) => Hello, clusterId: string): MemberId[] {
+function holdersOf(stateful: readonly MemberId[], helloOf: (member: MemberId) => Hello, clusterId: string): MemberId[] {
   let best: MemberId[] = []
   for (const member of stateful) {
     const summary = helloOf(member).summary!
@@ -156,11 +173,44 @@ function newestOf(stateful: readonly MemberId[], helloOf: (member: MemberId) => 
   return live.length > 0 ? live : best.slice(0, 1)
 }
 
-function waitReason(newest: Summary, missing: Summary['nodes'], hasQuorum: boolean): string {
+/**
+ * The epochs of which enough nodes must be heard: the newest, and the one before any that may not have been confirmed, since
+ * those who were in that one only may have gone on without it.
+ */
+function epochsToHear(
+  newest: Summary,
+  heard: readonly { node: string; summary: Summary }[],
+  hasQuorum: boolean,
+): EpochSummary[] {
+  const { epochs } = newest
+  const asked = [epochs[epochs.length - 1]]
+  for (let at = epochs.length - 1; at > 0; at--) {
+    const [former, epoch] = [epochs[at - 1], epochs[at]]
+    const has = (last: number, line: string): boolean => {
+      return last >= epoch.number && epochs.some((one) => one.number === last && one.line === line)
+    }
+    if (heard.some(({ summary }) => has(summary.effective.epoch, summary.effective.line))) break
+    const stored = heard.filter(({ node, summary }) => {
+      const last = newestOf(summary)
+      return former.nodes.some(({ id }) => id === node) && has(last.number, last.line)
+    })
+    if (stored.length >= confirmationsNeeded(former.nodes.length, hasQuorum)) break
+    asked.push(former)
+  }
+  return asked
+}
+
+function missingOf(epochs: readonly EpochSummary[], present: ReadonlySet<string>): NodeSummary[] {
+  const missing = new Map<string, NodeSummary>()
+  for (const { nodes } of epochs) for (const node of nodes) if (!present.has(node.id)) missing.set(node.id, node)
+  return [...missing.values()]
+}
+
+function waitReason(newest: EpochSummary, missing: NodeSummary[], hasQuorum: boolean): string {
   const away = missing.map(nodeText).join(', ')
   const needed = hasQuorum ? `more than half of the ${newest.nodes.length} nodes` : 'all nodes'
   return (
-    `waiting for ${needed} of epoch ${newest.epoch}; away: ${away}. Start them. ` +
+    `waiting for ${needed} of epoch ${newest.number}; away: ${away}. Start them. ` +
     'If they are lost for good: dog cluster recover (what only they hold is lost)'
   )
 }
@@ -217,7 +267,7 @@ export function formatted({
   }
   const summaries = hellos.flatMap(({ summary }) => (summary === null ? [] : [summary]))
   const seq = Math.max(history?.seq ?? 0, ...summaries.map((summary) => summary.seq)) + 1
-  const number = Math.max(history?.epoch.number ?? 0, ...summaries.map((summary) => summary.epoch)) + 1
+  const number = Math.max(history?.epoch.number ?? 0, ...summaries.map((summary) => newestOf(summary).number)) + 1
   const newcomers = withVnodes(
     hellos.map((hello) => hello.node),
     [],

@@ -42,7 +42,6 @@ export function begin(machine: Membership, sender: MemberId, message: StateMessa
   const { accepted, holders } = decision
   if (!holders.includes(machine.self)) {
     assert(message.state !== null, 'a start brings the state for those who lack it')
-    machine.rollBack()
     machine.line.replace(History.fromJSON(message.state.history), machine.number + 1, [], null)
     machine.push({ type: 'install', state: message.state })
   }
@@ -50,6 +49,7 @@ export function begin(machine: Membership, sender: MemberId, message: StateMessa
   const goesOn = (member: MemberId): boolean => holders.includes(member) && round.hellos.get(member)!.mode === 'frozen'
   machine.established = new Map(accepted.map((member) => [member, nodeOf(member).id]))
   machine.acks.clear()
+  machine.confirmations.pending = message.runtime.unconfirmed
   machine.waiting.clear()
   machine.expelled.clear()
   machine.mode = 'running'

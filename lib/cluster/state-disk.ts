@@ -3,7 +3,7 @@
  *
  *     cluster/snapshot.json   the whole state as of one entry
  *     cluster/log             "CRC base SEQ DIGEST\n": which snapshot it follows; then a line an entry, "CRC SEQ BATCH JSON\n"
- *     epoch/NNNNNNNN          each epoch's record: for people and tools, written anew from the state when it is not right
+ *     epoch/NNNNNNNN          the record of each epoch that took effect here, written before it does
  *
  * CRC is the CRC-32 of the rest of the line; BATCH is the first SEQ of the entries that were written and synced together. A batch is
  * written only after the one before it is on disk. So what a crash tears is the last batch: at opening it is cut at its first
@@ -106,8 +106,11 @@ export class StateDisk {
 
   constructor(readonly disk: Disk) {}
 
-  /** What the last incarnation left; null when it was in no cluster. SheepError io when it is damaged, DiskError. */
-  async load(): Promise<ClusterState | null> {
+  /**
+   * What the last incarnation left; null when it was in no cluster. `effective`: the number of its last epoch that took effect
+   * here, 0 for none. SheepError io when it is damaged, DiskError.
+   */
+  async load(): Promise<{ state: ClusterState; effective: number } | null> {
     const { disk } = this
     disk.makeDirectory(DIRECTORY)
     disk.makeDirectory(EPOCHS)
@@ -121,8 +124,11 @@ export class StateDisk {
     const state = snapshotOf(snapshot)
     this.snapshotBytes = snapshot.length
     this.openLog(this.replay(state))
-    this.saveEpochs(state.history.epochs)
-    return state
+    this.readEpochs()
+    const { epochs } = state.history
+    const effective = epochs.findLast((record) => this.epochs.get(record.number) === fileOf(record))?.number ?? 0
+    this.saveEpochs(epochs.filter(({ number }) => number <= effective))
+    return { state, effective }
   }
 
   /** Applies the log to the state of its snapshot. Bytes of the log that is there afterwards. */
@@ -189,10 +195,9 @@ export class StateDisk {
     if (!this.writing && this.logBytes > Math.max(this.snapshotBytes, COMPACT_BYTES_MIN)) this.install(state)
   }
 
-  /** Durable on return. DiskError. */
+  /** These take effect now, and no others are left. Durable on return. DiskError. */
   saveEpochs(records: readonly EpochRecord[]): void {
-    if (this.epochs.size === 0) this.readEpochs()
-    const wanted = new Map(records.map((record) => [record.number, `${JSON.stringify(record, null, 1)}\n`]))
+    const wanted = new Map(records.map((record) => [record.number, fileOf(record)]))
     for (const [number, text] of wanted) {
       if (this.epochs.get(number) === text) continue
       this.disk.writeFileAtomic(epochFile(number), text)
@@ -216,6 +221,10 @@ export class StateDisk {
     if (this.fd >= 0) this.disk.close(this.fd)
     this.fd = -1
   }
+}
+
+function fileOf(record: EpochRecord): string {
+  return `${JSON.stringify(record, null, 1)}\n`
 }
 
 function snapshotOf(content: Buffer): ClusterState {

@@ -2,7 +2,7 @@
 import type { SheepError } from '../errors.js'
 import type { MemberId } from './engine.js'
 import type { Entry } from './history.js'
-import type { Message, Runtime, Summary } from './messages.js'
+import type { Message, NodeSummary, Runtime } from './messages.js'
 import type { StateJson } from './state.js'
 import type { ClusterCommand, ClusterConfig, ClusterStatus, EpochRecord } from './types.js'
 
@@ -27,7 +27,7 @@ export interface Standing {
   status: ClusterStatus
   reason: string
   /** Nodes that a start waits for */
-  missing: Summary['nodes']
+  missing: NodeSummary[]
 }
 
 /** To be done at once. */

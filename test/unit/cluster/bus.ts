@@ -4,6 +4,7 @@
  * nobody who stays has seen may be lost, quorum told before a view that loses it and after one that gains it.
  */
 import assert from 'node:assert/strict'
+import type { Entry } from '../../../lib/cluster/history.js'
 import { Membership } from '../../../lib/cluster/membership.js'
 import { decodeMessage, encodeMessage, type Message } from '../../../lib/cluster/messages.js'
 import { ClusterState, type StateJson } from '../../../lib/cluster/state.js'
@@ -35,8 +36,8 @@ export function nodeInfo(number: number, space = 1000): NodeInfo {
 export class Host {
   member: Member | null = null
   incarnation = 0
-  /** What a restart finds */
-  disk: StateJson | null = null
+  /** What a restart finds: a snapshot, the log since, and the last epoch that took effect */
+  disk: { state: StateJson; log: Entry[]; effective: number } | null = null
   side = 0
   refused: SheepError | null = null
 
@@ -62,6 +63,8 @@ export class Member {
   group: Group | null = null
   told: boolean | null = null
   private owesAck = false
+  private lastAck = 0
+  private durable = 0
   private lastId = 0
 
   constructor(
@@ -69,9 +72,11 @@ export class Member {
     readonly host: Host,
   ) {
     this.id = `m${host.number}.${++host.incarnation}`
-    this.state = host.disk && ClusterState.fromJSON(JSON.parse(JSON.stringify(host.disk)))
+    this.state = host.disk && ClusterState.fromJSON(JSON.parse(JSON.stringify(host.disk.state)))
+    for (const entry of host.disk?.log ?? []) this.state!.apply(JSON.parse(JSON.stringify(entry)) as Entry)
     const history = this.state?.history.fork() ?? null
-    this.machine = new Membership(this.id, host.info, bus.hasQuorum, history)
+    this.durable = history?.seq ?? 0
+    this.machine = new Membership(this.id, host.info, bus.hasQuorum, history, host.disk?.effective ?? 0)
   }
 
   get alive(): boolean {
@@ -122,38 +127,73 @@ export class Member {
     else this.ordered.push(action)
   }
 
-  /** All ordered actions that are stable, as one write to the disk and its effects. */
+  /** Writes what is stable to the disk, in one batch. */
+  write(): void {
+    const whole = this.ordered.findLastIndex(
+      ({ type, number }) => (type === 'install' || type === 'format') && number < this.machine.firstUnstable,
+    )
+    if (whole > 0) this.disown(this.ordered.splice(0, whole).flatMap((one) => ('by' in one ? [one.by] : [])))
+    const entries: Entry[] = []
+    for (const action of this.ordered) {
+      if (action.type === 'install' || action.type === 'format' || action.number >= this.machine.firstUnstable) break
+      if (action.type === 'entry' && action.entry.seq > this.durable) entries.push(action.entry)
+    }
+    if (entries.length === 0) return
+    this.host.disk!.log.push(...entries)
+    this.durable = entries[entries.length - 1].seq
+    if (entries.some((entry) => entry.type === 'epoch')) this.send({ type: 'stored', seq: this.durable })
+  }
+
+  /** Lets take effect what may. */
   work(): void {
-    const before = this.state?.history.digest
+    this.write()
     while (this.alive && this.ordered.length > 0 && this.ordered[0].number < this.machine.firstUnstable) {
+      const action = this.ordered[0]
+      if (action.type === 'entry') {
+        const { entry } = action
+        const free = entry.type === 'command' || this.machine.mode !== 'running'
+        if (entry.seq > this.durable || !(free || this.machine.confirmations.allow(entry.seq))) break
+      }
       this.perform(this.ordered.shift()!)
     }
     if (!this.alive || this.state === null) return
-    const changed = this.state.history.digest !== before
-    if (changed) this.host.disk = JSON.parse(JSON.stringify(this.state)) as StateJson
-    if (this.owesAck && (changed || this.standing.status === 'running')) {
+    if (this.owesAck && this.state.history.seq > this.lastAck) {
       this.owesAck = this.ordered.length > 0
-      this.send({ type: 'ack', seq: this.state.history.seq })
+      this.lastAck = this.state.history.seq
+      this.send({ type: 'ack', seq: this.lastAck })
     }
     this.recheck()
+  }
+
+  private replace(state: ClusterState): void {
+    this.state = state
+    this.durable = state.history.seq
+    this.host.disk = { state: state.toJSON(), log: [], effective: 0 }
+    this.tookEffect()
+  }
+
+  private tookEffect(): void {
+    const { history } = this.state!
+    this.host.disk!.effective = history.epoch.number
+    this.machine.effective = history.epoch.number
+    this.bus.epochInEffect(this)
   }
 
   private perform(action: Numbered): void {
     switch (action.type) {
       case 'entry': {
         const outcome = this.state!.apply(action.entry)
-        if (action.entry.type === 'epoch') this.bus.epochInEffect(this)
+        if (action.entry.type === 'epoch' && this.machine.mode === 'running') this.tookEffect()
         const proposal = this.proposals.get(action.by)
         if (proposal) Object.assign(proposal, { state: 'applied', error: outcome.error, seq: action.entry.seq })
         return
       }
       case 'install':
-        this.state = ClusterState.fromJSON(JSON.parse(JSON.stringify(action.state)))
+        this.replace(ClusterState.fromJSON(JSON.parse(JSON.stringify(action.state))))
         this.disown([])
         return
       case 'format': {
-        this.state = ClusterState.format(action.config, action.seq, action.record)
-        this.bus.epochInEffect(this)
+        this.replace(ClusterState.format(action.config, action.seq, action.record))
         const proposal = this.proposals.get(action.by)
         if (proposal) Object.assign(proposal, { state: 'applied', seq: action.seq })
         return
@@ -172,6 +212,7 @@ export class Member {
         if (action.standing !== this.newest) return
         this.standing = action.standing
         this.owesAck = true
+        this.lastAck = 0
         for (const proposal of this.proposals.values())
           if (proposal.state === 'waiting') this.broadcastProposal(proposal)
     }

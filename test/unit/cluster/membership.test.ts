@@ -341,7 +341,9 @@ function happens(bus: Bus, [kind, who, what]: Step, names: Set<string>): void {
     for (let more = (what % 4) + 1; more > 0; more--) bus.order(member)
   } else if (kind < 840) {
     for (let more = (what % 6) + 1; more > 0 && member.alive; more--) member.deliver()
-  } else if (member.alive) {
+  } else if (kind < 900) {
+    member.write()
+  } else {
     member.work()
   }
 }
