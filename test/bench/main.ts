@@ -1,14 +1,13 @@
 /**
- * `npm run bench [-- --quick] [-- --json] [-- --rounds N --seconds S --size MIB --directory DIR]`: our volumes and a
- * preallocated raw file behind qemu-nbd, in turn within one run, by fio's nbd engine. Each figure is the median of the
+ * `npm run bench`: our volumes and a preallocated raw file behind qemu-nbd, in turn within one run, by fio's nbd engine. Each figure is the median of the
  * rounds; each ratio divides it by qemu-nbd's of the same run on the same file system.
  */
 import { mkdtempSync, rmSync } from 'node:fs'
 import { cpus, tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
 import type { TestCluster } from '../support/cluster.js'
 import { fio } from '../support/fio.js'
+import { optionsOf, refuse } from '../support/options.js'
 import { peakMemory } from '../support/process.js'
 import { figureOf, type Job, jobs, sideOf } from './jobs.js'
 import { median, type Row, table } from './report.js'
@@ -26,7 +25,8 @@ const GIB = 2 ** 30
 const full: Plan = { rounds: 5, seconds: 3, volumeBytes: 2 * GIB, snapshots: 5 }
 const quick: Plan = { rounds: 2, seconds: 0.5, volumeBytes: GIB / 4, snapshots: 2 }
 
-const { values: options } = parseArgs({
+const usage = 'npm run bench [-- --quick] [--json] [--rounds N] [--seconds S] [--size MIB] [--directory DIR]'
+const { values: options } = optionsOf(usage, {
   options: {
     json: { type: 'boolean', default: false },
     quick: { type: 'boolean', default: false },
@@ -40,7 +40,7 @@ const { values: options } = parseArgs({
 function positive(text: string | undefined, option: string, otherwise: number): number {
   if (text === undefined) return otherwise
   const value = Number(text)
-  if (!(value > 0)) throw new Error(`--${option} takes a number above 0, not "${text}"`)
+  if (!(value > 0)) refuse(usage, `--${option} takes a number above 0, not "${text}"`)
   return value
 }
 

@@ -3,7 +3,7 @@
  * by the commands that a user types.
  */
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
+import { optionsOf } from '../support/options.js'
 import { freePorts } from '../support/process.js'
 import { bold, dim, Narrator, red, StepFailed, seconds } from './narrator.js'
 import { defaultDirectory, Site, stores } from './site.js'
@@ -111,9 +111,12 @@ async function stop(site: Site): Promise<number> {
   return 0
 }
 
-const { values, positionals } = parseArgs({
-  allowPositionals: true,
-  options: { directory: { type: 'string', default: defaultDirectory } },
-})
+const { values, positionals } = optionsOf(
+  'npm run quickstart [-- --directory DIR], npm run quickstart:stop [-- --directory DIR]',
+  {
+    allowPositionals: true,
+    options: { directory: { type: 'string', default: defaultDirectory } },
+  },
+)
 const site = new Site(values.directory)
 process.exitCode = positionals[0] === 'stop' ? await stop(site) : await start(site)

@@ -7,14 +7,17 @@ import {
   readlinkSync,
   realpathSync,
   rmSync,
+  statfsSync,
   writeFileSync,
 } from 'node:fs'
 import { homedir } from 'node:os'
-import { join, resolve } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { isAlive, until } from '../support/process.js'
 
 /** Written first, so that only what the quickstart made is ever removed by it. */
 const marker = '.sheepdog-quickstart'
+/** The image, and three times what is written of it and to the clone; with room for both in recovery. */
+const spaceNeeded = 3 * 2 ** 30
 const root = join(import.meta.dirname, '..', '..', '..')
 export const stores = ['a', 'b', 'c'] as const
 export type StoreName = (typeof stores)[number]
@@ -34,6 +37,10 @@ function targetOf(link: string): string {
   }
 }
 
+function existingParent(path: string): string {
+  return existsSync(path) ? path : existingParent(dirname(path))
+}
+
 export class Site {
   readonly directory: string
 
@@ -49,8 +56,11 @@ export class Site {
 
   /** @returns '' or why the directory cannot be used. */
   obstacle(): string {
-    if (!existsSync(this.directory) || this.isOurs || readdirSync(this.directory).length === 0) return ''
-    return `${this.directory} exists, is not empty, and no quickstart made it.`
+    if (existsSync(this.directory) && !this.isOurs && readdirSync(this.directory).length > 0)
+      return `${this.directory} exists, is not empty, and no quickstart made it.`
+    const { bavail, bsize } = statfsSync(existingParent(this.directory))
+    if (bavail * bsize < spaceNeeded) return `The quickstart needs ${spaceNeeded / 2 ** 30} GiB of free disk space.`
+    return ''
   }
 
   get isOurs(): boolean {
