@@ -29,7 +29,7 @@ test.serial('32 daemons form a cluster, keep 31 copies, and lose five of them wi
 test.serial(
   '10,000 volumes: made, listed, one found among them, and still there after a restart of everything',
   async (t) => {
-    t.timeout(4 * 60_000)
+    t.timeout(9 * 60_000)
     const count = 10_000
     const cluster = await TestCluster.start({ nodes: 3 })
     t.teardown(() => cluster.stop())
