@@ -133,8 +133,8 @@ export class Planner {
   #restartLater(host: Host): void {
     const { random } = this
     this.#later(random.chance(0.3) ? random.exponential(100) : random.exponential(5000), () => {
-      if (host.up && !host.paused) this.#restartLater(host)
-      else if (!host.up) host.start()
+      if (host.up) this.#restartLater(host)
+      else host.start()
     })
   }
 
@@ -219,11 +219,15 @@ export class Planner {
   heal(): void {
     this.#over = true
     for (const host of this.#living) host.process?.dieAfter(-1)
+    this.#revive()
     for (const undo of [...this.#undo]) this.world.scheduler.after(this.random.float() * 3000, undo)
   }
 
-  /** After healing: whoever is down is started. */
-  revive(): void {
-    for (const host of this.#living) if (!host.up) host.start()
+  /** After healing, what is down for long is started: an administrator looks again now and then. */
+  #revive(): void {
+    this.world.scheduler.after(10_000, () => {
+      for (const host of this.#living) if (!host.up) host.start()
+      this.#revive()
+    })
   }
 }

@@ -152,6 +152,7 @@ export class World {
     await this.#until('volumes are read', this.workload.verify())
     await this.#until('everything is recovered', this.#recovered())
     await this.#pass(this.shape.settle, null)
+    await this.#until('everything is recovered', this.#recovered())
     const problem = this.audit ? auditDisks(this) : ''
     if (problem) this.verdict.report('disks', problem)
   }
@@ -176,10 +177,7 @@ export class World {
   }
 
   async #recovered(): Promise<void> {
-    while (!this.planner.healthy()) {
-      this.planner.revive()
-      await this.sleep(200)
-    }
+    while (!this.planner.healthy()) await this.sleep(200)
   }
 
   /** Runs the world until `work` has ended. */
