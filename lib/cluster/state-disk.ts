@@ -114,8 +114,8 @@ export class StateDisk {
     const { disk } = this
     disk.makeDirectory(DIRECTORY)
     disk.makeDirectory(EPOCHS)
-    const synced = await new Promise<number>((resolve) => disk.syncDirectory('', new Waiter(resolve)))
-    if (synced < 0) throw new DiskError(-synced, 'sync', DIRECTORY, 'the directory cannot be made durable')
+    // A process that was killed may have left what is seen here, but not yet on the platter.
+    for (const path of ['', DIRECTORY, EPOCHS]) await this.synced((done) => disk.syncDirectory(path, done), path)
     const snapshot = disk.readFile(SNAPSHOT)
     if (snapshot === null) {
       if (disk.exists(LOG)) throw damaged(`${SNAPSHOT} is gone, ${LOG} is there`)
@@ -124,11 +124,17 @@ export class StateDisk {
     const state = snapshotOf(snapshot)
     this.snapshotBytes = snapshot.length
     this.openLog(this.replay(state))
+    await this.synced((done) => disk.sync(this.fd, done), LOG)
     this.readEpochs()
     const { epochs } = state.history
     const effective = epochs.findLast((record) => this.epochs.get(record.number) === fileOf(record))?.number ?? 0
     this.saveEpochs(epochs.filter(({ number }) => number <= effective))
     return { state, effective }
+  }
+
+  private async synced(sync: (done: Completion) => void, path: string): Promise<void> {
+    const result = await new Promise<number>((resolve) => sync(new Waiter(resolve)))
+    if (result < 0) throw new DiskError(-result, 'sync', path, 'what is there cannot be made durable')
   }
 
   /** Applies the log to the state of its snapshot. Bytes of the log that is there afterwards. */
