@@ -50,6 +50,8 @@ export interface VdiService {
   /** UsageReader (usage.ts): in the entries' order; null where it is not known in time */
   usage(entries: readonly VdiEntry[]): Promise<(VdiUsage | null)[]>
   locks(): VdiLock[]
+  /** The VDI or snapshot that has this vid now */
+  entry(vid: number): VdiEntry | undefined
   /** vid of the nearest ancestor that is still there; 0 none */
   liveParent(vid: number): number
 }

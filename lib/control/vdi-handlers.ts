@@ -48,7 +48,6 @@ async function infoOf(services: ControlServices, entry: VdiEntry): Promise<VdiIn
 }
 
 async function infosOf(services: ControlServices, entries: readonly VdiEntry[]): Promise<VdiInfo[]> {
-  const byVid = new Map(services.volumes.list().map((entry) => [entry.vid, entry]))
   const holders = new Map(locksOf(services).map((lock) => [lock.vid, `${lock.holder} on ${lock.nodeName}`]))
   const usage = await services.vdis.usage(entries)
   return entries
@@ -59,7 +58,7 @@ async function infosOf(services: ControlServices, entries: readonly VdiEntry[]):
       vid: entry.vid,
       parent: services.vdis.liveParent(entry.vid),
       snapshot: entry.snapshotTime !== 0,
-      clone: (byVid.get(services.vdis.liveParent(entry.vid))?.name ?? entry.name) !== entry.name,
+      clone: (services.vdis.entry(services.vdis.liveParent(entry.vid))?.name ?? entry.name) !== entry.name,
       size: entry.size,
       used: usage[i]?.used ?? null,
       shared: usage[i]?.shared ?? null,
@@ -73,10 +72,9 @@ async function infosOf(services: ControlServices, entries: readonly VdiEntry[]):
 }
 
 function locksOf(services: ControlServices): LockInfo[] {
-  const byVid = new Map(services.volumes.list().map((entry) => [entry.vid, entry]))
   const names = new Map(nodeSummaries(services).map((node) => [node.id, `${node.name}:${node.port}`]))
   return services.vdis.locks().map((lock) => {
-    const entry = byVid.get(lock.vid)
+    const entry = services.vdis.entry(lock.vid)
     const volume =
       entry === undefined ? '' : entry.snapshotTime === 0 ? entry.name : `${entry.name}@${entry.tag || entry.snapId}`
     return { ...lock, volume, nodeName: names.get(lock.node) ?? lock.node }

@@ -152,6 +152,10 @@ export function vdiService(node: SheepNode): VdiService {
     rename: (name, newName) => operations.rename(name, newName),
     usage: (entries) => reader.usage(entries),
     locks: () => node.cluster.registry.locks(),
+    entry: (vid) => {
+      const entry = node.cluster.registry.get(vid)
+      return entry?.state === 'live' ? entry : undefined
+    },
     liveParent: (vid) => liveParent(node.cluster.registry, vid),
   }
 }

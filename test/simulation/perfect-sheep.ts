@@ -149,6 +149,7 @@ export function perfectSheep(flaw: Flaw, rarely: () => boolean): MakeSheep {
       rename: () => Promise.reject(new SheepError('unsupported', 'rename')),
       usage: () => Promise.resolve([]),
       locks: () => [],
+      entry: () => undefined,
       liveParent: () => 0,
     }
     const epoch = (): EpochRecord => ({

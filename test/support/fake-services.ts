@@ -105,6 +105,7 @@ export class FakeServices implements ControlServices {
     },
     usage: async (entries) => entries.map((_, i) => (i === 2 ? null : { used: 4 * MIB * i, shared: 1536 * MIB })),
     locks: () => this.locks,
+    entry: (vid) => this.volumes.list().find((entry) => entry.vid === vid),
     liveParent: (vid) => this.volumes.list().find((entry) => entry.vid === vid)?.parent ?? 0,
   }
 
