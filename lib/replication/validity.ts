@@ -83,7 +83,7 @@ export function decide(
   if (choice.incomplete) {
     // What it lost with the power, those who were replicas beside it to its end may have: none of them is here with it.
     const set = topology.replicasIn(choice.validThrough, oid, copies) ?? []
-    const unheard = set.filter((node) => !isHeard(node.id, own, others)).map((node) => node.id)
+    const unheard = set.filter((node) => reportOf(node.id, own, others) === undefined).map((node) => node.id)
     if (unheard.length > 0) return { kind: 'wait', epoch: choice.validThrough, nodes: unheard }
   }
   if (choice.node === own.node) return { kind: 'keep' }
@@ -101,7 +101,8 @@ function newest(reports: readonly CopyReport[]): CopyReport | null {
 
 /**
  * A write in epoch k needs every replica of k that lives through k, so one member of that set that reports and lacks
- * it proves that there was none. Null when every epoch after `reach` and before the current one has such a witness.
+ * it proves that there was none; one that lost power proves nothing, but when all have reported there is nobody else to ask.
+ * Null when every epoch after `reach` and before the current one has such a witness.
  */
 function firstUnheardEpoch(
   topology: Topology,
@@ -116,14 +117,16 @@ function firstUnheardEpoch(
     // Older than the history that is kept: every known node has recovered past it, so nothing older can be newer.
     if (set === null) return null
     if (set.length === 0) continue
-    if (!set.some((node) => isHeard(node.id, own, others)))
-      return { kind: 'wait', epoch, nodes: set.map((node) => node.id) }
+    const heard = set.map((node) => reportOf(node.id, own, others))
+    if (heard.some((report) => report !== undefined && !report.incomplete)) continue
+    const unheard = set.filter((_, i) => heard[i] === undefined).map((node) => node.id)
+    if (unheard.length > 0) return { kind: 'wait', epoch, nodes: unheard }
   }
   return null
 }
 
-function isHeard(node: string, own: CopyReport, others: readonly CopyReport[]): boolean {
-  return node === own.node || others.some((report) => report.node === node)
+function reportOf(node: string, own: CopyReport, others: readonly CopyReport[]): CopyReport | undefined {
+  return node === own.node ? own : others.find((report) => report.node === node)
 }
 
 function inRingOrder(topology: Topology, oid: Oid, copies: number, reports: readonly CopyReport[]): CopyReport {
