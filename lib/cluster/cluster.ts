@@ -18,7 +18,7 @@ import { Proposals } from './proposals.js'
 import { refusalIn } from './standing.js'
 import { ClusterState } from './state.js'
 import { StateDisk } from './state-disk.js'
-import type { Action, MembershipEvent, Numbered, OrderedAction, Standing, TimerName, UrgentAction } from './steps.js'
+import type { MembershipEvent, Numbered, OrderedAction, Standing, TimerName, UrgentAction } from './steps.js'
 import type {
   ClusterCommand,
   ClusterConfig,
@@ -51,6 +51,7 @@ export class Cluster implements ClusterView {
   private readonly stateDisk: StateDisk
   private readonly proposals: Proposals
   private readonly claims: Exclusive
+  private readonly timeoutMs: number
   private readonly timers = new Map<TimerName, Timer>()
   private readonly probes: Probes
   private readonly queue: Numbered[] = []
@@ -66,6 +67,7 @@ export class Cluster implements ClusterView {
   private readonly left = new Set<string>()
   /** The last epoch that took effect before this incarnation */
   private effective = 0
+  private failed: SheepError | null = null
   /** seq through which entries are on disk */
   private durable = 0
   private writing = false
@@ -78,7 +80,8 @@ export class Cluster implements ClusterView {
   private readonly noRegistry = new Registry()
 
   constructor(readonly options: ClusterOptions) {
-    const { clock, disk, listener } = options
+    const { clock, disk, listener, proposalTimeoutMs = PROPOSAL_TIMEOUT_MS } = options
+    this.timeoutMs = proposalTimeoutMs
     if (listener !== undefined) this.listeners.push(listener)
     this.stateDisk = new StateDisk(disk)
     this.proposals = new Proposals({
@@ -110,6 +113,11 @@ export class Cluster implements ClusterView {
 
   get statusReason(): string {
     return this.standing.reason
+  }
+
+  /** Why this member stopped by itself; null while it has not */
+  get failure(): SheepError | null {
+    return this.failed
   }
 
   /** Nodes that a start waits for */
@@ -146,12 +154,11 @@ export class Cluster implements ClusterView {
       this.durable = loaded.state.history.seq
       this.effective = loaded.effective
     }
-    const { engine } = this.options
-    await engine.join({
+    await this.options.engine.join({
       view: (view) => this.viewed(view),
       message: (sender, payload) => this.received(sender, payload),
       quorum: (quorate) => this.quorumChanged(quorate),
-      failed: (reason) => this.end(new SheepError('system', `the ${engine.name} engine failed: ${reason}`), false),
+      failed: (reason) => this.end(new SheepError('system', `the engine failed: ${reason}`), false),
     })
   }
 
@@ -174,10 +181,6 @@ export class Cluster implements ClusterView {
   confirm(): Promise<void> {
     if (this.status !== 'running') return Promise.reject(refusalIn(this.standing))
     return this.probes.send((id) => this.send({ type: 'probe', id }))
-  }
-
-  private get timeoutMs(): number {
-    return this.options.proposalTimeoutMs ?? PROPOSAL_TIMEOUT_MS
   }
 
   private submit(command: ClusterCommand, everywhere: boolean, timeoutMs: number): Promise<unknown> {
@@ -221,7 +224,10 @@ export class Cluster implements ClusterView {
     if (membership === null || this.status === 'stopped') return
     const { clock } = this.options
     const actions = membership.step(event, { now: clock.now(), wall: Math.floor(clock.wall()) })
-    for (const action of actions) this.take(action)
+    for (const action of actions) {
+      if ('number' in action) this.enqueue(action)
+      else this.urgent(action)
+    }
     if (event.type === 'message' && event.message.type === 'commands') {
       this.owesAck ||= event.message.list.some((proposal) => proposal.everywhere)
     }
@@ -229,25 +235,11 @@ export class Cluster implements ClusterView {
     if (event.type !== 'timer') this.proposals.recheck()
   }
 
-  private take(action: Action): void {
-    switch (action.type) {
-      case 'broadcast':
-      case 'timer':
-      case 'untaken':
-      case 'probed':
-      case 'take-back':
-      case 'stop':
-        this.urgent(action)
-        return
-      case 'standing':
-        this.newest = action.standing
-        // Bad news does not wait for the disk; good news come after the epoch they rest on.
-        if (action.standing.status === 'running') this.queue.push(action)
-        else this.stand(action.standing)
-        return
-      default:
-        this.queue.push(action)
-    }
+  private enqueue(action: Numbered): void {
+    if (action.type === 'standing') this.newest = action.standing
+    // Bad news does not wait for the disk; good news come after the epoch they rest on.
+    if (action.type === 'standing' && action.standing.status !== 'running') this.stand(action.standing)
+    else this.queue.push(action)
   }
 
   private takeBack(from: number): void {
@@ -486,6 +478,7 @@ export class Cluster implements ClusterView {
 
   private end(error: SheepError, leave: boolean): void {
     if (this.status === 'stopped') return
+    this.failed = error
     this.options.log('error', error.message, error.hint === '' ? undefined : { hint: error.hint })
     this.halt(error)
     if (!leave) return
