@@ -469,8 +469,6 @@ export class Cluster implements ClusterView {
     this.flushSoon()
   }
 
-  // the end
-
   private diskFailed(errno: number, what: string): void {
     const message = `the disk failed (errno ${errno}): ${what}`
     this.end(new SheepError('io', message, 'see the disk, then start the daemon again'), true)
