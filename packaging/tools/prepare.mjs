@@ -14,6 +14,7 @@ const aptMinutesMax = 10
 /** Debian package -> the commands of it that we call. */
 const debian = {
   'qemu-utils': ['qemu-img', 'qemu-io', 'qemu-nbd'],
+  'qemu-system-x86': ['qemu-system-x86_64'],
   'libnbd-bin': ['nbdinfo', 'nbdcopy'],
   fio: ['fio'],
   e2fsprogs: ['mke2fs', 'mkfs.ext4'],
@@ -25,7 +26,7 @@ const needs = {
   build: [],
   quickstart: ['qemu-utils', 'libnbd-bin', 'e2fsprogs'],
   bench: ['qemu-utils', 'fio'],
-  test: ['qemu-utils', 'libnbd-bin', 'fio', 'e2fsprogs', 'mount', 'openssl'],
+  test: ['qemu-utils', 'qemu-system-x86', 'libnbd-bin', 'fio', 'e2fsprogs', 'mount', 'openssl'],
 }
 
 function say(text) {
