@@ -64,6 +64,16 @@ function readBootId(): string {
   }
 }
 
+/** proc(5), /proc/pid/limits. Node has raised the soft limit to the hard one when it started. */
+function readOpenFilesMax(): number | undefined {
+  try {
+    const line = /^Max open files +([0-9]+)/m.exec(fs.readFileSync('/proc/self/limits', 'latin1'))
+    return line === null ? undefined : Number(line[1])
+  } catch {
+    return undefined // no /proc: the store copes with EMFILE
+  }
+}
+
 export class RealDisk implements Disk {
   private readonly nowait = new NowaitReader()
   private nowaitWorks = true
@@ -72,6 +82,7 @@ export class RealDisk implements Disk {
   private zeros: Uint8Array | null = null
 
   readonly bootId = readBootId()
+  readonly openFilesMax = readOpenFilesMax()
   private readonly durable: boolean
 
   /**
@@ -176,10 +187,11 @@ export class RealDisk implements Disk {
     try {
       fd = fs.openSync(fresh, 'w', 0o640)
       fs.writeFileSync(fd, content)
-      fs.fsyncSync(fd)
+      if (this.durable) fs.fsyncSync(fd)
       fs.closeSync(fd)
       fd = -1
       fs.renameSync(fresh, target)
+      if (!this.durable) return
       fd = fs.openSync(path.dirname(target), 'r')
       fs.fsyncSync(fd)
     } catch (error) {

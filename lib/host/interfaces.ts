@@ -54,6 +54,8 @@ export type OpenMode = 'read' | 'write' | 'create' | 'create-new'
 export interface Disk {
   /** Differs after whatever may have lost completed writes that were not synced: the host's boot id. '': unknown */
   readonly bootId: string
+  /** How many files the process may have open, sockets included; absent: no limit worth minding */
+  readonly openFilesMax?: number
   makeDirectory(path: string): void
   /** Names in a directory; empty when it does not exist. */
   list(path: string): string[]

@@ -30,10 +30,15 @@ const HANDLES_DEFAULT = 4096
 const INTENTS_DEFAULT = 4096
 const PARALLEL_SYNCS_DEFAULT = 2
 
+/** A quarter of what the process may open: dirty files may double it, and clients need sockets. */
+function handlesDefault(disk: Disk): number {
+  return Math.min(HANDLES_DEFAULT, Math.floor((disk.openFilesMax ?? Number.POSITIVE_INFINITY) / 4))
+}
+
 export interface StoreOptions {
   clock: Clock
   log: Log
-  /** Files kept open */
+  /** Files kept open; twice as many while most are dirty */
   handles?: number
   /** Syncs of files and directories at a time; the default leaves half of libuv's four threads to others */
   parallelSyncs?: number
@@ -72,7 +77,7 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
   ) {
     this.log = options.log
     this.gauge = new SpaceGauge(disk, options.clock, options.reserve ?? -1)
-    this.handles = new HandleCache(disk, options.handles ?? HANDLES_DEFAULT, (file) => this.syncs.syncSoon(file))
+    this.handles = new HandleCache(disk, options.handles ?? handlesDefault(disk), (file) => this.syncs.syncSoon(file))
     this.headers = new HeaderWriter(disk, this.handles)
     this.syncs = new Syncs({
       disk,

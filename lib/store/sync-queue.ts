@@ -72,7 +72,7 @@ export class SyncQueue {
   }
 
   private pump(): void {
-    // A sync that ends inline (its file is gone) comes back here: the loop below goes on, not a deeper one.
+    // A sync that ends inline (its file does not open) comes back here: the loop below goes on, not a deeper one.
     if (this.pumping) return
     this.pumping = true
     while (this.running < this.limit && this.head < this.queue.length) {

@@ -182,12 +182,15 @@ export class Syncs implements FileOwner {
 
   syncFile(file: ObjectFile, done: Completion): void {
     if (file.removed) {
-      done.complete(0)
+      // Power loss must not bring it back as it was before what was to be synced: instead, it stays removed. Not through the
+      // queue, in which this waits already.
+      this.syncDirectory(this.directories[directoryIndex(file.oid)], done)
       return
     }
     this.options.headers.ready(file, {
       complete: (result) => {
-        if (result < 0 || file.removed) done.complete(result)
+        if (file.removed) this.syncFile(file, done)
+        else if (result < 0) done.complete(result)
         else this.syncContent(file, done)
       },
     })

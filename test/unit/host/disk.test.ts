@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process'
 import fs from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
@@ -188,6 +189,14 @@ test('small files: absent, replaced whole', (t) => {
     errnoOf(t, () => disk.writeFileAtomic('none/config', '')),
     2,
   )
+})
+
+test('what the process may open, and which boot this is', (t) => {
+  const disk = new RealDisk(directory(t))
+  const shell = execFileSync('sh', ['-c', 'ulimit -n'], { encoding: 'utf8' }).trim()
+  t.is(String(disk.openFilesMax ?? 'unlimited'), shell, 'inherited by the child')
+  t.regex(disk.bootId, /^[0-9a-f-]{36}$/)
+  t.is(new RealDisk(disk.root).bootId, disk.bootId)
 })
 
 test('calls of a slow disk go through the pool until it is quick again', async (t) => {

@@ -20,6 +20,8 @@ class Inode {
   size = 0
   durableSize = 0
   sizeDirty = false
+  /** A sync failed: what it covered counts as clean and is not on the disk */
+  lost = false
 
   put(bytes: Uint8Array, position: number): void {
     for (let done = 0; done < bytes.length; ) {
@@ -43,9 +45,13 @@ class Inode {
 
   get(buffer: Uint8Array, position: number): number {
     const count = Math.max(0, Math.min(buffer.length, this.size - position))
-    for (let i = 0; i < count; i++) {
-      const page = this.pages.get(Math.floor((position + i) / PAGE))
-      buffer[i] = page === undefined ? 0 : page[(position + i) % PAGE]
+    for (let done = 0; done < count; ) {
+      const from = (position + done) % PAGE
+      const length = Math.min(PAGE - from, count - done)
+      const page = this.pages.get(Math.floor((position + done) / PAGE))
+      if (page === undefined) buffer.fill(0, done, done + length)
+      else buffer.set(page.subarray(from, from + length), done)
+      done += length
     }
     return count
   }
@@ -78,11 +84,8 @@ interface Request {
   done: Completion
 }
 
-interface NameChange {
-  directory: string
-  /** null: the name goes */
-  changes: [string, Inode | null][]
-}
+/** Names that change together; null: the name goes */
+type NameChange = [string, Inode | null][]
 
 const parentOf = (path: string) => path.slice(0, Math.max(0, path.lastIndexOf('/')))
 
@@ -116,7 +119,7 @@ export class MemoryDisk implements Disk {
       return after
     }
     const names = new Map(this.durableNames)
-    for (const { changes } of this.pendingNames) {
+    for (const changes of this.pendingNames) {
       if (!keep()) continue
       for (const [path, inode] of changes) inode === null ? names.delete(path) : names.set(path, inode)
     }
@@ -148,6 +151,10 @@ export class MemoryDisk implements Disk {
     return [...inode.pages].every(([number, page]) => number < first || inode.durable.get(number) === page)
   }
 
+  lost(path: string): boolean {
+    return this.names.get(path)?.lost ?? false
+  }
+
   paths(): string[] {
     return [...this.names.keys()].sort()
   }
@@ -158,9 +165,9 @@ export class MemoryDisk implements Disk {
     if (errno !== 0) throw new DiskError(errno, operation, path, `injected ${errno}`)
   }
 
-  private rename_(changes: [string, Inode | null][], directory: string): void {
+  private rebind(changes: [string, Inode | null][]): void {
     for (const [path, inode] of changes) inode === null ? this.names.delete(path) : this.names.set(path, inode)
-    this.pendingNames.push({ directory, changes })
+    this.pendingNames.push(changes)
   }
 
   private inode(fd: number): Inode {
@@ -194,7 +201,7 @@ export class MemoryDisk implements Disk {
       if (mode === 'read' || mode === 'write') throw new DiskError(2, 'open', path, 'missing')
       if (!this.directories.has(parentOf(path))) throw new DiskError(2, 'open', path, 'no directory')
       inode = new Inode()
-      this.rename_([[path, inode]], parentOf(path))
+      this.rebind([[path, inode]])
     }
     const fd = this.nextFd++
     this.open_.set(fd, inode)
@@ -217,20 +224,17 @@ export class MemoryDisk implements Disk {
   unlink(path: string): void {
     this.check('unlink', path)
     if (!this.names.has(path)) throw new DiskError(2, 'unlink', path, 'missing')
-    this.rename_([[path, null]], parentOf(path))
+    this.rebind([[path, null]])
   }
 
   rename(from: string, to: string): void {
     this.check('rename', from)
     const inode = this.names.get(from)
     if (inode === undefined) throw new DiskError(2, 'rename', from, 'missing')
-    this.rename_(
-      [
-        [from, null],
-        [to, inode],
-      ],
-      parentOf(to),
-    )
+    this.rebind([
+      [from, null],
+      [to, inode],
+    ])
   }
 
   readFile(path: string): Buffer | null {
@@ -351,6 +355,7 @@ export class MemoryDisk implements Disk {
     const settle = (ok: boolean) => {
       for (const [number, page] of pages) if (ok) inode.durable.set(number, page)
       if (ok) inode.durableSize = Math.max(inode.durableSize, size)
+      else inode.lost = true
       return ok ? 0 : -errno
     }
     this.start(
@@ -370,10 +375,11 @@ export class MemoryDisk implements Disk {
   syncDirectory(path: string, done: Completion): void {
     const errno = this.failing('syncDirectory')
     this.calls.push(`syncDirectory ${path}`)
-    const covered = this.pendingNames.filter(({ directory }) => directory === path)
+    // A rename is in both directories, and what came before it in either comes before it for good.
+    const covered = this.pendingNames.filter((changes) => changes.some(([name]) => parentOf(name) === path))
     const run = () => {
       if (errno !== 0) return -errno
-      for (const { changes } of covered) {
+      for (const changes of covered) {
         for (const [name, inode] of changes) {
           inode === null ? this.durableNames.delete(name) : this.durableNames.set(name, inode)
         }

@@ -39,6 +39,8 @@ class Item {
   busy = 0
   /** Untouched since a crash and in no log: a sync does not know what the page cache may hold of it */
   untouched = false
+  /** A sync failed before the crash: the kernel has told the process that is gone, and does not tell again */
+  lost = false
 
   possible(part: number, version: number, ...values: number[]): void {
     for (const value of values) {
@@ -121,6 +123,7 @@ class Rig {
     const oid = OIDS[number]
     item.object = this.store.get(oid) ?? null
     if (kind === 2 || kind === 4 || kind === 7) item.untouched = false
+    if (kind === 2 || kind === 4) item.lost = false
     if (kind === 0) this.syncVdi(vidOf(oid))
     else if (kind === 1) this.fail(value)
     else if (item.busy > 0) return
@@ -241,7 +244,7 @@ class Rig {
   private snapshot(items: Item[]): () => void {
     const version = this.version
     const taken = items
-      .filter((item) => !item.untouched)
+      .filter((item) => !item.untouched && !item.lost)
       .map((item) => ({ item, values: item.parts.map((part) => [...part.now]) }))
     return () => {
       for (const { item, values } of taken) {
@@ -305,6 +308,7 @@ class Rig {
         const now = this.store.get(oid)
         if (result === 0) {
           item.untouched = false
+          item.lost = false
           for (let part = 0; part < PAGES; part++) item.certain(part, content(part))
           item.certain(PRESENT, 1)
           item.certain(WRITE_EPOCH, epoch)
@@ -362,6 +366,7 @@ class Rig {
       item.busy = 0
       item.intent = object?.intent ?? false
       item.untouched = !power && !item.intent
+      item.lost = this.disk.lost(objectPath(OIDS[i]))
       for (const [index, part] of item.parts.entries()) {
         part.now = new Set([found[index]])
         if (power) part.may = new Map([[found[index], this.version]])
