@@ -9,7 +9,21 @@ export const REGRESSIONS: readonly { seed: number; cause: string }[] = [
   { seed: 106, cause: 'leftovers of a volume that was open were taken for reachable' },
   { seed: 153, cause: 'an object lost with the power was made anew, empty, and valid after the next start' },
   { seed: 223, cause: 'an object removed while recovery listed it was copied back' },
+  { seed: 120, cause: 'a creation whose node was out for a moment answered invalid' },
+  { seed: 175, cause: 'a snapshot whose node was out for a moment answered no-object' },
   { seed: 314, cause: 'leftovers of a snapshot' },
+  { seed: 320, cause: 'two lines of history: nodes started without one that had gone on' },
   { seed: 383, cause: 'leftovers of a deleted VDI' },
   { seed: 403, cause: 'a node that was expelled never joined again' },
+  { seed: 453, cause: 'leftovers of a deleted VDI' },
+  {
+    seed: 458,
+    cause: 'one daemon alone went on under the quorum of hosts; the others started without it, its VDIs were gone',
+  },
+  {
+    seed: 531,
+    cause: 'index entries that were not flushed went with the only replica of the inode, the gateway stayed',
+  },
+  { seed: 776, cause: 'a node that was away kept an object of a deleted VDI whose vid was given again' },
+  { seed: 858, cause: 'stale copies came back when the node that alone had gone on lost a new object with its power' },
 ]
