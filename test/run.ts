@@ -10,7 +10,7 @@ import { stripVTControlCharacters } from 'node:util'
 const passedLine = /^ {2}[✔√] /
 const failureCount = /^ {2}(\d+) (?:tests? failed|uncaught exceptions?|unhandled rejections?|tests? remaining)/
 
-const minutesMax = 20
+const minutesMax = 45
 
 let passed = 0
 let failed = 0
@@ -34,6 +34,7 @@ const limit = setTimeout(() => {
   console.log(`The tests did not end within ${minutesMax} minutes.`)
   ava.kill()
 }, minutesMax * 60_000)
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => ava.kill(signal))
 ava.stdout.setEncoding('utf8')
 ava.stdout.on('data', (text: string) => {
   process.stdout.write(text)
