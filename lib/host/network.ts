@@ -12,7 +12,9 @@ export class RealNetwork implements Network {
   connect(address: PeerAddress, handler: LinkHandler): Link {
     const link = new StreamLink(handler, true)
     const near = address.socket !== undefined && existsSync(address.socket)
-    link.attach(connectStream(near ? { path: address.socket as string } : { host: address.host, port: address.port }, link))
+    link.attach(
+      connectStream(near ? { path: address.socket as string } : { host: address.host, port: address.port }, link),
+    )
     return link
   }
 
