@@ -56,6 +56,8 @@ export interface PeersOptions {
 export class Peers {
   private readonly peers = new Map<string, Peer>()
   private readonly ticker: Timer[] = []
+  /** Counts all links of this process: a peer must know which is the newest, also after it was away */
+  private links = 0
   private stopped = false
 
   constructor(private readonly options: PeersOptions) {
@@ -75,7 +77,7 @@ export class Peers {
     for (const [id, node] of wanted) {
       const peer = this.peers.get(id)
       // What was not answered before this epoch is no sign of how things are in it.
-      if (peer === undefined) this.peers.set(id, new Peer(node, this.options))
+      if (peer === undefined) this.peers.set(id, new Peer(node, this.options, () => ++this.links))
       else peer.forgive()
     }
   }
@@ -127,13 +129,12 @@ class Peer implements LinkHandler {
   private reconnect: Timer | null = null
   private stopped = false
   private readonly header = Buffer.alloc(HEADER_LENGTH)
-  /** Counts our links to this node: the peer must know which is the newest */
-  private links = 0
   private readonly pong: Waiter = { answered: () => {} }
 
   constructor(
     readonly node: NodeInfo,
     private readonly options: PeersOptions,
+    private readonly nextLink: () => number,
   ) {
     this.lastHeard = options.clock.now()
     this.lastTick = this.lastHeard
@@ -286,7 +287,7 @@ class Peer implements LinkHandler {
     const link = this.options.network.connect({ host, port, socket }, this)
     this.link = link
     this.connected = this.options.clock.now()
-    const payload = encodeCall({ ...this.options.hello(), link: ++this.links }, undefined)
+    const payload = encodeCall({ ...this.options.hello(), link: this.nextLink() }, undefined)
     encodeRequest(this.header, 0, OP.PEER_HELLO, FLAG_WRITE, 0, this.take(this.pong), payload.length)
     link.send(this.header, payload, 0, payload.length)
   }
