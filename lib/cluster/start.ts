@@ -189,13 +189,13 @@ function epochsToHear(
     const has = (last: number, line: string): boolean => {
       return last >= epoch.number && epochs.some((one) => one.number === last && one.line === line)
     }
+    // It took effect somewhere: it was confirmed, and so was all before it.
     if (heard.some(({ summary }) => has(summary.effective.epoch, summary.effective.line))) break
     const stored = heard.filter(({ node, summary }) => {
       const last = newestOf(summary)
       return former.nodes.some(({ id }) => id === node) && has(last.number, last.line)
     })
-    if (stored.length >= confirmationsNeeded(former.nodes.length, hasQuorum)) break
-    asked.push(former)
+    if (stored.length < confirmationsNeeded(former.nodes.length, hasQuorum)) asked.push(former)
   }
   return asked
 }
