@@ -1,6 +1,14 @@
 import { SheepError } from '../errors.js'
 import type { Handlers } from './dispatch.js'
 import { askNodes, nodeSummaries, selectNodes } from './nodes.js'
+import type { ControlServices } from './services.js'
+import type { NodeSummary } from './verbs.js'
+
+/** A node that was told to stop closes its volumes first; these have this long, ms. */
+const STOP_MS = 30_000
+/** One that cannot be reached may have stopped before it answered; then the cluster knows soon. */
+const UNREACHABLE_MS = 2_000
+const POLL_MS = 50
 
 export const nodeHandlers: Handlers<'node'> = {
   'node.list': async (services) => ({ nodes: nodeSummaries(services) }),
@@ -34,7 +42,35 @@ export const nodeHandlers: Handlers<'node'> = {
     if (node === '' || chosen.length !== 1) {
       throw new SheepError('invalid', 'one node at a time can be stopped', 'dog cluster shutdown stops all of them')
     }
-    await services.node(chosen[0].id).stop()
-    return { node: chosen[0] }
+    const [target] = chosen
+    let unreachable: SheepError | null = null
+    try {
+      await services.node(target.id).stop()
+    } catch (error) {
+      // A node that is quick to stop takes the link with it before its answer is out.
+      if (!(error instanceof SheepError) || error.code !== 'unreachable') throw error
+      unreachable = error
+    }
+    const ms = unreachable === null ? STOP_MS : UNREACHABLE_MS
+    if (!target.self && !(await gone(services, target, ms))) throw unreachable ?? stillThere(target)
+    return { node: target }
   },
+}
+
+/** Whether the cluster goes on without it within `ms`. */
+async function gone({ clock, cluster }: ControlServices, node: NodeSummary, ms: number): Promise<boolean> {
+  const deadline = clock.now() + ms
+  while (cluster.epoch?.nodes.some((member) => member.id === node.id)) {
+    if (clock.now() > deadline) return false
+    await new Promise<void>((resolve) => clock.after(POLL_MS, resolve))
+  }
+  return true
+}
+
+function stillThere(node: NodeSummary): SheepError {
+  return new SheepError(
+    'timeout',
+    `${node.name} (${node.host}:${node.port}) is still a member ${STOP_MS / 1000} s after it was told to stop`,
+    'dog node log shows what it is doing; on its host, systemctl kill sheepdog ends it',
+  )
 }

@@ -74,7 +74,10 @@ export function addNodeCommands(node: Command, add: Add): void {
     .examples('dog node kill 2')
     .run(async (session, [which]) => {
       const answer = await session.call('node.kill', { node: which })
-      session.report(answer, `Node ${answer.node.number} (${hostPort(answer.node)}) is stopping.`)
+      session.report(
+        answer,
+        `Node ${answer.node.number} (${hostPort(answer.node)}) ${answer.node.self ? 'is stopping' : 'has left the cluster'}.`,
+      )
     })
 
   const md = group(node, 'md', 'the disks of a node').usage('[options] info [NODE]')

@@ -130,6 +130,8 @@ export class FakeServices implements ControlServices {
         ].slice(-lines),
       stop: async () => {
         this.stopped.push(id)
+        const { epoch } = this.cluster
+        if (epoch !== null) this.cluster.epoch = { ...epoch, nodes: epoch.nodes.filter((node) => node.id !== id) }
       },
     }
   }
