@@ -77,7 +77,7 @@ export async function createNode(options: SheepOptions, hooks: NodeHooks, versio
         unixSocket: options.nbd.socket,
         mode: 0o660,
         tcp: options.nbd.tcp ?? undefined,
-        tls: options.nbd.tls === null ? undefined : { directory: options.nbd.tls, verifyPeer: false },
+        tls: options.nbd.tls === null ? undefined : { directory: options.nbd.tls, verifyPeer: !options.nbd.anyClient },
         allowPlain: options.nbd.allowPlain,
       },
       node.gateway,

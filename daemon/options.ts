@@ -32,6 +32,8 @@ export interface NbdOptions {
   tcp: TcpAddress | null
   /** Directory with server-cert.pem, server-key.pem, ca-cert.pem; null: no TLS */
   tls: string | null
+  /** With TLS, clients need no certificate signed by ca-cert.pem: it hides what passes, and lets anyone in */
+  anyClient: boolean
   /** TCP beyond loopback may be used without TLS */
   allowPlain: boolean
 }
@@ -129,6 +131,7 @@ interface RawOptions {
   nbdPort?: string
   nbdBind?: string
   tls?: string
+  tlsAnyClient?: true
   allowPlain?: true
 }
 
@@ -155,6 +158,7 @@ function sheepCommand(version: string): Command {
     .option('--nbd-port <PORT>', 'serve NBD over TCP too, on this port (usual: 10809)')
     .option('--nbd-bind <ADDRESS>', 'address for NBD over TCP (default: 127.0.0.1)')
     .option('--tls <DIR>', 'TLS for NBD over TCP: DIR has server-cert.pem, server-key.pem, ca-cert.pem')
+    .option('--tls-any-client', 'let TLS clients in that show no certificate signed by ca-cert.pem')
     .option('--allow-plain', 'let NBD over TCP leave this host without TLS')
     .version(version, '-v, --version', 'print the version')
     .helpOption('-h, --help', 'print this help')
@@ -185,6 +189,9 @@ function checked(raw: RawOptions, words: string[], facts: HostFacts): SheepOptio
       ? null
       : { host: addressOf(raw.nbdBind ?? '127.0.0.1', '--nbd-bind'), port: portOf(raw.nbdPort, '--nbd-port') }
   const tls = raw.tls === undefined ? null : pathOf(raw.tls, '--tls', facts)
+  if (raw.tlsAnyClient && tls === null) {
+    throw invalid('--tls-any-client says who may use TLS, but --tls is missing', 'add --tls DIR')
+  }
   if (nbdTcp && nbdTcp.port === port) throw invalid(`-p and --nbd-port are both ${port}`, 'give NBD another port')
   if (nbdTcp && tls === null && !raw.allowPlain && !isLoopback(nbdTcp.host)) {
     throw invalid(
@@ -209,6 +216,7 @@ function checked(raw: RawOptions, words: string[], facts: HostFacts): SheepOptio
       ),
       tcp: nbdTcp,
       tls,
+      anyClient: raw.tlsAnyClient === true,
       allowPlain: raw.allowPlain === true,
     },
     foreground: raw.foreground === true,

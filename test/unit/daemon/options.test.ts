@@ -42,7 +42,7 @@ test('one host, nothing said', (t) => {
     zone: '',
     gatewayOnly: false,
     sync: true,
-    nbd: { socket: '/here/store/nbd.sock', tcp: null, tls: null, allowPlain: false },
+    nbd: { socket: '/here/store/nbd.sock', tcp: null, tls: null, anyClient: false, allowPlain: false },
     foreground: false,
     logLevel: 'info',
     logFile: '/here/store/sheep.log',
@@ -54,7 +54,7 @@ test('one host, nothing said', (t) => {
 test('everything said', (t) => {
   const line =
     '-c local:engine -p 7010 -b 10.0.0.5 -y 10.1.0.5 -z rack1 -g -f -l level=debug,dir=/var/log/sheep -P run/pid -n ' +
-    '--nbd-socket /run/nbd --nbd-port 10809 --nbd-bind 10.0.0.5 --tls certs --allow-plain /srv/store'
+    '--nbd-socket /run/nbd --nbd-port 10809 --nbd-bind 10.0.0.5 --tls certs --tls-any-client --allow-plain /srv/store'
   t.deepEqual(parse(line), {
     store: '/srv/store',
     cluster: { engine: 'local', directory: '/here/engine' },
@@ -69,6 +69,7 @@ test('everything said', (t) => {
       socket: '/run/nbd',
       tcp: { host: '10.0.0.5', port: 10809 },
       tls: '/here/certs',
+      anyClient: true,
       allowPlain: true,
     },
     foreground: true,
@@ -108,6 +109,7 @@ const REFUSED: [string, RegExp][] = [
   ['--nbd-bind 127.0.0.1 s', /--nbd-port is missing/],
   ['--nbd-port 7000 s', /both 7000/],
   ['--nbd-port 10809 --nbd-bind 0.0.0.0 s', /without TLS.*--tls DIR/],
+  ['--nbd-port 10809 --tls-any-client s', /--tls is missing/],
   [`s/${'x'.repeat(100)}`, /too long for a Unix socket.*shorter path for the store/],
   [`--nbd-socket ${'x'.repeat(110)} s`, /too long for a Unix socket.*--nbd-socket/],
 ]
@@ -148,6 +150,7 @@ test('any words are options or a SheepError', (t) => {
     '-y',
     '--nbd-port',
     '--tls',
+    '--tls-any-client',
     '-f',
     '-n',
     '-P',
