@@ -1,0 +1,124 @@
+/** The bytes of a recovery: objects, or the grains of one that differ, read from another node and put on the disk here. */
+import { SheepError } from '../errors.js'
+import type { Completion } from '../host/interfaces.js'
+import { FLAG_RECOVERY } from '../protocol/header.js'
+import type { ObjectStore, StagedObject, StoredObject } from '../store/types.js'
+import { type Oid, oidToHex } from '../vdi/oid.js'
+import { decodeGrains, differingGrains, GRAIN, grainsOf } from './grains.js'
+import type { Peers } from './peers.js'
+import type { Replica } from './replica.js'
+import { ObjectRequest, READ } from './request.js'
+
+const PIECE = 1024 * 1024
+const PIECES_IN_FLIGHT = 2
+
+export interface CopierOptions {
+  store: ObjectStore
+  peers: Peers
+  replica: Replica
+}
+
+export class Copier {
+  /** Read from other nodes, ever */
+  bytesTaken = 0
+
+  constructor(private readonly options: CopierOptions) {}
+
+  /** Fills `staged` with what `from` holds. SheepError unreachable, no-space, io. */
+  async copyExtents(
+    staged: StagedObject,
+    from: string,
+    epoch: number,
+    oid: Oid,
+    extents: readonly [number, number][],
+  ): Promise<void> {
+    const pieces: [number, number][] = []
+    for (const [offset, length] of extents) {
+      for (let at = offset; at < offset + length; at += PIECE) pieces.push([at, Math.min(PIECE, offset + length - at)])
+    }
+    let next = 0
+    const worker = async () => {
+      while (next < pieces.length) {
+        const [position, length] = pieces[next++]
+        const buffer = await this.fetch(from, epoch, oid, position, length)
+        const put = await until((done) => staged.write(buffer, 0, length, position, done))
+        if (put < 0) throw diskTrouble(put)
+      }
+    }
+    await Promise.all(Array.from({ length: PIECES_IN_FLIGHT }, worker))
+  }
+
+  /** Makes `object` equal to the copy of `from`, in place. False: that is gone, or `usable` said no. SheepError as above. */
+  async equalize(object: StoredObject, from: string, epoch: number, usable: () => boolean): Promise<boolean> {
+    const { store, peers, replica } = this.options
+    const { oid } = object
+    // Counted as requests are: a new epoch begins here only when nothing of the old one is on its way to this copy.
+    const put = async (start: (done: Completion) => void): Promise<void> => {
+      replica.began()
+      const result = await until((done) =>
+        start({
+          complete: (result) => {
+            replica.ended()
+            done.complete(result)
+          },
+        }),
+      )
+      if (result < 0) throw diskTrouble(result)
+    }
+    const answer = await peers.call(from, 'grains', { epoch, oid })
+    if ((answer.json as { present?: unknown }).present !== true) return false
+    const own = await grainsOf(store, object)
+    const { fetch, clear } = differingGrains(own.hashes, decodeGrains(answer.body))
+    for (const grain of fetch) {
+      const data = await this.fetch(from, epoch, oid, grain * GRAIN, GRAIN)
+      if (!usable()) return false
+      await put((done) => store.write(object, data, 0, GRAIN, grain * GRAIN, done))
+    }
+    for (const grain of clear) {
+      if (!usable()) return false
+      await put((done) => store.punch(object, grain * GRAIN, GRAIN, done))
+    }
+    return usable()
+  }
+
+  private async fetch(from: string, epoch: number, oid: Oid, position: number, length: number): Promise<Buffer> {
+    const buffer = Buffer.allocUnsafe(length)
+    const got = await new Promise<number>((resolve) => {
+      this.options.peers.submit(from, new RecoveryRead(epoch, oid, position, buffer, resolve))
+    })
+    if (got < 0) throw new SheepError('unreachable', `reading ${oidToHex(oid)} from ${from} failed (${got})`)
+    this.bytesTaken += length
+    return buffer
+  }
+}
+
+class RecoveryRead extends ObjectRequest {
+  constructor(
+    epoch: number,
+    oid: Oid,
+    position: number,
+    buffer: Buffer,
+    private readonly resolve: (result: number) => void,
+  ) {
+    super()
+    this.kind = READ
+    this.epoch = epoch
+    this.oid = oid
+    this.position = position
+    this.length = buffer.length
+    this.buffer = buffer
+    this.flags = FLAG_RECOVERY
+  }
+
+  complete(result: number): void {
+    this.resolve(result)
+  }
+}
+
+export function diskTrouble(result: number, what = ''): SheepError {
+  return new SheepError(result === -28 ? 'no-space' : 'io', `${what}errno ${-result}`)
+}
+
+export function until(start: (done: Completion) => void): Promise<number> {
+  return new Promise((resolve) => start({ complete: resolve }))
+}

@@ -1,0 +1,108 @@
+/** Asking the other nodes what they hold: of this node's whole share (the survey), or of one object. */
+import type { NodeInfo } from '../cluster/types.js'
+import type { Clock, Log } from '../host/interfaces.js'
+import type { ObjectStore } from '../store/types.js'
+import { type Oid, oidToHex } from '../vdi/oid.js'
+import type { Peers } from './peers.js'
+import type { Replica } from './replica.js'
+import { decodeReports, encodeOids, type OidReport } from './survey.js'
+import type { Topology } from './topology.js'
+import type { CopyReport } from './validity.js'
+
+const LIST_RETRY_MS = 100
+
+export interface InquiryOptions {
+  store: ObjectStore
+  topology: Topology
+  peers: Peers
+  replica: Replica
+  clock: Clock
+  log: Log
+}
+
+export class Inquiry {
+  constructor(private readonly options: InquiryOptions) {}
+
+  /**
+   * What every other node holds of our share and is not valid here; a node that has no copy of such an object is not named. Null
+   * when `goesOn` said no meanwhile.
+   */
+  async survey(epoch: number, goesOn: () => boolean): Promise<Map<Oid, CopyReport[]> | null> {
+    const { topology, peers, log, clock } = this.options
+    const reports = new Map<Oid, CopyReport[]>()
+    await Promise.all(
+      topology.peers().map(async (node) => {
+        let cursor = 0
+        while (goesOn()) {
+          try {
+            const answer = await peers.call(node.id, 'list', { epoch, node: topology.self, cursor })
+            for (const report of decodeReports(answer.body)) this.collect(reports, node, report)
+            cursor = (answer.json as { next: number }).next
+            if (cursor < 0) return
+          } catch (error) {
+            if (!goesOn()) return
+            log('debug', `list from ${node.name}: ${String(error)}`)
+            cursor = 0
+            await sleep(clock, LIST_RETRY_MS)
+          }
+        }
+      }),
+    )
+    return goesOn() ? reports : null
+  }
+
+  private collect(reports: Map<Oid, CopyReport[]>, node: NodeInfo, report: OidReport): void {
+    const object = this.options.store.get(report.oid)
+    if (object !== undefined && this.options.replica.isValid(object)) return
+    const list = reports.get(report.oid)
+    const copy: CopyReport = { node: node.id, present: true, ...report }
+    if (list === undefined) {
+      reports.set(report.oid, [copy])
+      return
+    }
+    // A list that was begun again says some things twice; the later word counts.
+    const said = list.findIndex((other) => other.node === node.id)
+    if (said < 0) list.push(copy)
+    else list[said] = copy
+  }
+
+  /** What every other node says of the object; null when somebody could not be asked. */
+  async ask(oid: Oid, epoch: number): Promise<CopyReport[] | null> {
+    try {
+      return await Promise.all(this.options.topology.peers().map((node) => this.statusOf(node.id, oid, epoch)))
+    } catch (error) {
+      this.options.log('debug', `asking for ${oidToHex(oid)}: ${String(error)}`)
+      return null
+    }
+  }
+
+  async statusOf(node: string, oid: Oid, epoch: number): Promise<CopyReport & { writer: string }> {
+    const answer = await this.options.peers.call(node, 'status', { epoch }, encodeOids([oid]))
+    const report = decodeReports(answer.body)[0]
+    if (report === undefined) return { ...absentReport(node), writer: '' }
+    return { node, present: true, ...report, writer: (answer.json as { writers: string[] }).writers[0] }
+  }
+
+  ownReport(oid: Oid, copies: number): CopyReport {
+    const { store, replica, topology } = this.options
+    const object = store.get(oid)
+    if (object === undefined) return absentReport(topology.self)
+    return {
+      node: topology.self,
+      present: true,
+      writeEpoch: object.writeEpoch,
+      validThrough: replica.validThrough(object, copies),
+      suspect: object.suspect,
+      incomplete: object.incomplete,
+      hot: object.intent && object.writer !== '',
+    }
+  }
+}
+
+export function absentReport(node: string): CopyReport {
+  return { node, present: false, writeEpoch: 0, validThrough: 0, suspect: false, incomplete: false, hot: false }
+}
+
+function sleep(clock: Clock, ms: number): Promise<void> {
+  return new Promise((resolve) => clock.after(ms, resolve))
+}

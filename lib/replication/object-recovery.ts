@@ -1,0 +1,244 @@
+/** Recovery of one object: asks who may be believed about it (validity.ts), and keeps, takes, mends or drops our copy. */
+import { assert } from '../assert.js'
+import { SheepError } from '../errors.js'
+import type { Clock, Log } from '../host/interfaces.js'
+import type { ObjectStore, StagedObject, StoredObject } from '../store/types.js'
+import { type Oid, oidToHex, vidOf } from '../vdi/oid.js'
+import { type Copier, diskTrouble, until } from './copier.js'
+import type { Inquiry } from './inquiry.js'
+import type { Peers } from './peers.js'
+import type { EnsureWaiter, Replica } from './replica.js'
+import { NO_OBJECT, WRONG_EPOCH } from './request.js'
+import type { Topology } from './topology.js'
+import { type CopyReport, decide, type Verdict } from './validity.js'
+
+/** Whether something refers to an object may take an inode that is itself away: other objects go first. */
+const REACHABLE_MS_MAX = 10_000
+
+export interface ObjectRecoveryOptions {
+  store: ObjectStore
+  topology: Topology
+  peers: Peers
+  replica: Replica
+  inquiry: Inquiry
+  copier: Copier
+  clock: Clock
+  log: Log
+  copiesOf: (vid: number) => number
+  /** A copy came from another node: it may be a leftover there, too, which nobody has told yet */
+  taken: (oid: Oid) => void
+  /** Is the object reached by the registry and inodes? Asked only for copies that nobody else has. */
+  reachable: (oids: readonly Oid[]) => Promise<ReadonlySet<Oid>>
+}
+
+/** One object that is to be checked or taken. */
+export interface Task {
+  oid: Oid
+  /** From the survey; null: ask */
+  reports: CopyReport[] | null
+  waiters: EnsureWaiter[]
+  running: boolean
+  cancelled: boolean
+  urgent: boolean
+  waitingFor: readonly string[] | null
+  /** The copy under way */
+  staged: StagedObject | null
+}
+
+export class ObjectRecovery {
+  /** Questions of this epoch that are not answered yet */
+  private readonly asking = new Map<Oid, Promise<boolean>>()
+
+  constructor(private readonly options: ObjectRecoveryOptions) {}
+
+  /** What was asked in an epoch says nothing in the next. */
+  forget(): void {
+    this.asking.clear()
+  }
+
+  /** True when the task is over; false: to be tried again. */
+  async run(task: Task, epoch: number): Promise<boolean> {
+    const { store, replica, topology, copiesOf, inquiry } = this.options
+    const { oid } = task
+    const copies = copiesOf(vidOf(oid))
+    const known = store.get(oid)
+    if (copies === 0 || !topology.holds(oid, copies)) {
+      resumeAll(task, copies === 0 ? NO_OBJECT : WRONG_EPOCH)
+      return true
+    }
+    if (known !== undefined && replica.isValid(known)) return true
+    const reports = task.reports ?? (await inquiry.ask(oid, epoch))
+    // A survey's reports serve once: a later try must hear what has changed meanwhile.
+    task.reports = null
+    if (reports === null || topology.epoch !== epoch || task.cancelled) return false
+    const object = store.get(oid)
+    // Created anew while the others were asked
+    if (object !== undefined && replica.isValid(object)) return true
+    const own = inquiry.ownReport(oid, copies)
+    const verdict = decide(topology, oid, copies, own, reports)
+    if (verdict.kind === 'wait') {
+      task.waitingFor = verdict.nodes
+      return false
+    }
+    task.waitingFor = null
+    if (verdict.kind === 'absent') {
+      resumeAll(task, NO_OBJECT)
+      return true
+    }
+    if (this.mayBeLeftover(verdict, own, reports, epoch) && !(await this.reachable(oid))) {
+      return this.drop(task, epoch)
+    }
+    if (verdict.kind === 'take') {
+      // Both were replicas to the end: only what was in flight can differ, and either's bytes are right for it.
+      const near = object !== undefined && own.suspect && own.validThrough >= epoch - 1
+      if (near) return this.patch(task, epoch, verdict.from, object)
+      return this.take(task, epoch, verdict.from)
+    }
+    const kept = store.get(oid)
+    if (kept === undefined) return false
+    return this.keep(task, epoch, kept)
+  }
+
+  /**
+   * What is believed may be there only because a deletion missed it, or a creation was cut off before anything referred to
+   * it: it is some node's alone, or stale, or its writer has left.
+   */
+  private mayBeLeftover(verdict: Verdict, own: CopyReport, reports: readonly CopyReport[], epoch: number): boolean {
+    if (verdict.kind === 'keep' && reports.every((report) => !report.present)) return true
+    const believed = verdict.kind === 'take' ? reports.find((report) => report.node === verdict.from) : own
+    return believed !== undefined && (believed.suspect || believed.validThrough < epoch - 1)
+  }
+
+  private async reachable(oid: Oid): Promise<boolean> {
+    let answer = this.asking.get(oid)
+    if (answer === undefined) {
+      answer = this.options.reachable([oid]).then((reached) => reached.has(oid))
+      const ended = () => {
+        if (this.asking.get(oid) === answer) this.asking.delete(oid)
+      }
+      this.asking.set(oid, answer)
+      answer.then(ended, ended)
+    }
+    return within(this.options.clock, REACHABLE_MS_MAX, answer, `what refers to ${oidToHex(oid)} is out of reach`)
+  }
+
+  /**
+   * Our copy equals a valid one, or is the truth. It is made durable before its intent goes. `writer`: a gateway whose write
+   * may be in it, and not everywhere yet: then the intent stays, so that the copy is doubted when that gateway leaves.
+   */
+  private async keep(task: Task, epoch: number, object: StoredObject, writer = ''): Promise<boolean> {
+    const { store, replica, topology } = this.options
+    const usable = () => !task.cancelled && !object.removed && topology.epoch === epoch
+    if (!usable() || store.get(task.oid) !== object) return false
+    if (writer !== '' && !object.intent) {
+      const result = await until((done) => store.addIntent(object, done))
+      if (result < 0) throw diskTrouble(result, 'intent log: ')
+      if (!usable()) return false
+    }
+    // What a suspect holds is decided now: a copy that is away may hold other bytes under the former mark.
+    if (object.suspect) store.setWriteEpoch(object, epoch)
+    if (object.intent || object.suspect) {
+      const result = await until((done) => store.syncObject(object, done))
+      if (result < 0) throw new SheepError('io', `sync failed with errno ${-result}`)
+    }
+    if (!usable()) return false
+    store.setCheckEpoch(object, epoch)
+    object.suspect = false
+    object.incomplete = false
+    object.writer = writer
+    object.validEpoch = epoch
+    if (writer !== '') replica.hot.add(object)
+    else if (object.intent) replica.dropIntents([object])
+    return true
+  }
+
+  /** Nothing reaches it: what is left of a deletion that some node missed, or of a creation that was cut off. */
+  private drop(task: Task, epoch: number): boolean {
+    const { store, replica, topology, log } = this.options
+    const object = store.get(task.oid)
+    if (topology.epoch !== epoch || task.cancelled) return false
+    if (object !== undefined) {
+      if (replica.isValid(object)) return false
+      log('info', `dropping object ${oidToHex(task.oid)}: nothing refers to it`)
+      replica.hot.delete(object)
+      if (object.intent) store.dropIntents([object])
+      store.remove(object)
+    }
+    resumeAll(task, NO_OBJECT)
+    return true
+  }
+
+  /** Makes a suspect copy equal to another by the grains that differ, in place: a crash in between leaves it suspect. */
+  private async patch(task: Task, epoch: number, from: string, object: StoredObject): Promise<boolean> {
+    const { topology, inquiry, copier } = this.options
+    const usable = () => topology.epoch === epoch && !task.cancelled && !object.removed
+    if (!(await copier.equalize(object, from, epoch, usable))) return false
+    const after = await inquiry.statusOf(from, task.oid, epoch)
+    return usable() && this.keep(task, epoch, object, after.hot && !after.suspect ? after.writer : '')
+  }
+
+  /** Takes the whole copy of `from`. False when it is gone, or things have changed meanwhile. SheepError of disk or peer. */
+  async take(task: Task, epoch: number, from: string): Promise<boolean> {
+    const { store, replica, topology, peers, inquiry, copier } = this.options
+    const { oid } = task
+    const answer = await peers.call(from, 'extents', { epoch, oid })
+    const { extents, validThrough } = answer.json as { extents: [number, number][] | null; validThrough: number }
+    if (extents === null) return false
+    if (topology.epoch !== epoch || task.cancelled) return false
+    const staged = store.stage(oid)
+    task.staged = staged
+    let committed = false
+    try {
+      await copier.copyExtents(staged, from, epoch, oid, extents)
+      // Another copy may have taken the place of the one that was read. And what was read may hold a write that is under way
+      // and may never be done anywhere else: then nothing must believe this copy before it has an intent of its own.
+      const after = await inquiry.statusOf(from, oid, epoch)
+      if (!after.present || after.validThrough !== validThrough) return false
+      const heir = after.hot && !after.suspect
+      const writeEpoch = heir ? 0 : after.suspect ? epoch : Math.max(after.writeEpoch, 1)
+      if (task.cancelled || replica.activeEpoch < epoch || !this.isOurs(oid)) return false
+      const former = store.get(oid)
+      const result = await until((done) => staged.commit(writeEpoch, heir ? 0 : epoch, done))
+      committed = true
+      // Cancelled while it was being synced (removed, or created anew): nothing was put in place.
+      if (task.cancelled) return false
+      if (result < 0) throw diskTrouble(result)
+      if (former !== undefined) {
+        replica.hot.delete(former)
+        if (former.intent) store.dropIntents([former])
+      }
+      const object = store.get(oid)
+      assert(object !== undefined, 'a committed object is in the store')
+      this.options.taken(oid)
+      // Came too late, and perhaps after all copies outside their nodes' shares were dropped.
+      if (!this.isOurs(oid)) {
+        store.remove(object)
+      } else if (heir) {
+        object.suspect = true
+        return this.keep(task, epoch, object, after.writer)
+      }
+      return topology.epoch === epoch
+    } finally {
+      task.staged = null
+      if (!committed) staged.abort()
+    }
+  }
+
+  private isOurs(oid: Oid): boolean {
+    const { topology, copiesOf } = this.options
+    const copies = copiesOf(vidOf(oid))
+    return copies > 0 && topology.holds(oid, copies)
+  }
+}
+
+export function resumeAll(task: Task, result: number): void {
+  for (const waiter of task.waiters.splice(0)) waiter.resume(result)
+}
+
+/** SheepError timeout after `ms`; what was waited for goes on. */
+function within<T>(clock: Clock, ms: number, promise: Promise<T>, what: string): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const timer = clock.after(ms, () => reject(new SheepError('timeout', what)))
+    promise.then(resolve, reject).finally(() => timer.cancel())
+  })
+}
