@@ -80,9 +80,9 @@ export class Replica {
   private readonly activationWaiters: (() => void)[] = []
 
   constructor(readonly options: ReplicaOptions) {
-    for (const oid of options.store.intentsAtOpen) {
+    for (const [oid, epoch] of options.store.intentsAtOpen) {
       const known = options.store.get(oid)
-      const object = known ?? this.lost(oid)
+      const object = known ?? this.lost(oid, epoch)
       if (object === null) continue
       object.suspect = !mutations.forgetIntents
       if (!known) object.incomplete = true
@@ -166,10 +166,13 @@ export class Replica {
     })
   }
 
-  /** Created, and lost with the power before any sync: nobody was promised more than zeros, but the index may name it. */
-  private lost(oid: Oid): StoredObject | null {
+  /**
+   * Created in `epoch`, and lost with the power before any sync: nobody was promised more than zeros, but the index may name
+   * it, and others may have copies of an older object of this id.
+   */
+  private lost(oid: Oid, epoch: number): StoredObject | null {
     try {
-      return this.options.store.create(oid, 0)
+      return this.options.store.create(oid, epoch)
     } catch (error) {
       if ((error as { errno?: unknown }).errno !== -ENOSPC) throw error
       this.options.log(
@@ -197,7 +200,7 @@ export class Replica {
     let from = Math.max(object.writeEpoch, object.checkEpoch)
     const recovered = recoveredEpoch()
     if (mutations.trustReturningCopy) return topology.epoch
-    // Made of an intent whose object is gone (see `lost`): right only when nobody has a real one.
+    // Of an intent log that did not say in which epoch: right only when nobody has a real one.
     if (from === 0) return 0
     if (recovered > from) {
       const share = topology.replicasIn(recovered, object.oid, copies)

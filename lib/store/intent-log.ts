@@ -6,11 +6,15 @@
  * The file `intent`: a 4096-byte header (magic "SHEEPINT", version, number of slots, at 16 the boot id of the disk's host), then
  * slots of 32 bytes, filled in order:
  *
- *     0  4  1 add, 2 drop, 3 add incomplete     8  8  oid: low word, high word
+ *     0  4  1 add, 2 drop, 3 add incomplete    16  4  writeEpoch that the object had when it was added
  *     4  4  slot number + 1                    28  4  crc32 of bytes 0..27
+ *     8  8  oid: low word, high word
  *
  * An object is incomplete when its host has booted since it was added: it may have lost completed writes with the power, which
  * one whose daemon alone was killed has not. It stays so until it is dropped or added again.
+ *
+ * An object whose creation was never synced is gone after a power loss. The epoch in its entry says how new it was: the older
+ * copies that others may still have are not it.
  *
  * Records are only appended. When the slots are used up, or a write failed, the live entries go to a fresh file that
  * replaces the old one by a rename. The slots are zeros on disk from the start, so an append changes no metadata and
@@ -42,11 +46,22 @@ const ADD_INCOMPLETE = 3
 const BOOT_ID_AT = 16
 const BOOT_ID_BYTES = 64
 
+/** Numbers of one record in memory: type, oid, epoch */
+const FIELDS = 3
+
+/** What the log says of an object. */
+export interface Intent {
+  /** Of the object when it was added */
+  epoch: number
+  /** May lack completed writes */
+  incomplete: boolean
+}
+
 interface Batch {
-  /** Type, then the oid, in turn */
+  /** FIELDS of each record, in turn */
   records: number[]
-  /** The oids of its ADDs */
-  adds: Oid[]
+  /** Oid and epoch of each of its ADDs, in turn */
+  adds: number[]
 }
 
 export class IntentLog {
@@ -58,10 +73,12 @@ export class IntentLog {
   private used = 0
   /** null: durable. Else those who wait for the one ADD of this oid that is queued or being written */
   private readonly live = new Map<Oid, Completion[] | null>()
+  /** Of each of `live`: the newest epoch it is, or is being, added with */
+  private readonly epochs = new Map<Oid, number>()
   /** Of `live`: those that may lack completed writes */
   private readonly incomplete = new Set<Oid>()
-  /** Of `live`: incomplete ones that are being added again; the former entry counts until the new one is durable */
-  private readonly renewed = new Set<Oid>()
+  /** Of `live`: those that are being added again; this former entry counts until the new one is durable */
+  private readonly renewed = new Map<Oid, Intent>()
   private batch: Batch = { records: [], adds: [] }
   private running: Promise<void> | null = null
   private broken = false
@@ -88,17 +105,19 @@ export class IntentLog {
     return this.live.get(oid) === null
   }
 
-  /**
-   * The entries that the file of a former run holds, with true for the incomplete; null when there is no readable file.
-   * Throws DiskError.
-   */
-  read(): Map<Oid, boolean> | null {
+  /** A durable entry exists that is no older than `epoch` */
+  covers(oid: Oid, epoch: number): boolean {
+    return this.has(oid) && (this.epochs.get(oid) as number) >= epoch
+  }
+
+  /** The entries that the file of a former run holds; null when there is no readable file. Throws DiskError. */
+  read(): Map<Oid, Intent> | null {
     const bytes = this.disk.readFile(PATH)
     if (bytes === null || bytes.length < HEADER || !MAGIC.equals(bytes.subarray(0, 8))) return null
     if (bytes.readUInt32LE(8) !== VERSION) return null
     const bootId = bytes.toString('latin1', BOOT_ID_AT, BOOT_ID_AT + BOOT_ID_BYTES).replace(/\0+$/, '')
     const rebooted = bootId === '' || bootId !== this.disk.bootId
-    const oids = new Map<Oid, boolean>()
+    const oids = new Map<Oid, Intent>()
     let torn = false
     const slots = Math.floor((bytes.length - HEADER) / RECORD)
     for (let slot = 0; slot < slots; slot++) {
@@ -110,17 +129,23 @@ export class IntentLog {
         bytes.readUInt32LE(at + 4) === slot + 1 &&
         bytes.readUInt32LE(at + 28) === crc32(bytes.subarray(at, at + 28)) &&
         oid > 0
-      if (!whole) torn = true
-      else if (type !== DROP) oids.set(oid, rebooted || type === ADD_INCOMPLETE || (torn && oids.get(oid) === true))
-      else if (!torn) oids.delete(oid)
+      if (!whole) {
+        torn = true
+      } else if (type !== DROP) {
+        const incomplete = rebooted || type === ADD_INCOMPLETE || (torn && oids.get(oid)?.incomplete === true)
+        oids.set(oid, { epoch: bytes.readUInt32LE(at + 16), incomplete })
+      } else if (!torn) {
+        oids.delete(oid)
+      }
     }
     return oids
   }
 
-  /** Starts a fresh log with these entries, true for the incomplete. Throws DiskError. */
-  async start(entries: ReadonlyMap<Oid, boolean>): Promise<void> {
-    for (const [oid, incomplete] of entries) {
+  /** Starts a fresh log with these entries. Throws DiskError. */
+  async start(entries: ReadonlyMap<Oid, Intent>): Promise<void> {
+    for (const [oid, { epoch, incomplete }] of entries) {
       this.live.set(oid, null)
+      this.epochs.set(oid, epoch)
       if (incomplete) this.incomplete.add(oid)
     }
     const result = await this.rewrite([])
@@ -128,22 +153,26 @@ export class IntentLog {
     this.checkPressure()
   }
 
-  /** Completes once an entry for `oid` is durable. */
-  add(oid: Oid, done: Completion): void {
+  /** Completes once an entry for `oid`, of `epoch` or a newer one, is durable. */
+  add(oid: Oid, epoch: number, done: Completion): void {
     const waiters = this.live.get(oid)
-    if (waiters === null && !this.incomplete.has(oid)) {
+    const known = this.epochs.get(oid) ?? -1
+    if (waiters === null && known >= epoch && !this.incomplete.has(oid)) {
       done.complete(0)
       return
     }
-    if (waiters) {
+    if (waiters && known >= epoch) {
       waiters.push(done)
       return
     }
     // It is written now, and so complete from here on.
-    if (this.incomplete.delete(oid)) this.renewed.add(oid)
-    this.live.set(oid, [done])
-    this.batch.records.push(ADD, oid)
-    this.batch.adds.push(oid)
+    if (waiters === null) this.renewed.set(oid, { epoch: known, incomplete: this.incomplete.delete(oid) })
+    // Who waits for an entry of an older epoch waits for this one too.
+    if (waiters) waiters.push(done)
+    else this.live.set(oid, [done])
+    this.epochs.set(oid, Math.max(epoch, known))
+    this.batch.records.push(ADD, oid, Math.max(epoch, known))
+    this.batch.adds.push(oid, Math.max(epoch, known))
     this.pump()
     this.checkPressure()
   }
@@ -152,8 +181,9 @@ export class IntentLog {
   drop(oid: Oid): void {
     if (!this.has(oid)) return
     this.live.delete(oid)
+    this.epochs.delete(oid)
     this.incomplete.delete(oid)
-    this.batch.records.push(DROP, oid)
+    this.batch.records.push(DROP, oid, 0)
     this.pump()
     if (this.live.size < (this.limit * 3) / 4) this.pressed = false
   }
@@ -181,7 +211,7 @@ export class IntentLog {
     while (this.batch.records.length > 0) {
       const { records, adds } = this.batch
       this.batch = { records: [], adds: [] }
-      const full = this.used + records.length / 2 > this.slots
+      const full = this.used + records.length / FIELDS > this.slots
       const result = this.broken || full ? await this.rewrite(records) : await this.append(records, adds.length > 0)
       if (result < 0) {
         // What was written may be there or not: start a fresh file before anything else is promised.
@@ -189,22 +219,36 @@ export class IntentLog {
         this.log('error', 'the intent log cannot be written', { errno: -result, file: PATH })
       }
       const told: Completion[] = []
-      for (const oid of adds) {
+      for (let i = 0; i < adds.length; i += 2) {
+        const oid = adds[i]
+        // Added once more, with a newer epoch: those who wait are told then.
+        if (this.epochs.get(oid) !== adds[i + 1]) continue
         const waiters = this.live.get(oid)
         assert(Array.isArray(waiters), 'an entry on its way into the intent log has those who wait for it')
         for (const done of waiters) told.push(done)
-        const former = this.renewed.delete(oid)
-        if (result >= 0 || former) this.live.set(oid, null)
-        else this.live.delete(oid)
-        if (result < 0 && former) this.incomplete.add(oid)
+        this.addEnded(oid, result >= 0)
       }
       for (const done of told) done.complete(Math.min(result, 0))
     }
     this.running = null
   }
 
+  private addEnded(oid: Oid, durable: boolean): void {
+    const former = this.renewed.get(oid)
+    this.renewed.delete(oid)
+    if (durable || former !== undefined) this.live.set(oid, null)
+    if (durable) return
+    if (former === undefined) {
+      this.live.delete(oid)
+      this.epochs.delete(oid)
+    } else {
+      this.epochs.set(oid, former.epoch)
+      if (former.incomplete) this.incomplete.add(oid)
+    }
+  }
+
   private async append(records: number[], durable: boolean): Promise<number> {
-    const count = records.length / 2
+    const count = records.length / FIELDS
     const bytes = Buffer.alloc(count * RECORD)
     encodeRecords(bytes, 0, records, this.used)
     const position = HEADER + this.used * RECORD
@@ -218,11 +262,14 @@ export class IntentLog {
   private async rewrite(records: number[]): Promise<number> {
     const all: number[] = []
     for (const [oid, waiters] of this.live) {
-      if (this.incomplete.has(oid) || this.renewed.has(oid)) all.push(ADD_INCOMPLETE, oid)
-      else if (waiters === null) all.push(ADD, oid)
+      const former = this.renewed.get(oid)
+      if (former !== undefined) all.push(former.incomplete ? ADD_INCOMPLETE : ADD, oid, former.epoch)
+      else if (waiters === null) {
+        all.push(this.incomplete.has(oid) ? ADD_INCOMPLETE : ADD, oid, this.epochs.get(oid) as number)
+      }
     }
     for (const value of records) all.push(value)
-    const count = all.length / 2
+    const count = all.length / FIELDS
     let slots = SLOTS_MIN
     while (slots < count * 4) slots *= 2
     const bytes = Buffer.alloc(HEADER + slots * RECORD)
@@ -260,12 +307,13 @@ export class IntentLog {
 }
 
 function encodeRecords(bytes: Buffer, start: number, records: number[], firstSlot: number): void {
-  for (let i = 0; i < records.length; i += 2) {
-    const at = start + (i / 2) * RECORD
+  for (let i = 0; i < records.length; i += FIELDS) {
+    const at = start + (i / FIELDS) * RECORD
     bytes.writeUInt32LE(records[i], at)
-    bytes.writeUInt32LE(firstSlot + i / 2 + 1, at + 4)
+    bytes.writeUInt32LE(firstSlot + i / FIELDS + 1, at + 4)
     bytes.writeUInt32LE(lowWord(records[i + 1]), at + 8)
     bytes.writeUInt32LE(highWord(records[i + 1]), at + 12)
+    bytes.writeUInt32LE(records[i + 2], at + 16)
     bytes.writeUInt32LE(crc32(bytes.subarray(at, at + 28)), at + 28)
   }
 }

@@ -15,7 +15,7 @@ import { ALLOCATE, DataOps, type DataPath, PUNCH, READ, WRITE, ZERO } from './da
 import { HandleCache } from './handle-cache.js'
 import { assertEpoch, HEADER_BYTES } from './header.js'
 import { HeaderWriter } from './header-writer.js'
-import { IntentLog } from './intent-log.js'
+import { type Intent, IntentLog } from './intent-log.js'
 import { HEADER_STALE, ObjectFile, objectPath } from './object-file.js'
 import { clearStage, makeDirectories, scanObjects } from './scan.js'
 import { SpaceGauge } from './space-gauge.js'
@@ -52,7 +52,7 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
   readonly handles: HandleCache
   readonly headers: HeaderWriter
   readonly gauge: SpaceGauge
-  intentsAtOpen: ReadonlySet<Oid> = new Set()
+  intentsAtOpen: ReadonlyMap<Oid, number> = new Map()
   /** The intent log has become long: drop what is quiet. Called again only after it has shrunk by a quarter. */
   onIntentPressure: (() => void) | null = null
 
@@ -103,15 +103,17 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
     })
     let logged = this.readIntents()
     if (logged === null) {
-      logged = new Map([...this.table.keys()].map((oid) => [oid, true]))
+      logged = new Map(
+        [...this.table.values()].map(({ oid, writeEpoch }) => [oid, { epoch: writeEpoch, incomplete: true }]),
+      )
       if (logged.size > 0) {
         log('warning', 'the intent log is missing or cannot be read: every object will be checked', {
           objects: logged.size,
         })
       }
     }
-    this.intentsAtOpen = new Set(logged.keys())
-    for (const [oid, incomplete] of logged) {
+    this.intentsAtOpen = new Map([...logged].map(([oid, { epoch }]) => [oid, epoch]))
+    for (const [oid, { incomplete }] of logged) {
       const file = this.table.get(oid)
       if (file === undefined) continue
       file.intent = true
@@ -124,7 +126,7 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
     await this.intents.start(logged)
   }
 
-  private readIntents(): Map<Oid, boolean> | null {
+  private readIntents(): Map<Oid, Intent> | null {
     try {
       return this.intents.read()
     } catch (error) {
@@ -185,8 +187,8 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
       this.syncs.directoryChanged(oid)
       throw new DiskError(-file.headerError, 'create', path, `errno ${-file.headerError}`)
     }
-    // A former object's entry speaks of the oid and so of this one too.
-    file.intent = this.intents.has(oid)
+    // A former object's entry speaks of the oid and so of this one too, unless it says less of how new it is.
+    file.intent = this.intents.covers(oid, writeEpoch)
     this.insert(file)
     this.syncs.directoryChanged(oid)
     this.wrote(file)
@@ -350,7 +352,7 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
       done.complete(0)
       return
     }
-    this.intents.add(file.oid, {
+    this.intents.add(file.oid, file.writeEpoch, {
       complete: (result) => {
         if (result >= 0) {
           file.intent = true

@@ -98,9 +98,10 @@ export interface ObjectStore {
   /** Need not be durable at once. An object that is not durable itself (writes, or its creation, since the last sync) keeps
    *  its intent: look at object.intent afterwards */
   dropIntents(objects: readonly StoredObject[]): void
-  /** oids that the log held at open: written since they were last known clean, when this node stopped. Such objects start
-   *  `dirty` (the page cache may hold what was never synced) with `intent` set. */
-  readonly intentsAtOpen: ReadonlySet<Oid>
+  /** What the log held at open: oids written since they were last known clean, when this node stopped, with the writeEpoch
+   *  they had when they were added (one that is gone was created in it). Such objects start `dirty` (the page cache may hold
+   *  what was never synced) with `intent` set. */
+  readonly intentsAtOpen: ReadonlyMap<Oid, number>
 
   space(): DiskSpace
   /** Closes all files; a clean stop after syncing all */

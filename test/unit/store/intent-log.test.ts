@@ -15,7 +15,7 @@ async function turns(disk: MemoryDisk | null): Promise<void> {
 
 async function start(disk: MemoryDisk, oids: Oid[] = [], limit = 4096): Promise<IntentLog> {
   const log = new IntentLog(disk, limit, () => {})
-  const started = log.start(new Map(oids.map((oid) => [oid, false])))
+  const started = log.start(new Map(oids.map((oid) => [oid, { epoch: 1, incomplete: false }])))
   await turns(disk)
   await started
   disk.calls = []
@@ -30,11 +30,11 @@ function read(disk: MemoryDisk): number[] | null {
 /** Those of the entries that may lack completed writes. */
 function incomplete(disk: MemoryDisk): number[] {
   const oids = new IntentLog(disk, 1, () => {}).read()
-  return [...(oids ?? [])].filter(([, value]) => value).map(([value]) => value - oid(0))
+  return [...(oids ?? [])].filter(([, intent]) => intent.incomplete).map(([value]) => value - oid(0))
 }
 
 async function added(disk: MemoryDisk, log: IntentLog, value: Oid): Promise<void> {
-  const done = new Promise((resolve) => log.add(value, { complete: resolve }))
+  const done = new Promise((resolve) => log.add(value, 1, { complete: resolve }))
   await turns(disk)
   await done
 }
@@ -65,12 +65,12 @@ test('entries are incomplete from the next boot on, until they are dropped or ad
 test('an incomplete entry that cannot be added again is still there', async (t) => {
   const disk = new MemoryDisk()
   const log = new IntentLog(disk, 4096, () => {})
-  const started = log.start(new Map([[oid(1), true]]))
+  const started = log.start(new Map([[oid(1), { epoch: 1, incomplete: true }]]))
   await turns(disk)
   await started
   disk.failing = (operation) => (operation === 'sync' ? 5 : 0)
   let result = 0
-  log.add(oid(1), {
+  log.add(oid(1), 1, {
     complete: (value) => {
       result = value
     },
@@ -82,6 +82,42 @@ test('an incomplete entry that cannot be added again is still there', async (t) 
   await added(disk, log, oid(2))
   t.deepEqual(read(disk), [1, 2], 'in the fresh file, too')
   t.deepEqual(incomplete(disk), [1])
+})
+
+test('an entry says how new the object was: one of an older epoch does not do, a newer one does', async (t) => {
+  const disk = new MemoryDisk()
+  const log = await start(disk)
+  const epochs = (of: MemoryDisk) => [...(new IntentLog(of, 1, () => {}).read() ?? [])].map(([, { epoch }]) => epoch)
+  const ended: string[] = []
+  const wait = (name: string) => ({ complete: (result: number) => ended.push(`${name} ${result}`) })
+  log.add(oid(1), 5, wait('of 5'))
+  log.add(oid(1), 4, wait('of 4'))
+  await turns(disk)
+  t.deepEqual(ended, ['of 5 0', 'of 4 0'])
+  t.deepEqual(epochs(disk), [5])
+
+  log.add(oid(1), 7, wait('of 7'))
+  t.false(log.covers(oid(1), 7))
+  t.false(log.has(oid(1)), 'not before it is durable')
+  await turns(null)
+  // The one of 7 is on its way: one that comes with 8 is a record more, and nobody hears before both are durable.
+  log.add(oid(1), 8, wait('of 8'))
+  await turns(null)
+  t.is(ended.length, 2)
+  await turns(disk)
+  t.deepEqual(ended.slice(2), ['of 7 0', 'of 8 0'])
+  t.true(log.covers(oid(1), 8))
+  t.false(log.covers(oid(1), 9))
+  t.deepEqual(epochs(disk.crash(true, () => false)), [8])
+
+  disk.failing = (operation) => (operation === 'sync' ? 5 : 0)
+  log.add(oid(1), 9, wait('of 9'))
+  await turns(disk)
+  t.is(ended.at(-1), 'of 9 -5')
+  t.true(log.covers(oid(1), 8), 'the former entry is still there')
+  disk.failing = () => 0
+  await added(disk, log, oid(2))
+  t.deepEqual(epochs(disk), [8, 1], 'in the fresh file, too')
 })
 
 const afterPowerLoss = (disk: MemoryDisk) => disk.crash(true, () => false)
@@ -97,11 +133,11 @@ test('entries of one turn share one sync, those that come while it runs share th
       ended.push(n)
     },
   })
-  for (const n of [1, 2, 3]) log.add(oid(n), wait(n))
+  for (const n of [1, 2, 3]) log.add(oid(n), 1, wait(n))
   await turns(null)
   t.deepEqual(disk.calls, ['write', 'sync'])
-  for (const n of [4, 5]) log.add(oid(n), wait(n))
-  log.add(oid(2), wait(2))
+  for (const n of [4, 5]) log.add(oid(n), 1, wait(n))
+  log.add(oid(2), 1, wait(2))
   await turns(null)
   t.deepEqual(ended, [], 'nothing is promised before the sync has ended')
   t.deepEqual(read(afterPowerLoss(disk)), [])
@@ -109,7 +145,7 @@ test('entries of one turn share one sync, those that come while it runs share th
   t.deepEqual(ended, [1, 2, 2, 3, 4, 5])
   t.deepEqual(disk.calls, ['write', 'sync', 'write', 'sync'])
   t.deepEqual(read(afterPowerLoss(disk)), [1, 2, 3, 4, 5])
-  log.add(oid(1), wait(1))
+  log.add(oid(1), 1, wait(1))
   t.is(ended.length, 7, 'it is there already')
 })
 
@@ -123,7 +159,7 @@ test('a dropped entry is gone without a sync, and may come again', async (t) => 
   t.deepEqual(read(disk), [2])
   t.deepEqual(read(afterPowerLoss(disk)), [1, 2])
   let result = 1
-  log.add(oid(1), {
+  log.add(oid(1), 1, {
     complete: (value) => {
       result = value
     },
@@ -139,7 +175,7 @@ test('a log that is used up, or could not be written, goes on in a fresh file', 
   const log = await start(disk, [oid(0)])
   const done = { complete: () => {} }
   for (let round = 0; round < 20; round++) {
-    for (let n = 1; n <= 1000; n++) log.add(oid(n), done)
+    for (let n = 1; n <= 1000; n++) log.add(oid(n), 1, done)
     await turns(disk)
     for (let n = 1; n <= 1000; n++) if (n % 500 !== 0 || round < 19) log.drop(oid(n))
     await turns(disk)
@@ -151,13 +187,13 @@ test('a log that is used up, or could not be written, goes on in a fresh file', 
   const results: number[] = []
   for (const failing of ['sync', 'write', 'rename']) {
     disk.failing = (operation) => (operation === failing ? 28 : 0)
-    log.add(oid(7), { complete: (result) => results.push(result) })
+    log.add(oid(7), 1, { complete: (result) => results.push(result) })
     await turns(disk)
     t.false(log.has(oid(7)))
   }
   t.deepEqual(results, [-28, -28, -28])
   disk.failing = () => 0
-  log.add(oid(8), { complete: (result) => results.push(result) })
+  log.add(oid(8), 1, { complete: (result) => results.push(result) })
   await turns(disk)
   t.is(results[3], 0)
   t.deepEqual(read(afterPowerLoss(disk)), [0, 8, 500, 1000])
@@ -168,10 +204,10 @@ test('a torn tail: what follows is believed when it adds, not when it drops', as
   const disk = new MemoryDisk()
   const log = await start(disk, [oid(1)])
   const done = { complete: () => {} }
-  for (const n of [2, 3]) log.add(oid(n), done)
+  for (const n of [2, 3]) log.add(oid(n), 1, done)
   await turns(disk)
   log.drop(oid(1))
-  log.add(oid(4), done)
+  log.add(oid(4), 1, done)
   await turns(disk)
   t.deepEqual(read(disk), [2, 3, 4])
   const bytes = disk.readFile('intent')!
@@ -197,12 +233,12 @@ test('pressure is told once, and again only after it has gone down', async (t) =
   let told = 0
   log.onPressure = () => told++
   const done = { complete: () => {} }
-  for (let n = 0; n < 8; n++) log.add(oid(n), done)
+  for (let n = 0; n < 8; n++) log.add(oid(n), 1, done)
   t.is(told, 0)
-  for (let n = 8; n < 20; n++) log.add(oid(n), done)
+  for (let n = 8; n < 20; n++) log.add(oid(n), 1, done)
   t.is(told, 1)
   await turns(disk)
   for (let n = 0; n < 15; n++) log.drop(oid(n))
-  for (let n = 0; n < 15; n++) log.add(oid(n), done)
+  for (let n = 0; n < 15; n++) log.add(oid(n), 1, done)
   t.is(told, 2)
 })
