@@ -77,7 +77,7 @@ export class ClusterState {
   private command(command: LoggedCommand, sender: string, time: number): unknown {
     switch (command.type) {
       case 'vdi':
-        return this.registry.apply(command.command, { sender, time })
+        return this.registry.apply(command.command, { sender, time, epoch: this.history.epoch.number })
       case 'exclusive-enter':
         return this.enter(command.token, sender)
       case 'exclusive-leave':

@@ -19,8 +19,10 @@ import { Recovery } from '../replication/recovery.js'
 import { Replica } from '../replication/replica.js'
 import { surveyCalls } from '../replication/survey.js'
 import { Topology } from '../replication/topology.js'
+import { isFormer } from '../replication/validity.js'
 import type { NodeState } from '../store/identity.js'
 import { FileStore } from '../store/object-store.js'
+import type { StoredObject } from '../store/types.js'
 import { vidOf } from '../vdi/oid.js'
 import { VdiOperations } from '../vdi/operations.js'
 import type { VdiLock } from '../vdi/types.js'
@@ -131,6 +133,7 @@ export class SheepNode implements ClusterListener {
       clock,
       log,
       copiesOf,
+      createdIn: (vid) => this.cluster.registry.get(vid)?.epoch ?? 0,
       taken: (oid) => this.sweeper.suspect([vidOf(oid)]),
       recovered: (epoch) => this.reportRecovered(epoch),
       reachable: (oids) => this.operations.reclaim.reachable(oids),
@@ -235,6 +238,7 @@ export class SheepNode implements ClusterListener {
     // What was in flight when this node fell out is not sent again: its locks may be others' by now, its vids used anew.
     gateway.recheckLocks()
     if (!stayed) gateway.router.forget()
+    if (!stayed) this.dropFormer(this.store.all())
     this.peers.update(self === undefined ? [] : current.nodes)
     if (self === undefined) {
       this.pause()
@@ -252,7 +256,11 @@ export class SheepNode implements ClusterListener {
 
   commandApplied(command: ClusterCommand): void {
     this.gateway.commandApplied(command)
-    if (command.type === 'vdi') this.writers = this.writeLocks()
+    if (command.type === 'vdi') {
+      this.writers = this.writeLocks()
+      const created = this.cluster.registry.begunBy(command.command)
+      if (created !== undefined) this.dropFormer(this.store.ofVdi(created.vid))
+    }
     if (command.type === 'recovered') this.purgeWhenAllRecovered()
     if (command.type === 'shutdown') this.parts.stopRequested('the cluster was told to shut down')
   }
@@ -290,12 +298,21 @@ export class SheepNode implements ClusterListener {
   private adopt(clusterId: string): void {
     const foreign = [...this.store.all()]
     if (foreign.length > 0) this.parts.log('notice', `formatted anew: dropping ${foreign.length} objects`)
-    for (const object of foreign) {
-      this.replica.hot.delete(object)
-      if (object.intent) this.store.dropIntents([object])
-      this.store.remove(object)
-    }
+    for (const object of foreign) this.replica.discard(object)
     this.saveState({ ...this.nodeState, clusterId, recoveredEpoch: 0 })
+  }
+
+  /** What is of a VDI that had the vid before: this node missed its deletion. */
+  private dropFormer(objects: Iterable<StoredObject>): void {
+    const { registry } = this.cluster
+    const former = [...objects].filter(({ oid, writeEpoch }) => {
+      return isFormer(writeEpoch, registry.get(vidOf(oid))?.epoch ?? 0)
+    })
+    if (former.length > 0) this.parts.log('info', `dropping ${former.length} objects of VDIs that were deleted`)
+    for (const object of former) {
+      this.recovery.cancel(object.oid)
+      this.replica.discard(object)
+    }
   }
 
   private saveState(state: NodeState): void {

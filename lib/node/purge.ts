@@ -38,9 +38,7 @@ export function purge(parts: PurgeParts): void {
       if (object.removed || object.writeEpoch >= topology.epoch) continue
       const copies = copiesOf(vidOf(object.oid))
       if (copies > 0 && topology.holds(object.oid, copies)) continue
-      replica.hot.delete(object)
-      if (object.intent) store.dropIntents([object])
-      store.remove(object)
+      replica.discard(object)
       dropped++
     }
     clock.after(0, step)

@@ -2,12 +2,12 @@
 import type { NodeInfo } from '../cluster/types.js'
 import type { Clock, Log } from '../host/interfaces.js'
 import type { ObjectStore } from '../store/types.js'
-import { type Oid, oidToHex } from '../vdi/oid.js'
+import { type Oid, oidToHex, vidOf } from '../vdi/oid.js'
 import type { Peers } from './peers.js'
 import type { Replica } from './replica.js'
 import { decodeReports, encodeOids, type OidReport } from './survey.js'
 import type { Topology } from './topology.js'
-import type { CopyReport } from './validity.js'
+import { type CopyReport, isFormer } from './validity.js'
 
 const LIST_RETRY_MS = 100
 
@@ -18,6 +18,7 @@ export interface InquiryOptions {
   replica: Replica
   clock: Clock
   log: Log
+  createdIn: (vid: number) => number
 }
 
 export class Inquiry {
@@ -54,6 +55,7 @@ export class Inquiry {
   private collect(reports: Map<Oid, CopyReport[]>, node: NodeInfo, report: OidReport): void {
     const object = this.options.store.get(report.oid)
     if (object !== undefined && this.options.replica.isValid(object)) return
+    if (this.isFormer(report)) return
     const list = reports.get(report.oid)
     const copy: CopyReport = { node: node.id, present: true, ...report }
     if (list === undefined) {
@@ -79,8 +81,13 @@ export class Inquiry {
   async statusOf(node: string, oid: Oid, epoch: number): Promise<CopyReport & { writer: string }> {
     const answer = await this.options.peers.call(node, 'status', { epoch }, encodeOids([oid]))
     const report = decodeReports(answer.body)[0]
-    if (report === undefined) return { ...absentReport(node), writer: '' }
+    if (report === undefined || this.isFormer(report)) return { ...absentReport(node), writer: '' }
     return { node, present: true, ...report, writer: (answer.json as { writers: string[] }).writers[0] }
+  }
+
+  /** That node has not heard of the VDI yet, and so not dropped what it has of the vid's former one. */
+  private isFormer(report: OidReport): boolean {
+    return isFormer(report.writeEpoch, this.options.createdIn(vidOf(report.oid)))
   }
 
   ownReport(oid: Oid, copies: number): CopyReport {

@@ -160,9 +160,7 @@ export class ObjectRecovery {
     if (object !== undefined) {
       if (replica.isValid(object)) return false
       log('info', `dropping object ${oidToHex(task.oid)}: nothing refers to it`)
-      replica.hot.delete(object)
-      if (object.intent) store.dropIntents([object])
-      store.remove(object)
+      replica.discard(object)
     }
     resumeAll(task, NO_OBJECT)
     return true

@@ -34,6 +34,8 @@ export interface RecoveryOptions {
   clock: Clock
   log: Log
   copiesOf: (vid: number) => number
+  /** A copy that was written before this epoch is of another VDI that had the vid; 0 when the registry does not know it */
+  createdIn: (vid: number) => number
   /** A copy came from another node: it may be a leftover there, too, which nobody has told yet */
   taken: (oid: Oid) => void
   /** This node's share of the epoch is valid, durably */

@@ -141,6 +141,14 @@ export class Replica {
     for (const object of objects) if (!object.intent || object.removed) this.hot.delete(object)
   }
 
+  /** The object is not wanted any more. */
+  discard(object: StoredObject): void {
+    const { store } = this.options
+    this.hot.delete(object)
+    if (object.intent) store.dropIntents([object])
+    store.remove(object)
+  }
+
   /** What is submitted from now on begins after everything that is at the disk now has ended. */
   barrier(): void {
     if (this.activeEpoch === 0 || this.inFlight === 0) return
@@ -336,7 +344,7 @@ class ReplicaOp implements Completion, EnsureWaiter {
     let object = store.get(request.oid)
     if (request.kind === REMOVE) {
       replica.ensurer?.cancel(request.oid)
-      if (object !== undefined) this.remove(object)
+      if (object !== undefined) replica.discard(object)
       this.finish(0)
       return
     }
@@ -396,13 +404,6 @@ class ReplicaOp implements Completion, EnsureWaiter {
     if (object.intent) replica.hot.add(object)
     this.ensured = true
     return object
-  }
-
-  private remove(object: StoredObject): void {
-    const { store } = this.replica.options
-    this.replica.hot.delete(object)
-    if (object.intent) store.dropIntents([object])
-    store.remove(object)
   }
 
   /** False when the request goes on later, from the top. */

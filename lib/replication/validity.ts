@@ -93,6 +93,11 @@ export function decide(
   return { kind: 'take', from: choice.node }
 }
 
+/** 0 is a copy being received, of which nobody knows yet. */
+export function isFormer(writeEpoch: number, createdIn: number): boolean {
+  return writeEpoch > 0 && writeEpoch < createdIn
+}
+
 function newest(reports: readonly CopyReport[]): CopyReport | null {
   let best: CopyReport | null = null
   for (const report of reports) if (best === null || report.validThrough > best.validThrough) best = report

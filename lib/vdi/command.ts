@@ -32,6 +32,12 @@ export function checkTime(value: unknown, what: string): asserts value is number
   }
 }
 
+export function checkEpoch(value: unknown, what: string): asserts value is number {
+  if (!Number.isInteger(value) || (value as number) < 0 || (value as number) > 0xffffffff) {
+    throw new SheepError('invalid', `${what}: ${quoted(value)} is no epoch`)
+  }
+}
+
 export function checkFlag(value: unknown, what: string): asserts value is boolean {
   if (typeof value !== 'boolean') throw new SheepError('invalid', `${what}: ${quoted(value)} is not true or false`)
 }
@@ -51,6 +57,7 @@ export function checkCopies(value: unknown): asserts value is number {
 export function checkContext(context: CommandContext): void {
   checkNode(context.sender, "a command's sender")
   checkTime(context.time, "a command's time")
+  checkEpoch(context.epoch, "a command's epoch")
 }
 
 /** SheepError invalid, too-big. */

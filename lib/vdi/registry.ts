@@ -17,6 +17,8 @@
  *   `deleting`, and a `deleting` one waits for a node that claims it with delete-begin. A node that left and came back can therefore
  *   never end what another has taken over, and a vid is not free before its one deleter says so.
  * - `deleted` entries stay while a descendant exists: objects are named by them.
+ * - A vid is given again in a later epoch than the one it was freed in. So the epoch of an entry tells its own objects from those
+ *   of a former VDI, which a node that was away may still have.
  */
 import { assert } from '../assert.js'
 import { SheepError } from '../errors.js'
@@ -106,7 +108,7 @@ export class Registry extends VdiTable {
         )
       }
     }
-    const vid = this.freeVid(name)
+    const vid = this.freeVid(name, context.epoch)
     this.put({
       vid,
       name,
@@ -121,6 +123,7 @@ export class Registry extends VdiTable {
       state: 'creating',
       creator: context.sender,
       preallocated,
+      epoch: context.epoch,
     })
     return { vid }
   }
@@ -220,7 +223,7 @@ export class Registry extends VdiTable {
     let last: VdiEntry | undefined = this.must(vid)
     while (last?.state === 'deleted' && !this.childrenOf.has(last.vid)) {
       const parent: VdiEntry | undefined = this.entries.get(last.parent)
-      this.drop(last)
+      this.drop(last, context.epoch)
       last = parent
     }
     return null
@@ -366,7 +369,7 @@ export class Registry extends VdiTable {
   // ---- state
 
   private reserveChild(parent: VdiEntry, like: VdiEntry, context: CommandContext): number {
-    const vid = this.freeVid(parent.name)
+    const vid = this.freeVid(parent.name, context.epoch)
     this.put({
       ...like,
       vid,
@@ -380,17 +383,19 @@ export class Registry extends VdiTable {
       state: 'creating',
       creator: context.sender,
       preallocated: false,
+      epoch: context.epoch,
     })
     return vid
   }
 
-  /** The first free vid from the name's hash on, wrapping (wire-protocol.md, "vid"). */
-  private freeVid(name: string): number {
-    if (this.entries.size >= MAX_VID) {
+  /** The first free vid from the name's hash on, wrapping (wire-protocol.md, "vid"). One freed in this epoch is not free yet. */
+  private freeVid(name: string, epoch: number): number {
+    const freed = this.freedIn(epoch)
+    if (this.entries.size + freed.size >= MAX_VID) {
       throw new SheepError('table-full', `all ${MAX_VID} VDI ids are taken`, 'delete VDIs or snapshots')
     }
     let vid = vidHash(name)
-    while (vid === 0 || this.entries.has(vid)) vid = (vid + 1) & MAX_VID
+    while (vid === 0 || this.entries.has(vid) || freed.has(vid)) vid = (vid + 1) & MAX_VID
     return vid
   }
 

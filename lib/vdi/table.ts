@@ -8,6 +8,7 @@ import { assert } from '../assert.js'
 import { SheepError } from '../errors.js'
 import {
   checkCopies,
+  checkEpoch,
   checkFlag,
   checkNode,
   checkText,
@@ -18,13 +19,15 @@ import {
 } from './command.js'
 import { checkFits, checkShift, checkSize } from './inode.js'
 import { checkName, checkTag, formatReference, quoted, snapIdOf } from './name.js'
-import type { VdiEntry, VdiLock } from './types.js'
+import type { VdiCommand, VdiEntry, VdiLock } from './types.js'
 
 export interface RegistryJson {
   /** by vid */
   entries: VdiEntry[]
   /** by vid, node, session */
   locks: VdiLock[]
+  /** vids freed in this epoch, in this order; the newest FREED_MAX of them */
+  freed: { epoch: number; vids: number[] }
 }
 
 /** What lives under one name. */
@@ -60,6 +63,7 @@ export class VdiTable {
   protected readonly locksOf = new Map<number, VdiLock[]>()
   /** sessionKey -> vid that it holds */
   protected readonly sessions = new Map<string, number>()
+  private freed = { epoch: 0, vids: new Set<number>() }
 
   // ---- queries
 
@@ -80,6 +84,20 @@ export class VdiTable {
   /** Entry in `creating` under this name: a new VDI, or one that is to replace the working VDI. */
   pending(name: string): VdiEntry | undefined {
     return this.entries.get(this.names.get(name)?.pending ?? 0)
+  }
+
+  /** What this command, just applied, has begun to create. */
+  begunBy(command: VdiCommand): VdiEntry | undefined {
+    switch (command.op) {
+      case 'create':
+        return this.pending(command.name)
+      case 'snapshot-begin':
+        return this.pending(this.entries.get(command.vid)?.name ?? '')
+      case 'rollback-begin':
+        return this.pending(this.entries.get(command.snapshot)?.name ?? '')
+      default:
+        return undefined
+    }
   }
 
   /** Live snapshots of a name, oldest first. */
@@ -196,7 +214,16 @@ export class VdiTable {
     return entry
   }
 
-  protected drop(entry: VdiEntry): void {
+  /** vids that are not to be given again in `epoch` */
+  protected freedIn(epoch: number): ReadonlySet<number> {
+    return this.freed.epoch === epoch ? this.freed.vids : NONE
+  }
+
+  protected drop(entry: VdiEntry, epoch: number): void {
+    if (this.freed.epoch !== epoch) this.freed = { epoch, vids: new Set() }
+    const { vids } = this.freed
+    vids.add(entry.vid)
+    if (vids.size > FREED_MAX) for (const oldest of vids) if (vids.delete(oldest)) break
     assert(
       !this.childrenOf.has(entry.vid) && !this.locksOf.has(entry.vid),
       'a VDI that goes has neither children nor locks',
@@ -234,7 +261,12 @@ export class VdiTable {
   // ---- at rest and on the wire
 
   toJSON(): RegistryJson {
-    return { entries: Array.from(this.entries.values()).sort((a, b) => a.vid - b.vid), locks: this.locks() }
+    const { epoch, vids } = this.freed
+    return {
+      entries: Array.from(this.entries.values()).sort((a, b) => a.vid - b.vid),
+      locks: this.locks(),
+      freed: { epoch, vids: Array.from(vids) },
+    }
   }
 
   /** Into an empty table. SheepError invalid when `json` is no registry: from a peer or a disk, it is checked like a stranger's. */
@@ -250,6 +282,11 @@ export class VdiTable {
     }
     this.checkParents()
     for (const untrusted of locks) this.restoreLock(checkLock(untrusted))
+    const { epoch, vids } = ((json as Partial<RegistryJson>).freed ?? {}) as Partial<RegistryJson['freed']>
+    checkEpoch(epoch, 'registry: vids freed')
+    if (!Array.isArray(vids)) throw new SheepError('invalid', 'registry: vids freed')
+    for (const vid of vids) checkVid(vid, 'registry: vids freed')
+    this.freed = { epoch, vids: new Set(vids) }
   }
 
   private refuseDouble(entry: VdiEntry): void {
@@ -304,6 +341,9 @@ export class VdiTable {
   }
 }
 
+/** By then the removal of the oldest one's objects is on every member's disk. */
+export const FREED_MAX = 16_384
+const NONE: ReadonlySet<number> = new Set()
 const STATES: readonly string[] = ['creating', 'live', 'deleting', 'deleted']
 
 function checkEntry(value: unknown): VdiEntry {
@@ -320,6 +360,7 @@ function checkEntry(value: unknown): VdiEntry {
   checkTime(entry.createTime, `${what}: creation time`)
   checkTime(entry.snapshotTime, `${what}: snapshot time`)
   checkFlag(entry.preallocated, `${what}: preallocated`)
+  checkEpoch(entry.epoch, `${what}: epoch`)
   if (!Number.isInteger(entry.snapId) || entry.snapId < 1 || entry.snapId > 0xffffffff) {
     throw new SheepError('invalid', `${what}: snapshot id ${quoted(entry.snapId)}`)
   }
@@ -333,7 +374,7 @@ function checkEntry(value: unknown): VdiEntry {
     throw new SheepError('invalid', `${what}: state ${quoted(entry.state)} by ${quoted(entry.creator)}`)
   }
   const { vid, name, tag, snapId, parent, size, copies, blockSizeShift } = entry
-  const { createTime, snapshotTime, state, creator, preallocated } = entry
+  const { createTime, snapshotTime, state, creator, preallocated, epoch } = entry
   return {
     vid,
     name,
@@ -348,6 +389,7 @@ function checkEntry(value: unknown): VdiEntry {
     state,
     creator,
     preallocated,
+    epoch,
   }
 }
 

@@ -30,6 +30,8 @@ export interface VdiEntry {
   /** creating: the node that does it. deleting: the node that frees its objects, '' when that node has left. Else '' */
   creator: string
   preallocated: boolean
+  /** In which it was created. An object of this vid with a lower writeEpoch is of another VDI, which had the vid before */
+  epoch: number
 }
 
 export interface VdiLock {
@@ -93,4 +95,6 @@ export interface CommandContext {
   sender: string
   /** ms since the Unix epoch, from the proposer: the same on every member */
   time: number
+  /** in which the command takes effect */
+  epoch: number
 }

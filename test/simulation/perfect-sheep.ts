@@ -45,6 +45,7 @@ export function perfectSheep(flaw: Flaw, rarely: () => boolean): MakeSheep {
       state: 'live',
       creator: '',
       preallocated: false,
+      epoch: 1,
     }
     stored.set(`${name}@${tag}`, { entry, data, holder: null })
     return entry

@@ -75,6 +75,7 @@ export function fileOpener(path: string): VolumeOpener {
     state: 'live',
     creator: '',
     preallocated: true,
+    epoch: 1,
   }
   return { open: async () => new FileVolume(entry, path), list: () => [entry], find: () => entry }
 }

@@ -152,6 +152,7 @@ export class MemoryOpener implements VolumeOpener {
       state: 'live',
       creator: '',
       preallocated: false,
+      epoch: 1,
       ...more,
     }
     this.entries.push(entry)

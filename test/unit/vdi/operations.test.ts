@@ -374,7 +374,8 @@ test('a damaged inode header does not keep a VDI from being deleted, a damaged i
   t.deepEqual(world.objects.oids(), [])
   t.true(log.some((line) => line.includes('header')))
   await operations.create({ name: 'vm', size: SIZE })
-  world.objects.write(inodeOid(vid), entryPosition(0), encodeIndex(Uint32Array.of(0xffffffff)))
+  const again = world.registry.find('vm', '').vid
+  world.objects.write(inodeOid(again), entryPosition(0), encodeIndex(Uint32Array.of(0xffffffff)))
   await refused(t, operations.delete('vm', ''), 'invalid')
 })
 

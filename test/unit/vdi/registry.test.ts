@@ -3,10 +3,11 @@ import fc from 'fast-check'
 import { type ErrorCode, SheepError } from '../../../lib/errors.js'
 import { vidHash } from '../../../lib/vdi/name.js'
 import { Registry } from '../../../lib/vdi/registry.js'
+import { FREED_MAX } from '../../../lib/vdi/table.js'
 import type { CommandContext, VdiCommand, VdiEntry } from '../../../lib/vdi/types.js'
 
-const A: CommandContext = { sender: 'node-a', time: 1000 }
-const B: CommandContext = { sender: 'node-b', time: 2000 }
+const A: CommandContext = { sender: 'node-a', time: 1000, epoch: 1 }
+const B: CommandContext = { sender: 'node-b', time: 2000, epoch: 1 }
 
 function creation(name: string, parent = 0): VdiCommand {
   return { op: 'create', name, size: 2 ** 30, copies: 3, blockSizeShift: 22, parent, preallocated: false }
@@ -90,6 +91,36 @@ test('vids: next free from the hash, wrapping, never 0, deleted ones still taken
   const at = create(registry, last)
   t.is(at, 0xffffff)
   t.is(snapshot(registry, at), 1, 'after the highest comes 1')
+})
+
+test('a vid that was freed is given again in a later epoch, and the entry tells which', (t) => {
+  const registry = new Registry()
+  const first = create(registry, 'vm')
+  remove(registry, first)
+  const again = vidOf(registry.apply(creation('vm'), A))
+  t.is(again, first + 1, 'in the same epoch another')
+  t.is(registry.get(again)?.epoch, 1)
+  const copy = Registry.fromJSON(JSON.parse(JSON.stringify(registry)))
+  copy.apply({ op: 'abort', vid: again }, A)
+  copy.apply({ op: 'delete-done', vid: again }, A)
+  t.is(vidOf(copy.apply(creation('vm'), B)), first + 2, 'also where the registry was read from disk')
+  registry.apply({ op: 'abort', vid: again }, A)
+  registry.apply({ op: 'delete-done', vid: again }, A)
+  const later = vidOf(registry.apply(creation('vm'), { ...A, epoch: 2 }))
+  t.is(later, first)
+  t.is(registry.get(later)?.epoch, 2)
+})
+
+test('of the vids that were freed in an epoch the newest are remembered', (t) => {
+  const registry = new Registry()
+  const vids: number[] = []
+  for (let i = 0; i <= FREED_MAX; i++) {
+    vids.push(create(registry, 'vm'))
+    remove(registry, vids[i])
+  }
+  t.is(new Set(vids).size, vids.length)
+  t.is(create(registry, 'vm'), vids[0], 'the oldest is free again')
+  t.is(registry.toJSON().freed.vids.length, FREED_MAX)
 })
 
 test('snapshot: the working VDI freezes, the child goes on, the write lock with it', (t) => {
@@ -329,8 +360,8 @@ test('fields of commands from the network are checked', (t) => {
     )
     t.true(['invalid', 'too-big'].includes(error.code))
   }
-  t.throws(() => registry.apply(creation('b'), { sender: '', time: 1 }), { instanceOf: SheepError })
-  t.throws(() => registry.apply(creation('b'), { sender: 'a', time: -1 }), { instanceOf: SheepError })
+  t.throws(() => registry.apply(creation('b'), { sender: '', time: 1, epoch: 1 }), { instanceOf: SheepError })
+  t.throws(() => registry.apply(creation('b'), { sender: 'a', time: -1, epoch: 1 }), { instanceOf: SheepError })
   t.is(registry.size, 1)
 })
 
@@ -411,7 +442,7 @@ function play(registry: Registry, step: Step, time: number): unknown {
     return 'left'
   }
   try {
-    return registry.apply(command, { sender, time })
+    return registry.apply(command, { sender, time, epoch: Math.ceil(time / 10) })
   } catch (error) {
     if (error instanceof SheepError) return `${error.code}: ${error.message}`
     throw error

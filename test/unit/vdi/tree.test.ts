@@ -21,9 +21,10 @@ class World {
   readonly indexes = new Map<number, Uint32Array>()
   readonly objects = new Set<Oid>()
   private time = 0
+  private epoch = 0
 
   apply(command: VdiCommand): unknown {
-    return this.registry.apply(command, { sender: 'n', time: ++this.time })
+    return this.registry.apply(command, { sender: 'n', time: ++this.time, epoch: ++this.epoch })
   }
 
   private reserve(command: VdiCommand, source: number): number {

@@ -184,7 +184,11 @@ export class FakeNode {
     const kind = command.type === 'vdi' ? command.command.op : command.type
     return this.step(kind, () => {
       if (command.type !== 'vdi') throw new SheepError('unsupported', kind)
-      const result = this.world.registry.apply(command.command, { sender: this.id, time: ++this.world.time })
+      const result = this.world.registry.apply(command.command, {
+        sender: this.id,
+        time: ++this.world.time,
+        epoch: this.world.epoch,
+      })
       this.world.delivered(command.command.op)
       return result
     })
@@ -228,6 +232,7 @@ export class World {
   readonly objects = new Objects()
   readonly nodes: FakeNode[]
   time = 0
+  epoch = 1
   /** Lets a test hold up a node between its steps */
   pace: (node: FakeNode, kind: string) => Promise<void> = async () => {}
   /** Called at a gateway that is to be held */
@@ -284,6 +289,7 @@ export class World {
 
   /** The cluster notices who died: a new epoch. */
   viewChange(): void {
+    this.epoch++
     for (const node of this.nodes) {
       if (node.alive || this.noticed.has(node.id)) continue
       this.noticed.add(node.id)
@@ -298,6 +304,7 @@ export class World {
 
   /** All hosts lose power at once; two come back. */
   blackout(): void {
+    this.epoch++
     for (const node of this.nodes) {
       if (node.alive) node.die()
       this.noticed.add(node.id)
