@@ -27,6 +27,7 @@ import { readIndex, spread } from './inode-io.js'
 import type { ObjectIo } from './object-io.js'
 import { indexOf, inodeOid, KIND_DATA, kindOf, type Oid, vidOf, vmStateOid } from './oid.js'
 import type { Registry } from './registry.js'
+import { SHRINK_SESSION } from './shrink.js'
 import { FreePlan, nearestLive, nearestLiveBelow, rangeOf, referencesOf } from './tree.js'
 import type { VdiCommand, VdiEntry, VdiLock } from './types.js'
 
@@ -214,8 +215,8 @@ export class Reclaim {
   /**
    * Of these objects, those that something reaches or may be about to reach; the others are garbage at this moment. An object of a VDI
    * that is being created or freed counts as reached: its node is at work. Of one that is open for writing its gateway says what it
-   * refers to; SheepError busy when it cannot be asked now. Before removing a copy the caller checks, without waiting in between, that it
-   * was not written since it asked.
+   * refers to; SheepError busy when it cannot be asked now, or while what the index does not name may be in the making (shrinking).
+   * Before removing a copy the caller checks, without waiting in between, that it was not written since it asked.
    */
   async reachable(oids: Iterable<Oid>): Promise<Set<Oid>> {
     const reached = new Set<Oid>()
@@ -248,7 +249,8 @@ export class Reclaim {
       if (entry === undefined) return reached
       if (entry.state === 'creating' || entry.state === 'deleting') return oids
       const lock = registry().lockOf(owner)
-      if (lock?.mode === 'write') {
+      const shrinking = lock?.session.startsWith(SHRINK_SESSION) === true
+      if (lock?.mode === 'write' && !shrinking) {
         const referred = await this.parts.writers.referred(lock, rest.map(indexOf))
         again = registry().lockOf(owner) !== lock
         if (again) continue
@@ -267,6 +269,7 @@ export class Reclaim {
         for (const oid of rest) (index.entries[indexOf(oid) - index.first] === owner ? reached : missed).push(oid)
         rest = missed
       }
+      if (shrinking && rest.length > 0) throw new SheepError('busy', `vid ${owner} is being shrunk`)
       // Somebody opened it while its index was read
       again ||= rest.length > 0 && registry().lockOf(owner)?.mode === 'write'
     }
