@@ -88,8 +88,11 @@ export function checkVdiCommand(value: unknown): VdiCommand {
     case 'ready':
     case 'abort':
     case 'delete-begin':
+      checkVid(command.vid, what)
+      return command
     case 'delete-done':
       checkVid(command.vid, what)
+      checkEpoch(command.epoch, what)
       return command
     case 'rollback-begin':
       checkVid(command.snapshot, what)

@@ -7,7 +7,7 @@
  *   1. `deleting` is applied on every member.
  *   2. V's index is read; then the nearest live relatives', until nothing is left that one of them could need.
  *   3. Working relatives are flushed: what was read of them is durable from now on, so that no power loss brings back a reference.
- *   4. The objects are removed, then VM state and inode, then `delete-done`.
+ *   4. The objects are removed, then VM state and inode, then `delete-done`; all again when the epoch has changed meanwhile.
  * A crash anywhere: the next in charge starts at 1 again. V's inode goes after its objects, so the same plan is made again, or a smaller
  * one; removing what is gone is no error.
  *
@@ -43,6 +43,8 @@ export type Progress = (done: number, total: number) => void
 export interface ReclaimParts {
   self: () => string
   registry: () => Registry
+  /** Number of the current one */
+  epoch: () => number
   io: ObjectIo
   log: Log
   propose: (command: VdiCommand) => Promise<unknown>
@@ -81,15 +83,19 @@ export class Reclaim {
     const oids = plan.oids()
     for (let i = 0; i < inode.vmStateObjects; i++) oids.push(vmStateOid(vid, i))
     const total = oids.length * 2 ** entry.blockSizeShift
-    for (let at = 0; at < oids.length; at += REMOVE_BATCH) {
+    for (let done = false; !done; ) {
+      const epoch = this.parts.epoch()
+      for (let at = 0; at < oids.length; at += REMOVE_BATCH) {
+        this.inCharge(vid, entry)
+        await io.remove(oids.slice(at, at + REMOVE_BATCH))
+        progress(Math.min(at + REMOVE_BATCH, oids.length) * 2 ** entry.blockSizeShift, total)
+      }
       this.inCharge(vid, entry)
-      await io.remove(oids.slice(at, at + REMOVE_BATCH))
-      progress(Math.min(at + REMOVE_BATCH, oids.length) * 2 ** entry.blockSizeShift, total)
+      await io.remove([inodeOid(vid)])
+      this.inCharge(vid, entry)
+      // Else a node that has joined meanwhile may have copies, which it could not tell from what was written since.
+      done = (await this.parts.propose({ op: 'delete-done', vid, epoch })) === true
     }
-    this.inCharge(vid, entry)
-    await io.remove([inodeOid(vid)])
-    this.inCharge(vid, entry)
-    await this.parts.propose({ op: 'delete-done', vid })
   }
 
   /**

@@ -217,8 +217,9 @@ export class Registry extends VdiTable {
     return this.put({ ...live, state: 'deleting', creator: context.sender })
   }
 
-  private deleteDone({ vid }: Command<'delete-done'>, context: CommandContext): null {
+  private deleteDone({ vid, epoch }: Command<'delete-done'>, context: CommandContext): boolean {
     const entry = this.inCharge(vid, 'deleting', context)
+    if (epoch !== context.epoch) return false
     this.put({ ...entry, state: 'deleted', creator: '' })
     let last: VdiEntry | undefined = this.must(vid)
     while (last?.state === 'deleted' && !this.childrenOf.has(last.vid)) {
@@ -226,7 +227,7 @@ export class Registry extends VdiTable {
       this.drop(last, context.epoch)
       last = parent
     }
-    return null
+    return true
   }
 
   private rename({ name, newName }: Command<'rename'>): null {

@@ -76,8 +76,11 @@ export type VdiCommand =
    * becomes the sender's; busy: another node frees it. Result: the entry
    */
   | { op: 'delete-begin'; vid: number }
-  /** By the deleter. deleting -> deleted, or gone when no descendant needs the vid */
-  | { op: 'delete-done'; vid: number }
+  /**
+   * By the deleter. deleting -> deleted, or gone when no descendant needs the vid. `epoch`: in which all was removed. Result: false
+   * when another has begun since, and nodes may have joined that still have some of it
+   */
+  | { op: 'delete-done'; vid: number; epoch: number }
   /** The working VDI and all snapshots of the name */
   | { op: 'rename'; name: string; newName: string }
   | { op: 'resize'; vid: number; size: number }

@@ -44,6 +44,13 @@ export class Planner {
     return true
   }
 
+  /** So many hosts are away that there may be objects which none of the others has. */
+  allCopiesMayBeAway(): boolean {
+    const zones = new Set(this.#living.map((host) => host.zone)).size
+    const away = this.#living.filter((host) => !host.serving).length
+    return away >= Math.min(this.world.shape.copies, zones)
+  }
+
   /** Does one thing, or none; returns when to ask again, ms. */
   step(): number {
     if (this.#over) return 1000

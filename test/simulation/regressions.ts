@@ -27,6 +27,7 @@ export const REGRESSIONS: readonly { seed: number; cause: string }[] = [
   { seed: 858, cause: 'stale copies came back when the node that alone had gone on lost a new object with its power' },
   { seed: 776, cause: 'a node that was away kept an object of a deleted VDI whose vid was given again' },
   { seed: 2056, cause: 'shrinking waited for an object whose recovery asked a gateway that there was none of' },
+  { seed: 3609, cause: 'a node that joined while a VDI was being freed kept its inode' },
 ]
 
 /**

@@ -66,10 +66,10 @@ export class Session {
 
   /** True when it was closed, and so flushed, in order. */
   async close(): Promise<boolean> {
-    const flush = this.lineage.beginFlush()
+    const flush = this.#beginFlush()
     const closing = this.host.request(`close ${this.lineage.name}`, () => this.volume.close())
     const outcome = await Promise.race([closing, this.over.then(() => ({ state: 'gone' as const }))])
-    if (outcome.state === 'done' && !this.ended) this.lineage.endFlush(flush)
+    if (outcome.state === 'done' && !this.ended && flush) this.lineage.endFlush(flush)
     if (outcome.state === 'failed' && !this.revoked && !this.ended) {
       this.world.unexpected(`close of ${this.lineage.name}`, outcome.error)
     }
@@ -151,13 +151,18 @@ export class Session {
     return this.#request(
       'flush',
       (done) => {
-        flush = this.lineage.beginFlush()
+        flush = this.#beginFlush()
         this.volume.flush(done)
       },
       (result) => {
-        if (result >= 0) this.lineage.endFlush(flush!)
+        if (result >= 0 && flush) this.lineage.endFlush(flush)
       },
     )
+  }
+
+  /** Null when it promises nothing: it does not wait for objects that no host has who is there. */
+  #beginFlush(): Flush | null {
+    return this.world.planner.allCopiesMayBeAway() ? null : this.lineage.beginFlush()
   }
 
   #request(what: string, call: (done: Completion) => void, answered: (result: number) => void): Promise<void> {

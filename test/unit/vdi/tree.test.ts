@@ -21,10 +21,9 @@ class World {
   readonly indexes = new Map<number, Uint32Array>()
   readonly objects = new Set<Oid>()
   private time = 0
-  private epoch = 0
 
   apply(command: VdiCommand): unknown {
-    return this.registry.apply(command, { sender: 'n', time: ++this.time, epoch: ++this.epoch })
+    return this.registry.apply(command, { sender: 'n', time: ++this.time, epoch: 1 })
   }
 
   private reserve(command: VdiCommand, source: number): number {
@@ -82,7 +81,7 @@ class World {
   finishDelete(vid: number): void {
     this.carryOut(vid, referencesOf(this.indexes.get(vid) as Uint32Array))
     this.indexes.delete(vid)
-    this.apply({ op: 'delete-done', vid })
+    this.apply({ op: 'delete-done', vid, epoch: 1 })
   }
 
   private carryOut(vid: number, references: Iterable<Oid>): void {
@@ -259,7 +258,7 @@ test('a walk of ten thousand deleted VDIs does not overflow', (t) => {
     const next = world.snapshot(vid)
     if (vid !== root) {
       world.apply({ op: 'delete-begin', vid })
-      world.apply({ op: 'delete-done', vid })
+      world.apply({ op: 'delete-done', vid, epoch: 1 })
     }
     vid = next
   }

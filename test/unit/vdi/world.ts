@@ -160,7 +160,7 @@ export class FakeNode {
       statusReason: '',
       config: { clusterId: '0', formatTime: 0, copies: 3, blockSizeShift: 22 },
       get epoch(): EpochRecord {
-        return { number: 1, time: 0, nodes: world.members() }
+        return { number: world.epoch, time: 0, nodes: world.members() }
       },
       history: [],
       recovered: new Map(),
