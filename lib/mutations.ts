@@ -13,4 +13,8 @@ export const mutations = {
   forgetIntents: false,
   /** A flush reaches this node's disk only */
   flushLocalOnly: false,
+  /** Trust what a writer that lost its lock has left under way */
+  trustFenced: false,
+  /** A daemon that stood still serves what clients asked meanwhile before it asks the cluster */
+  trustPausedGateway: false,
 }

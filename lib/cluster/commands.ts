@@ -1,5 +1,6 @@
 /** Membership, part 4: commands as they are delivered, each refused, answered, or made an entry. */
 import { SheepError } from '../errors.js'
+import { fencedBy } from '../vdi/command.js'
 import type { MemberId } from './engine.js'
 import { type Membership, REJOIN_MS } from './membership.js'
 import type { Proposal } from './messages.js'
@@ -49,17 +50,27 @@ function take(machine: Membership, sender: string, proposal: Proposal, by: numbe
     case 'recovered':
     case 'exclusive-enter':
     case 'exclusive-leave':
-    case 'vdi':
+    case 'vdi': {
       if (command.type === 'shutdown') machine.stopping = true
+      const fences = command.type === 'vdi' && fencedBy(command.command) !== 0
+      // Views make no more epochs, and neither does this.
+      if (fences && machine.stopping) return new SheepError('shutting-down', 'the cluster is being shut down')
       machine.append(
         { seq: machine.history!.seq + 1, type: 'command', sender, time, command },
         by,
         machine.established.keys(),
       )
+      if (fences) fence(machine)
       return 'later'
+    }
     default:
       return new SheepError('invalid', 'a command of a kind that is not known here')
   }
+}
+
+/** A new epoch with the same nodes: what is on the wire, of the one that ends, no replica takes any more. */
+function fence(machine: Membership): void {
+  machine.makeEpoch(machine.history!.epoch.nodes, [], 0, machine.established.keys(), null)
 }
 
 function expel(

@@ -6,7 +6,7 @@ import type { ClusterView } from '../cluster/types.js'
 import type { VolumeOpener } from '../gateway/types.js'
 import type { Clock, Log, LogLevel, Random } from '../host/interfaces.js'
 import type { RecoveryProgress } from '../replication/recovery.js'
-import type { VdiEntry, VdiLock } from '../vdi/types.js'
+import type { VdiEntry, VdiLock, VdiMigration } from '../vdi/types.js'
 
 /** How far something long is; and the way to learn that nobody waits for it any more. */
 export interface Progress {
@@ -50,6 +50,14 @@ export interface VdiService {
   /** UsageReader (usage.ts): in the entries' order; null where it is not known in time */
   usage(entries: readonly VdiEntry[]): Promise<(VdiUsage | null)[]>
   locks(): VdiLock[]
+  /** Also one whose time is over */
+  migration(vid: number): VdiMigration | undefined
+  /** Those taken away, once no replica takes a write of their holders any more. not-locked, busy, timeout */
+  breakLock(entry: VdiEntry, seen: { node: string; session: string }): Promise<readonly VdiLock[]>
+  /** `to`: node id; '' any */
+  announceMigration(entry: VdiEntry, to: string, ms: number): Promise<void>
+  cancelMigration(entry: VdiEntry): Promise<void>
+  finishMigration(entry: VdiEntry): Promise<void>
   /** The VDI or snapshot that has this vid now */
   entry(vid: number): VdiEntry | undefined
   /** vid of the nearest ancestor that is still there; 0 none */

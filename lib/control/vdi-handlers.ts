@@ -1,6 +1,7 @@
+import { SheepError } from '../errors.js'
 import type { VdiEntry } from '../vdi/types.js'
 import type { Handlers } from './dispatch.js'
-import { nodeSummaries } from './nodes.js'
+import { nodeSummaries, selectNodes } from './nodes.js'
 import type { ControlServices } from './services.js'
 import type { LockInfo, VdiInfo } from './verbs.js'
 
@@ -41,6 +42,46 @@ export const vdiHandlers: Handlers<'vdi' | 'lock'> = {
     services.locate(services.volumes.find(name, snapshot), index),
 
   'lock.list': async (services) => ({ locks: locksOf(services) }),
+
+  'lock.break': async (services, { name, snapshot, holder }) => {
+    const entry = services.volumes.find(name, snapshot)
+    const held = locksOf(services).filter((lock) => lock.vid === entry.vid)
+    const broken = await services.vdis.breakLock(entry, holder)
+    return {
+      locks: held.filter((lock) => broken.some((one) => one.node === lock.node && one.session === lock.session)),
+    }
+  },
+
+  'lock.migrate': async (services, { name, to, seconds }) => {
+    const entry = services.volumes.find(name, '')
+    await services.vdis.announceMigration(entry, to === '' ? '' : oneNode(services, to), seconds * 1000)
+    return { lock: writerOf(services, entry) }
+  },
+
+  'lock.cancel': async (services, { name }) => {
+    await services.vdis.cancelMigration(services.volumes.find(name, ''))
+    return {}
+  },
+
+  'lock.finish': async (services, { name }) => {
+    const entry = services.volumes.find(name, '')
+    await services.vdis.finishMigration(entry)
+    return { lock: writerOf(services, entry) }
+  },
+}
+
+function oneNode(services: ControlServices, text: string): string {
+  const [node, ...others] = selectNodes(services, text)
+  if (others.length > 0)
+    throw new SheepError('invalid', 'a migration goes to one node', 'name it, or leave it out for any')
+  return node.id
+}
+
+/** Of a lock that was there a moment ago. */
+function writerOf(services: ControlServices, { vid, name }: VdiEntry): LockInfo {
+  const writer = locksOf(services).find((lock) => lock.vid === vid && lock.mode === 'write')
+  if (writer === undefined) throw new SheepError('not-locked', `whoever had "${name}" open has just closed it`)
+  return writer
 }
 
 async function infoOf(services: ControlServices, entry: VdiEntry): Promise<VdiInfo> {
@@ -73,10 +114,15 @@ async function infosOf(services: ControlServices, entries: readonly VdiEntry[]):
 
 function locksOf(services: ControlServices): LockInfo[] {
   const names = new Map(nodeSummaries(services).map((node) => [node.id, `${node.name}:${node.port}`]))
+  const now = services.clock.wall()
   return services.vdis.locks().map((lock) => {
     const entry = services.vdis.entry(lock.vid)
     const volume =
       entry === undefined ? '' : entry.snapshotTime === 0 ? entry.name : `${entry.name}@${entry.tag || entry.snapId}`
-    return { ...lock, volume, nodeName: names.get(lock.node) ?? lock.node }
+    const nodeName = names.get(lock.node) ?? lock.node
+    const announced = lock.mode === 'write' ? services.vdis.migration(lock.vid) : undefined
+    if (announced === undefined || announced.until <= now) return { ...lock, volume, nodeName, migration: null }
+    const { to, until } = announced
+    return { ...lock, volume, nodeName, migration: { to, toName: names.get(to) ?? to, until } }
   })
 }

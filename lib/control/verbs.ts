@@ -4,6 +4,7 @@
  */
 import type { ClusterStatus, NodeInfo } from '../cluster/types.js'
 import { MAX_COPIES } from '../placement/ring.js'
+import { MIGRATION_MS_MAX, SESSION_MAX } from '../vdi/command.js'
 import { checkShift, checkSize } from '../vdi/inode.js'
 import { checkName, checkTag, NAME_BYTES_MAX, snapIdOf } from '../vdi/name.js'
 import type { VdiLock } from '../vdi/types.js'
@@ -87,6 +88,8 @@ export interface LockInfo extends VdiLock {
   /** NAME, or NAME@TAG */
   volume: string
   nodeName: string
+  /** Of the writer, while a live migration is announced; else null */
+  migration: { to: string; toName: string; until: number } | null
 }
 
 const vdiName: Checker<string> = (value) => {
@@ -116,6 +119,9 @@ const blockSizeShift: Checker<number> = optional((value) => {
   return value as number
 }, 0)
 const node = optional(text(NAME_BYTES_MAX), '')
+const lockName = object({ node: text(SESSION_MAX), session: text(SESSION_MAX) })
+/** Longest time that an announced migration waits for its target. */
+export const MIGRATION_SECONDS_MAX = MIGRATION_MS_MAX / 1000
 
 interface VerbShape<A, R> {
   arguments: Checker<A>
@@ -164,6 +170,13 @@ export const VERBS = {
     index: optional(integer(-1, 0xffffff), -1),
   }),
   'lock.list': verb<{ locks: LockInfo[] }>()({}),
+  /** `holder`: the lock that is meant, as lock.list names it. Answers when no replica takes a write of its holder any more */
+  'lock.break': verb<{ locks: LockInfo[] }>()({ name: vdiName, snapshot: snapshotOrNone, holder: lockName }),
+  /** Lets a second node, `to` or '' any, open the volume beside its writer for so many seconds */
+  'lock.migrate': verb<{ lock: LockInfo }>()({ name: vdiName, to: node, seconds: integer(1, MIGRATION_SECONDS_MAX) }),
+  'lock.cancel': verb<Record<string, never>>()({ name: vdiName }),
+  /** Moves the lock to the target before it writes */
+  'lock.finish': verb<{ lock: LockInfo }>()({ name: vdiName }),
 
   'node.list': verb<{ nodes: NodeSummary[] }>()({}),
   'node.info': verb<NodeInfoAnswer>()({}),

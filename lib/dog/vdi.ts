@@ -7,7 +7,7 @@ import { printCheck } from './check-report.js'
 import { type Add, group } from './command.js'
 import { confirm } from './confirm.js'
 import { printLocation } from './location.js'
-import type { Session } from './session.js'
+import { addLockCommands } from './lock.js'
 import { formatSize, formatTime, parseSize } from './size.js'
 import type { Column } from './table.js'
 import { formatTree, treeOf } from './tree.js'
@@ -190,8 +190,7 @@ export function addVdiCommands(vdi: Command, add: Add): void {
     })
 
   addObjectCommand(vdi, add)
-  const lock = group(vdi, 'lock', 'who has volumes open')
-  add(lock, 'list', 'list volumes that are open, and by whom').examples('dog vdi lock list').run(listLocks)
+  addLockCommands(vdi, add)
 }
 
 /** `dog vdi object NAME [INDEX]`, and the form `dog vdi object location` that scripts know. */
@@ -213,22 +212,6 @@ function addObjectCommand(vdi: Command, add: Add): void {
       const { nodes } = await session.call('node.list', {})
       printLocation(session, location, nodes)
     })
-}
-
-async function listLocks(session: Session): Promise<void> {
-  const answer = await session.call('lock.list', {})
-  session.print(
-    answer,
-    [
-      { title: 'Volume', text: (lock) => lock.volume },
-      { title: 'VDI id', align: 'right', text: (lock) => lock.vid.toString(16) },
-      { title: 'Mode', text: (lock) => lock.mode },
-      { title: 'Node', text: (lock) => lock.nodeName },
-      { title: 'Since', text: (lock) => formatTime(lock.since, true), raw: (lock) => Math.floor(lock.since / 1000) },
-      { title: 'Holder', text: (lock) => lock.holder },
-    ],
-    answer.locks,
-  )
 }
 
 function sizeOr(text: string | undefined, fallback: number): number {

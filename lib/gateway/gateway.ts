@@ -4,18 +4,22 @@
  */
 import type { ClusterCommand, ClusterView } from '../cluster/types.js'
 import { asSheepError, SheepError } from '../errors.js'
-import type { Clock, Completion, Extent, Log, Random } from '../host/interfaces.js'
+import type { Clock, Log, Random } from '../host/interfaces.js'
 import type { CallHandler } from '../replication/peer-session.js'
 import type { Peers } from '../replication/peers.js'
 import type { Replica } from '../replication/replica.js'
 import { decodeOids, encodeOids } from '../replication/survey.js'
 import type { Topology } from '../replication/topology.js'
+import { fencedBy } from '../vdi/command.js'
 import { decodeIndex, entriesFor, INDEX_OFFSET } from '../vdi/inode.js'
 import { formatReference } from '../vdi/name.js'
 import { dataOid, inodeOid, KIND_INODE, kindOf, type Oid, vidOf } from '../vdi/oid.js'
 import { type Registry, referenceOf } from '../vdi/registry.js'
-import type { VdiEntry, VdiLock } from '../vdi/types.js'
+import type { VdiCommand, VdiEntry, VdiLock } from '../vdi/types.js'
+import { HandOver } from './hand-over.js'
+import { MigrationTarget } from './migration-target.js'
 import { RoutedIo } from './object-io.js'
+import { type OpenVolume, SharedVolume } from './open-volume.js'
 import { Router } from './router.js'
 import type { OpenRequest, Volume, VolumeOpener } from './types.js'
 import { GatewayVolume } from './volume.js'
@@ -25,6 +29,16 @@ const UNLOCK_RETRY_MS = 1_000
 const SESSION_BYTES = 8
 const BUSY_MS_MAX = 10_000
 const BUSY_RETRY_MS = 50
+/** A volume whose last client has just gone is flushed and unlocked: who opens it next waits so long. */
+const CLOSING_MS_MAX = 2_000
+/** After which a volume that is open here may be another's, or another's be ours. */
+const LOCK_COMMANDS: ReadonlySet<VdiCommand['op']> = new Set([
+  'unlock',
+  'break',
+  'migrate-begin',
+  'migrate-cancel',
+  'migrate-finish',
+])
 
 export interface GatewayOptions {
   cluster: ClusterView
@@ -35,22 +49,10 @@ export interface GatewayOptions {
   clock: Clock
   random: Random
   log: Log
+  /** False: this daemon stood still, and does not know yet whether the cluster has gone on without it */
+  inLease: () => boolean
   /** Frees those of these objects, to which `vid` refers no more, that nothing else refers to (lib/vdi/reclaim.ts) */
   release: (vid: number, references: readonly Oid[]) => Promise<void>
-}
-
-interface OpenVolume {
-  volume: GatewayVolume
-  session: string
-  shareable: boolean
-  readonly clients: Set<SharedVolume>
-  /** Set once the last client has gone */
-  closing: Promise<void> | null
-  holder: string
-  /** Node that holds back its writes for a snapshot; '' none */
-  heldBy: string
-  /** Objects of deleted ancestors that are being freed */
-  readonly releasing: Set<Promise<void>>
 }
 
 export class Gateway implements VolumeOpener {
@@ -59,11 +61,21 @@ export class Gateway implements VolumeOpener {
   private readonly open_ = new Map<string, OpenVolume>()
   private readonly opening = new Map<string, Promise<OpenVolume>>()
   /** -> vid. Locked, or about to be, and not in `open_` yet */
-  private readonly loading = new Map<Promise<OpenVolume>, number>()
+  private readonly loading = new Map<Promise<unknown>, number>()
+  private readonly unlocking = new Set<string>()
+  readonly handOver: HandOver
 
   constructor(private readonly options: GatewayOptions) {
     const { topology, replica, peers, clock, cluster } = options
-    this.router = new Router({ self: cluster.self.id, topology, replica, peers, clock })
+    const { inLease } = options
+    this.router = new Router({ self: cluster.self.id, topology, replica, peers, clock, inLease })
+    this.handOver = new HandOver({
+      ...options,
+      opened: (session) => this.open_.get(session),
+      isEnding: (session) => this.unlocking.has(session),
+      hold: (vid, by) => this.holdHere(vid, by),
+      release: (vid, by) => this.releaseHere(vid, by),
+    })
     this.io = new RoutedIo({
       router: this.router,
       copiesOf: this.copiesOf,
@@ -125,6 +137,7 @@ export class Gateway implements VolumeOpener {
       open.volume.epochChanged(stayed)
       if (open.heldBy !== '' && left.includes(open.heldBy)) this.releaseHold(open)
     }
+    this.locksChanged()
     this.router.resume()
   }
 
@@ -149,20 +162,67 @@ export class Gateway implements VolumeOpener {
         const entry = registry.get(open.volume.vid)
         if (entry !== undefined && entry !== open.volume.entry) open.volume.entryChanged(entry)
       }
+    } else if (LOCK_COMMANDS.has(vdi.op)) {
+      this.recheckLocks()
+      // After a fence the epoch that follows comes first: until then the former writer's last writes may change the index.
+      if (fencedBy(vdi) === 0) this.locksChanged()
     }
   }
 
-  /** After this node was out of the cluster: what it no longer holds the lock of must not be written by it. */
+  /** What this node no longer holds the lock of, since it was out of the cluster or by a command, must not be written by it. */
   recheckLocks(): void {
     for (const open of [...this.open_.values()]) {
       if (this.holdsLock(open.session)) continue
-      this.options.log(
-        'warning',
-        `the lock of ${referenceOf(open.volume.entry)} is lost; its clients must open it again`,
-      )
-      open.volume.revoke()
+      const { volume } = open
+      if (open.handedOver) {
+        this.options.log('notice', `${referenceOf(volume.entry)} has moved to node ${open.heldBy}`)
+      } else {
+        const what = `the lock of ${referenceOf(volume.entry)} is lost; its clients must open it again`
+        this.options.log('warning', what)
+      }
+      volume.revoke(open.handedOver)
       this.open_.delete(open.session)
     }
+  }
+
+  /** Locks may have become others', or come to this node, by a live migration. */
+  private locksChanged(): void {
+    for (const open of this.open_.values()) {
+      const lock = this.ownLock(open.session)
+      if (open.handedOver && !this.handOver.hasTarget(open.volume.vid, open.heldBy)) this.releaseHold(open)
+      if (lock?.mode !== 'write' || !open.volume.isTarget || open.arriving) continue
+      open.arriving = true
+      const arriving = this.arrive(open)
+      this.loading.set(arriving, lock.vid)
+      void arriving.finally(() => this.loading.delete(arriving))
+    }
+  }
+
+  /** This node's target has become the writer: from here on it is like any other open volume. */
+  private async arrive(open: OpenVolume): Promise<void> {
+    const { volume, session } = open
+    const { clock, log, registry } = this.options
+    const ours = () => this.ownLock(session)?.mode === 'write' && !volume.isRevoked
+    while (ours()) {
+      const entry = registry().get(volume.vid) as VdiEntry
+      try {
+        const entries = await this.readIndex(entry)
+        if (!ours()) return
+        // Resized meanwhile
+        if (registry().get(volume.vid) !== entry) continue
+        volume.arrive(entry, entries)
+        log('notice', `${referenceOf(entry)} has moved here`)
+        return
+      } catch (error) {
+        log('warning', `reading the index of ${referenceOf(entry)}: ${asSheepError(error).message}`)
+        await new Promise<void>((resolve) => clock.after(UNLOCK_RETRY_MS, resolve))
+      }
+    }
+  }
+
+  private async readIndex(entry: VdiEntry): Promise<Uint32Array> {
+    const count = entriesFor(entry.size, entry.blockSizeShift)
+    return decodeIndex(await this.io.read(inodeOid(entry.vid), INDEX_OFFSET, count * 4))
   }
 
   /** Peer calls that the other nodes make to this gateway. */
@@ -172,7 +232,7 @@ export class Gateway implements VolumeOpener {
       return { json: null, body: Buffer.alloc(0) }
     }
     const release: CallHandler = async (argument, _body, from) => {
-      for (const open of this.writers(vidIn(argument))) if (open.heldBy === from) this.releaseHold(open)
+      this.releaseHere(vidIn(argument), from)
       return { json: null, body: Buffer.alloc(0) }
     }
     const clean: CallHandler = async (argument, body, from) => {
@@ -192,6 +252,7 @@ export class Gateway implements VolumeOpener {
       ['release', release],
       ['clean', clean],
       ['referred', referred],
+      ...this.handOver.calls(),
     ])
   }
 
@@ -207,7 +268,7 @@ export class Gateway implements VolumeOpener {
     if (lock.node === self) {
       await this.holdHere(vid, self)
       return () => {
-        for (const open of this.writers(vid)) if (open.heldBy === self) this.releaseHold(open)
+        this.releaseHere(vid, self)
       }
     }
     await peers.call(lock.node, 'hold', { vid })
@@ -243,7 +304,7 @@ export class Gateway implements VolumeOpener {
 
   private referredHere(vid: number, session: string, indexes: readonly number[]): number[] | null {
     const open = this.open_.get(session)
-    if (open === undefined || open.volume.vid !== vid || open.volume.isRevoked) return null
+    if (open === undefined || open.volume.vid !== vid || open.volume.isRevoked || open.volume.isTarget) return null
     return indexes.filter((index) => open.volume.refersTo(index))
   }
 
@@ -271,14 +332,22 @@ export class Gateway implements VolumeOpener {
   /** A snapshot or rollback of the VDI takes a moment, in which it cannot be opened; afterwards the name means another vid. */
   private async lockPatiently(entry: VdiEntry, readOnly: boolean, request: OpenRequest): Promise<OpenVolume> {
     const { clock } = this.options
-    const deadline = clock.now() + BUSY_MS_MAX
+    const begun = clock.now()
     for (;;) {
       const attempt = this.lockAndLoad(entry, readOnly, request)
       this.loading.set(attempt, entry.vid)
       try {
         return await attempt
       } catch (error) {
-        if (asSheepError(error).code !== 'busy' || clock.now() > deadline) throw error
+        const { code } = asSheepError(error)
+        const waited = clock.now() - begun
+        const wait =
+          code === 'busy'
+            ? waited <= BUSY_MS_MAX
+            : code === 'locked' &&
+              waited <= CLOSING_MS_MAX &&
+              (await this.handOver.isClosing(entry.vid, CLOSING_MS_MAX))
+        if (!wait) throw code === 'locked' ? this.sayWhere(asSheepError(error), entry) : error
       } finally {
         this.loading.delete(attempt)
       }
@@ -292,15 +361,12 @@ export class Gateway implements VolumeOpener {
     const session = random.hex(SESSION_BYTES)
     const mode = readOnly ? 'read' : 'write'
     const command = { op: 'lock', vid: entry.vid, session, mode, holder: request.holder } as const
-    let locked: VdiEntry
+    const locked = (await cluster.propose({ type: 'vdi', command })) as VdiEntry
     try {
-      locked = (await cluster.propose({ type: 'vdi', command })) as VdiEntry
-    } catch (error) {
-      throw this.sayWhere(asSheepError(error), entry)
-    }
-    try {
-      const count = entriesFor(locked.size, locked.blockSizeShift)
-      const bytes = await this.io.read(inodeOid(locked.vid), INDEX_OFFSET, count * 4)
+      const isTarget = this.ownLock(session)?.mode === 'target'
+      const entries = isTarget
+        ? new Uint32Array(entriesFor(locked.size, locked.blockSizeShift))
+        : await this.readIndex(locked)
       if (!this.holdsLock(session))
         throw new SheepError('halted', `the lock of "${entry.name}" was lost while it was opened`)
       const volume = new GatewayVolume({
@@ -309,7 +375,8 @@ export class Gateway implements VolumeOpener {
         log,
         entry: this.options.registry().get(locked.vid) ?? locked,
         readOnly,
-        entries: decodeIndex(bytes),
+        entries,
+        target: isTarget ? this.target(session) : null,
         copiesOf: this.copiesOf,
         storeNodes: this.storeNodes,
         replicasOf: (oid) => topology.replicas(oid, this.copiesOf(vidOf(oid))).map((node) => node.id),
@@ -325,17 +392,31 @@ export class Gateway implements VolumeOpener {
         closing: null,
         holder: request.holder,
         heldBy: '',
+        handedOver: false,
+        arriving: false,
         releasing: new Set(),
       }
       volume.onChange = (what) => {
         for (const client of [...open.clients]) client.onChange?.(what)
       }
       this.open_.set(session, open)
+      // A target may have become the writer, or lost its place, before it was here to be told.
+      if (isTarget) this.locksChanged()
       return open
     } catch (error) {
       await this.unlock(locked.vid, session)
       throw error
     }
+  }
+
+  private target(session: string): MigrationTarget {
+    const { clock, log } = this.options
+    return new MigrationTarget({
+      clock,
+      log,
+      readAtSource: (offset, length) => this.handOver.readAtSource(session, offset, length),
+      takeOver: () => void this.handOver.takeOver(session),
+    })
   }
 
   private share(open: OpenVolume): Volume {
@@ -356,17 +437,19 @@ export class Gateway implements VolumeOpener {
   /** The lock must go even when the cluster pauses: a lock that stays keeps the VDI from everybody. */
   private async unlock(vid: number, session: string): Promise<void> {
     const { cluster, clock, log } = this.options
+    this.unlocking.add(session)
     while (cluster.status !== 'stopped') {
       try {
         await cluster.propose({ type: 'vdi', command: { op: 'unlock', vid, session } })
-        return
+        break
       } catch (error) {
         const { code, message } = asSheepError(error)
-        if (code === 'not-locked' || code === 'shutting-down' || code === 'not-found') return
+        if (code === 'not-locked' || code === 'shutting-down' || code === 'not-found') break
         log('warning', `unlocking vid ${vid.toString(16)}: ${message}`)
         await new Promise<void>((resolve) => clock.after(UNLOCK_RETRY_MS, resolve))
       }
     }
+    this.unlocking.delete(session)
   }
 
   private unreferenced(session: string, owner: number, index: number): void {
@@ -412,15 +495,17 @@ export class Gateway implements VolumeOpener {
     )
   }
 
-  private holdsLock(session: string): boolean {
+  private ownLock(session: string): VdiLock | undefined {
     const { registry, cluster } = this.options
-    return registry()
-      .locks()
-      .some((lock) => lock.node === cluster.self.id && lock.session === session)
+    return registry().lockOfSession(cluster.self.id, session)
+  }
+
+  private holdsLock(session: string): boolean {
+    return this.ownLock(session) !== undefined
   }
 
   private writers(vid: number): OpenVolume[] {
-    return [...this.open_.values()].filter((open) => open.volume.vid === vid && !open.volume.readOnly)
+    return [...this.open_.values()].filter(({ volume }) => volume.vid === vid && !volume.readOnly && !volume.isTarget)
   }
 
   private async holdHere(vid: number, by: string): Promise<void> {
@@ -440,9 +525,15 @@ export class Gateway implements VolumeOpener {
     }
   }
 
+  private releaseHere(vid: number, by: string): void {
+    for (const open of this.writers(vid)) if (open.heldBy === by) this.releaseHold(open)
+  }
+
   private releaseHold(open: OpenVolume): void {
     if (open.heldBy === '') return
     open.heldBy = ''
+    if (open.handedOver) open.volume.thaw()
+    open.handedOver = false
     open.volume.release()
   }
 
@@ -457,71 +548,6 @@ export class Gateway implements VolumeOpener {
       `${formatReference(entry.name, '')} is open on ${where}: ${lock.holder}`,
       'close it there, or snapshot it and open the snapshot; dog vdi lock list shows all that are open',
     )
-  }
-}
-
-/** One client's hold on a volume that several may share. */
-class SharedVolume implements Volume {
-  onChange: ((what: 'resized' | 'revoked') => void) | null = null
-  private readonly volume: GatewayVolume
-  private closing: Promise<void> | null = null
-
-  constructor(
-    private readonly open: OpenVolume,
-    private readonly leave: () => Promise<void>,
-  ) {
-    this.volume = open.volume
-    open.clients.add(this)
-  }
-
-  get entry(): VdiEntry {
-    return this.volume.entry
-  }
-  get size(): number {
-    return this.volume.size
-  }
-  get readOnly(): boolean {
-    return this.volume.readOnly
-  }
-  get objectSize(): number {
-    return this.volume.objectSize
-  }
-
-  read(buffer: Uint8Array, bufferOffset: number, length: number, offset: number, done: Completion): void {
-    this.volume.read(buffer, bufferOffset, length, offset, done)
-  }
-
-  write(
-    buffer: Uint8Array,
-    bufferOffset: number,
-    length: number,
-    offset: number,
-    fua: boolean,
-    done: Completion,
-  ): void {
-    this.volume.write(buffer, bufferOffset, length, offset, fua, done)
-  }
-
-  zero(length: number, offset: number, keepBlocks: boolean, fua: boolean, done: Completion): void {
-    this.volume.zero(length, offset, keepBlocks, fua, done)
-  }
-
-  discard(length: number, offset: number, fua: boolean, done: Completion): void {
-    this.volume.discard(length, offset, fua, done)
-  }
-
-  flush(done: Completion): void {
-    this.volume.flush(done)
-  }
-
-  extents(length: number, offset: number): Promise<Extent[]> {
-    return this.volume.extents(length, offset)
-  }
-
-  close(): Promise<void> {
-    this.open.clients.delete(this)
-    this.closing ??= this.leave()
-    return this.closing
   }
 }
 

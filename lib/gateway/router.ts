@@ -40,6 +40,8 @@ export interface RouterOptions {
   replica: Replica
   peers: Peers
   clock: Clock
+  /** False: this daemon stood still, and does not know yet whether the cluster has gone on without it */
+  inLease: () => boolean
 }
 
 export class Router {
@@ -192,7 +194,7 @@ class ReplicatedOp {
   constructor(private readonly router: Router) {}
 
   dispatch(): void {
-    if (!this.router.isRunning) return
+    if (!this.router.isRunning || !this.router.options.inLease()) return
     this.tried = 0
     if (this.kind === READ) this.readFrom()
     else if (this.kind === FLUSH) this.sendFlush()

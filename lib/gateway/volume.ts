@@ -20,6 +20,7 @@ import type { VdiEntry } from '../vdi/types.js'
 import { CopyOnWrite } from './copy-on-write.js'
 import { Flusher } from './flusher.js'
 import { IndexTable } from './index-table.js'
+import { type Gate, MigrationTarget } from './migration-target.js'
 import { type Ordered, RequestOrder } from './request-order.js'
 import { ESHUTDOWN, type Router } from './router.js'
 import type { Volume } from './types.js'
@@ -39,7 +40,10 @@ export interface VolumeOptions {
   log: Log
   entry: VdiEntry
   readOnly: boolean
+  /** Of a migration's target: nothing, until it arrives */
   entries: Uint32Array
+  /** Beside the writer on another node; null: this is the writer, or a reader */
+  target: MigrationTarget | null
   copiesOf: (vid: number) => number
   /** Nodes that may hold objects of this VDI: for flushes */
   storeNodes: () => readonly string[]
@@ -78,6 +82,8 @@ export class GatewayVolume implements Volume {
   private sweepTimer: Timer | null = null
   private revoked = false
   private closing: Promise<void> | null = null
+  /** Where requests wait while this volume is between two nodes */
+  private gate: Gate | null
 
   constructor(readonly options: VolumeOptions) {
     this.entry = options.entry
@@ -88,6 +94,7 @@ export class GatewayVolume implements Volume {
     this.index = new IndexTable(this.router, options.entry.vid, options.entry.copies, options.entries)
     this.flusher = new Flusher({ ...options, self: options.router.options.self, router: this.router })
     this.copyOnWrite = new CopyOnWrite(this.router)
+    this.gate = options.target
     if (!this.readOnly) this.sweepLater()
   }
 
@@ -131,10 +138,12 @@ export class GatewayVolume implements Volume {
     this.counters.flushes++
     if (this.revoked) done.complete(ESHUTDOWN)
     else if (this.readOnly) done.complete(0)
+    else if (this.gate !== null) this.gate.flush(done, () => this.flush(done))
     else this.flusher.flush(this.entry.vid, this.index, done)
   }
 
   async extents(length: number, offset: number): Promise<Extent[]> {
+    if (this.gate !== null) return [{ offset, length }]
     const found: Extent[] = []
     const end = offset + length
     for (let at = offset; at < end; ) {
@@ -189,15 +198,40 @@ export class GatewayVolume implements Volume {
     this.flusher.epochChanged(stayed)
   }
 
-  /** The lock is gone: everything in flight and to come fails. */
-  revoke(): void {
+  get isTarget(): boolean {
+    return this.gate instanceof MigrationTarget
+  }
+
+  /** Held for a migration's target, which may write from now on: nothing is answered here until `thaw` or `revoke`. */
+  freeze(gate: Gate): void {
+    assert(this.order.changingCount === 0, 'a volume is frozen once its writes have ended')
+    this.gate = gate
+  }
+
+  thaw(): void {
+    const { gate } = this
+    this.gate = null
+    gate?.open()
+  }
+
+  /** A migration's target has the lock. `entries`: the index, read since. */
+  arrive(entry: VdiEntry, entries: Uint32Array): void {
+    this.entryChanged(entry)
+    this.index.replace(entries)
+    this.thaw()
+  }
+
+  /** The lock is gone: everything in flight and to come fails. `quiet`: held and flushed before, so nobody need doubt what it wrote. */
+  revoke(quiet = false): void {
     if (this.revoked) return
     this.revoked = true
+    if (quiet) void this.options.clean(this.hotOids(), true)
     const { vid } = this.entry
     // The front-end first: it drops its clients, who come again, rather than telling them of failures.
     this.onChange?.('revoked')
     this.router.revoke((oid) => vidOf(oid) === vid)
     this.order.releaseAll()
+    this.thaw()
   }
 
   get isRevoked(): boolean {
@@ -231,6 +265,12 @@ export class GatewayVolume implements Volume {
     assert(offset >= 0 && length >= 0 && offset + length <= this.size, 'a request lies within the volume')
     if (length === 0) {
       done.complete(0)
+      return
+    }
+    if (this.gate !== null) {
+      const again = (): void => this.submit(kind, buffer, bufferOffset, length, offset, flags, done)
+      if (kind === Kind.Read) this.gate.read(buffer, bufferOffset, length, offset, done, again)
+      else this.gate.change(again)
       return
     }
     const request = this.requests.length > 0 ? (this.requests.pop() as VolumeRequest) : new VolumeRequest(this)
@@ -311,7 +351,7 @@ export class GatewayVolume implements Volume {
 
   private async shut(): Promise<void> {
     this.sweepTimer?.cancel()
-    if (!this.revoked && !this.readOnly) {
+    if (!this.revoked && !this.readOnly && this.gate === null) {
       await this.hold()
       const result = await new Promise<number>((resolve) => {
         this.flusher.flush(this.entry.vid, this.index, { complete: resolve })
@@ -320,6 +360,7 @@ export class GatewayVolume implements Volume {
       else await this.options.clean(this.hotOids(), true)
     }
     this.revoked = true
+    this.thaw()
     await this.options.closed()
     this.order.release()
   }

@@ -152,6 +152,11 @@ export function vdiService(node: SheepNode): VdiService {
     rename: (name, newName) => operations.rename(name, newName),
     usage: (entries) => reader.usage(entries),
     locks: () => node.cluster.registry.locks(),
+    migration: (vid) => node.cluster.registry.migrationOf(vid),
+    breakLock: (entry, seen) => node.gateway.handOver.break(entry, seen),
+    announceMigration: (entry, to, ms) => node.gateway.handOver.announce(entry, to, ms),
+    cancelMigration: (entry) => node.gateway.handOver.cancel(entry),
+    finishMigration: (entry) => node.gateway.handOver.finish(entry),
     entry: (vid) => {
       const entry = node.cluster.registry.get(vid)
       return entry?.state === 'live' ? entry : undefined

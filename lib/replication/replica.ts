@@ -100,17 +100,20 @@ export class Replica {
   }
 
   /**
-   * The cluster moved on. Topology is at the new epoch already. `activated` is called once nothing of an older epoch
-   * is on its way to the disk.
+   * The cluster moved on. Topology is at the new epoch already. `left`: nodes whose gateways are gone; `fenced`: VDIs whose writer
+   * has lost them without saying that nothing of its is under way. `activated` is called once nothing of an older epoch is on its
+   * way to the disk.
    */
-  epochChanged(left: readonly string[], activated: () => void): void {
+  epochChanged(left: readonly string[], fenced: ReadonlySet<number>, activated: () => void): void {
     this.activeEpoch = 0
     const { epoch } = this.options.topology
     // While this node was out, writers may have left and come back; and what it took at the end the others may lack.
     const wasOut = this.lastEpoch !== 0 && this.lastEpoch < epoch - 1
     this.lastEpoch = epoch
     for (const object of this.hot) {
-      if ((wasOut || left.includes(object.writer)) && !mutations.forgetIntents) object.suspect = true
+      // Of a fenced VDI all of them: its inode object may have been written by another node since its writer wrote there.
+      const doubted = wasOut || left.includes(object.writer) || fenced.has(vidOf(object.oid))
+      if (doubted && !mutations.forgetIntents && !mutations.trustFenced) object.suspect = true
     }
     this.draining = activated
     this.drained()

@@ -13,6 +13,12 @@ import type { CommandContext, VdiCommand } from './types.js'
 export const SESSION_MAX = 128
 export const HOLDER_MAX = 256
 
+/** Sessions of locks that are no gateway's. */
+export const SHRINK_SESSION = 'shrink-'
+
+/** Longest time that an announced migration waits for its target, ms. */
+export const MIGRATION_MS_MAX = 24 * 3_600_000
+
 /** ms since the Unix epoch that an inode's 32-bit seconds can hold: until 2106. */
 const TIME_MAX = 2 ** 32 * 1000 - 1
 
@@ -58,6 +64,13 @@ export function checkContext(context: CommandContext): void {
   checkNode(context.sender, "a command's sender")
   checkTime(context.time, "a command's time")
   checkEpoch(context.epoch, "a command's epoch")
+}
+
+/** The VDI whose holder may have writes under way that no replica may take any more: a new epoch must follow. 0 none. */
+export function fencedBy(value: unknown): number {
+  const command = value as Partial<VdiCommand> | null
+  const fences = command?.op === 'break' || (command?.op === 'migrate-finish' && command.fence === true)
+  return fences && typeof command.vid === 'number' ? command.vid : 0
 }
 
 /** SheepError invalid, too-big. */
@@ -119,6 +132,24 @@ export function checkVdiCommand(value: unknown): VdiCommand {
     case 'unlock':
       checkVid(command.vid, what)
       checkNode(command.session, what)
+      return command
+    case 'break':
+      checkVid(command.vid, what)
+      checkNode(command.node, what)
+      checkNode(command.session, what)
+      return command
+    case 'migrate-begin':
+      checkVid(command.vid, what)
+      checkText(command.to, what, SESSION_MAX)
+      checkTime(command.until, what)
+      return command
+    case 'migrate-cancel':
+      checkVid(command.vid, what)
+      return command
+    case 'migrate-finish':
+      checkVid(command.vid, what)
+      checkNode(command.session, what)
+      checkFlag(command.fence, what)
       return command
     default:
       throw new SheepError('invalid', `${what} is not known`, 'a newer version runs on another host; upgrade this one')

@@ -11,6 +11,7 @@
 import type { ClusterView } from '../cluster/types.js'
 import { asSheepError, SheepError } from '../errors.js'
 import type { Clock, Log } from '../host/interfaces.js'
+import { SHRINK_SESSION } from './command.js'
 import { checkSize, entriesFor, shiftForSize } from './inode.js'
 import { createInode, readIndex, spread } from './inode-io.js'
 import { Making } from './making.js'
@@ -18,7 +19,7 @@ import type { ObjectIo } from './object-io.js'
 import { dataOid } from './oid.js'
 import { type Progress, Reclaim } from './reclaim.js'
 import { type Registry, referenceOf } from './registry.js'
-import { SHRINK_SESSION, shrink } from './shrink.js'
+import { shrink } from './shrink.js'
 import type { VdiCommand, VdiEntry, VdiLock } from './types.js'
 
 /** Waiting for a gateway to finish the writes it has in flight. */

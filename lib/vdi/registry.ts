@@ -24,16 +24,17 @@ import { assert } from '../assert.js'
 import { SheepError } from '../errors.js'
 import { checkContext, checkVdiCommand } from './command.js'
 import { checkFits } from './inode.js'
+import { Locking } from './locking.js'
 import { quoted, vidHash } from './name.js'
 import { MAX_VID } from './oid.js'
-import { referenceOf, sessionKey, VdiTable } from './table.js'
+import { referenceOf } from './table.js'
 import type { CommandContext, VdiCommand, VdiEntry } from './types.js'
 
 export { referenceOf }
 
 type Command<Op extends VdiCommand['op']> = Extract<VdiCommand, { op: Op }>
 
-export class Registry extends VdiTable {
+export class Registry extends Locking {
   /** SheepError invalid when `json`, a peer's or a disk's, is no registry. */
   static fromJSON(json: unknown): Registry {
     const registry = new Registry()
@@ -74,12 +75,20 @@ export class Registry extends VdiTable {
         return this.lock(command, context)
       case 'unlock':
         return this.unlock(command, context)
+      case 'break':
+        return this.break(command, context)
+      case 'migrate-begin':
+        return this.migrateBegin(command, context)
+      case 'migrate-cancel':
+        return this.migrateCancel(command)
+      case 'migrate-finish':
+        return this.migrateFinish(command, context)
     }
   }
 
   /** The node is in the cluster no more: its locks go, what it was creating is to be freed, what it was freeing waits for another. */
   nodeLeft(node: string): void {
-    for (const lock of this.locks()) if (lock.node === node) this.dropLock(lock)
+    this.locksLeft(node)
     for (const entry of this.entries.values()) {
       if (entry.creator === node) this.put({ ...entry, state: 'deleting', creator: '' })
     }
@@ -146,6 +155,7 @@ export class Registry extends VdiTable {
   private snapshotBegin({ vid, tag }: Command<'snapshot-begin'>, context: CommandContext): { vid: number } {
     const entry = this.workingEntry(vid)
     this.refusePending(entry.name)
+    this.refuseMigrating(entry)
     this.refuseTag(entry.name, tag, 0)
     return { vid: this.reserveChild(entry, entry, context) }
   }
@@ -158,11 +168,7 @@ export class Registry extends VdiTable {
     // 0 means "working", and a simulated clock may start there
     this.put({ ...entry, tag, snapshotTime: Math.max(1, context.time) })
     this.put({ ...next, state: 'live', creator: '' })
-    for (const lock of this.locksOf.get(vid) ?? []) {
-      if (lock.mode !== 'write') continue
-      this.dropLock(lock)
-      this.putLock({ ...lock, vid: child })
-    }
+    this.moveWriter(vid, child)
     return null
   }
 
@@ -264,54 +270,7 @@ export class Registry extends VdiTable {
     return null
   }
 
-  private lock(command: Command<'lock'>, context: CommandContext): VdiEntry {
-    const { vid, session, mode, holder } = command
-    const entry = this.liveEntry(vid)
-    const held = this.sessions.get(sessionKey(context.sender, session))
-    if (held !== undefined) {
-      const own = this.locksOf.get(held)?.find((lock) => lock.node === context.sender && lock.session === session)
-      if (held === vid && own?.mode === mode) return entry
-      throw new SheepError('invalid', `session ${quoted(session)} holds another lock`)
-    }
-    if (mode === 'write' && entry.snapshotTime !== 0) {
-      throw new SheepError(
-        'read-only',
-        `"${referenceOf(entry)}" is a snapshot`,
-        'open it read-only, or clone it: dog vdi clone',
-      )
-    }
-    const others = this.locksOf.get(vid) ?? []
-    if (others.length > 0 && (mode === 'write' || others[0].mode === 'write')) this.refuseLocked(entry)
-    if (entry.snapshotTime === 0) this.refusePending(entry.name)
-    this.putLock({ vid, node: context.sender, session, mode, since: context.time, holder })
-    return entry
-  }
-
-  private unlock({ vid, session }: Command<'unlock'>, context: CommandContext): null {
-    const held = this.sessions.get(sessionKey(context.sender, session))
-    const lock = this.locksOf.get(held ?? 0)?.find((one) => one.node === context.sender && one.session === session)
-    if (lock === undefined) throw new SheepError('not-locked', `vid ${vid} is not locked by session ${quoted(session)}`)
-    this.dropLock(lock)
-    return null
-  }
-
   // ---- refusals
-
-  private liveEntry(vid: number): VdiEntry {
-    const entry = this.entries.get(vid)
-    if (entry === undefined)
-      throw new SheepError('not-found', `no VDI with vid ${vid}`, 'dog vdi list shows what there is')
-    if (entry.state !== 'live') {
-      throw new SheepError('not-found', `"${referenceOf(entry)}" is ${entry.state}`, 'dog vdi list shows what there is')
-    }
-    return entry
-  }
-
-  private workingEntry(vid: number): VdiEntry {
-    const entry = this.liveEntry(vid)
-    if (entry.snapshotTime === 0) return entry
-    throw new SheepError('read-only', `"${referenceOf(entry)}" is a snapshot`, `the working VDI is "${entry.name}"`)
-  }
 
   private inCharge(vid: number, state: 'creating' | 'deleting', context: CommandContext): VdiEntry {
     const entry = this.entries.get(vid)
@@ -332,27 +291,6 @@ export class Registry extends VdiTable {
       'exists',
       pending === undefined ? `VDI "${name}" exists` : `VDI "${name}" is being created by node ${pending.creator}`,
       'choose another name, or delete it first',
-    )
-  }
-
-  private refusePending(name: string): void {
-    const pending = this.pending(name)
-    if (pending === undefined) return
-    throw new SheepError(
-      'busy',
-      `node ${pending.creator} is changing VDI "${name}" (snapshot, rollback or creation)`,
-      'try again in a moment',
-    )
-  }
-
-  private refuseLocked(entry: VdiEntry): void {
-    const lock = this.lockOf(entry.vid)
-    if (lock === undefined) return
-    const how = lock.mode === 'write' ? 'open for writing' : 'open for reading'
-    throw new SheepError(
-      'locked',
-      `"${referenceOf(entry)}" is ${how} on node ${lock.node}: ${lock.holder}`,
-      'close it there first; dog vdi lock list shows all that are open',
     )
   }
 

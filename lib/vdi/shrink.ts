@@ -8,6 +8,7 @@
 
 import { asSheepError } from '../errors.js'
 import type { Log } from '../host/interfaces.js'
+import { SHRINK_SESSION } from './command.js'
 import { encodeIndex, entriesFor, entryPosition, usedEntries } from './inode.js'
 import { IO_CHUNK, readIndex, writePieces } from './inode-io.js'
 import type { ObjectIo } from './object-io.js'
@@ -15,9 +16,6 @@ import { dataOid, inodeOid, type Oid } from './oid.js'
 import type { Reclaim } from './reclaim.js'
 import { referencesOf } from './tree.js'
 import type { VdiCommand, VdiEntry } from './types.js'
-
-/** Sessions of locks that are no gateway's. */
-export const SHRINK_SESSION = 'shrink-'
 
 export interface ShrinkParts {
   io: ObjectIo

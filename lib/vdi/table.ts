@@ -19,15 +19,17 @@ import {
 } from './command.js'
 import { checkFits, checkShift, checkSize } from './inode.js'
 import { checkName, checkTag, formatReference, quoted, snapIdOf } from './name.js'
-import type { VdiCommand, VdiEntry, VdiLock } from './types.js'
+import type { VdiCommand, VdiEntry, VdiLock, VdiMigration } from './types.js'
 
 export interface RegistryJson {
   /** by vid */
   entries: VdiEntry[]
-  /** by vid, node, session */
+  /** by vid, the writer first, node, session */
   locks: VdiLock[]
   /** vids freed in this epoch, in this order; the newest FREED_MAX of them */
   freed: { epoch: number; vids: number[] }
+  /** by vid */
+  migrations: VdiMigration[]
 }
 
 /** What lives under one name. */
@@ -52,7 +54,9 @@ export function sessionKey(node: string, session: string): string {
   return `${node}\n${session}`
 }
 
-function bySession(a: VdiLock, b: VdiLock): number {
+/** The writer before its migration's target. */
+function byRank(a: VdiLock, b: VdiLock): number {
+  if (a.mode !== b.mode) return a.mode === 'write' ? -1 : 1
   return sessionKey(a.node, a.session) < sessionKey(b.node, b.session) ? -1 : 1
 }
 
@@ -64,6 +68,8 @@ export class VdiTable {
   /** sessionKey -> vid that it holds */
   protected readonly sessions = new Map<string, number>()
   private freed = { epoch: 0, vids: new Set<number>() }
+  /** by vid; only of VDIs that somebody has open for writing */
+  protected readonly migrations = new Map<number, VdiMigration>()
 
   // ---- queries
 
@@ -165,12 +171,23 @@ export class VdiTable {
   locks(): VdiLock[] {
     return Array.from(this.locksOf.values())
       .flat()
-      .sort((a, b) => a.vid - b.vid || bySession(a, b))
+      .sort((a, b) => a.vid - b.vid || byRank(a, b))
   }
 
   /** The write lock, or one of the read locks. */
   lockOf(vid: number): VdiLock | undefined {
     return this.locksOf.get(vid)?.[0]
+  }
+
+  /** The lock that this session of this node holds, on whatever VDI. */
+  lockOfSession(node: string, session: string): VdiLock | undefined {
+    const vid = this.sessions.get(sessionKey(node, session))
+    return this.locksOf.get(vid ?? 0)?.find((lock) => lock.node === node && lock.session === session)
+  }
+
+  /** A live migration that was announced and not ended yet; its time may be over. */
+  migrationOf(vid: number): VdiMigration | undefined {
+    return this.migrations.get(vid)
   }
 
   // ---- for the registry
@@ -247,7 +264,7 @@ export class VdiTable {
 
   protected putLock(lock: VdiLock): void {
     // Sorted, so that every member names the same holder to whom it refuses
-    this.locksOf.set(lock.vid, [...(this.locksOf.get(lock.vid) ?? []), lock].sort(bySession))
+    this.locksOf.set(lock.vid, [...(this.locksOf.get(lock.vid) ?? []), lock].sort(byRank))
     this.sessions.set(sessionKey(lock.node, lock.session), lock.vid)
   }
 
@@ -262,18 +279,20 @@ export class VdiTable {
 
   toJSON(): RegistryJson {
     const { epoch, vids } = this.freed
+    const byVid = (a: { vid: number }, b: { vid: number }) => a.vid - b.vid
     return {
-      entries: Array.from(this.entries.values()).sort((a, b) => a.vid - b.vid),
+      entries: Array.from(this.entries.values()).sort(byVid),
       locks: this.locks(),
+      migrations: Array.from(this.migrations.values()).sort(byVid),
       freed: { epoch, vids: Array.from(vids) },
     }
   }
 
   /** Into an empty table. SheepError invalid when `json` is no registry: from a peer or a disk, it is checked like a stranger's. */
   protected restore(json: unknown): void {
-    const { entries, locks } = (json ?? {}) as Partial<RegistryJson>
-    if (!Array.isArray(entries) || !Array.isArray(locks)) {
-      throw new SheepError('invalid', 'a registry has entries and locks')
+    const { entries, locks, migrations = [] } = (json ?? {}) as Partial<RegistryJson>
+    if (!Array.isArray(entries) || !Array.isArray(locks) || !Array.isArray(migrations)) {
+      throw new SheepError('invalid', 'a registry has entries, locks and migrations')
     }
     for (const untrusted of entries) {
       const entry = checkEntry(untrusted)
@@ -287,6 +306,13 @@ export class VdiTable {
     if (!Array.isArray(vids)) throw new SheepError('invalid', 'registry: vids freed')
     for (const vid of vids) checkVid(vid, 'registry: vids freed')
     this.freed = { epoch, vids: new Set(vids) }
+    for (const untrusted of migrations) {
+      const migration = checkMigration(untrusted)
+      if (this.lockOf(migration.vid)?.mode !== 'write' || this.migrations.has(migration.vid)) {
+        throw new SheepError('invalid', `registry: migration of vid ${migration.vid} cannot be`)
+      }
+      this.migrations.set(migration.vid, migration)
+    }
   }
 
   private refuseDouble(entry: VdiEntry): void {
@@ -328,11 +354,15 @@ export class VdiTable {
   private restoreLock(lock: VdiLock): void {
     const entry = this.entries.get(lock.vid)
     const others = this.locksOf.get(lock.vid) ?? []
-    const exclusive = lock.mode === 'write' || others[0]?.mode === 'write'
+    // The writer comes before its target, as `locks` has them.
+    const beside =
+      lock.mode === 'target'
+        ? others.length === 1 && others[0].mode === 'write' && others[0].node !== lock.node
+        : others.length === 0 || (lock.mode === 'read' && others[0].mode === 'read')
     if (
       entry?.state !== 'live' ||
-      (lock.mode === 'write' && entry.snapshotTime !== 0) ||
-      (others.length > 0 && exclusive) ||
+      (lock.mode !== 'read' && entry.snapshotTime !== 0) ||
+      !beside ||
       this.sessions.has(sessionKey(lock.node, lock.session))
     ) {
       throw new SheepError('invalid', `registry: lock of vid ${lock.vid} by node ${lock.node} cannot be`)
@@ -401,8 +431,19 @@ function checkLock(value: unknown): VdiLock {
   checkNode(lock.session, what)
   checkText(lock.holder, what, HOLDER_MAX)
   checkTime(lock.since, what)
-  if (lock.mode !== 'write' && lock.mode !== 'read')
+  if (lock.mode !== 'write' && lock.mode !== 'read' && lock.mode !== 'target')
     throw new SheepError('invalid', `${what}: mode ${quoted(lock.mode)}`)
   const { vid, node, session, mode, since, holder } = lock
   return { vid, node, session, mode, since, holder }
+}
+
+function checkMigration(value: unknown): VdiMigration {
+  const migration = (value ?? {}) as VdiMigration
+  checkVid(migration.vid, 'registry migration')
+  const what = `registry migration of vid ${migration.vid}`
+  checkText(migration.to, what, SESSION_MAX)
+  checkTime(migration.since, what)
+  checkTime(migration.until, what)
+  const { vid, to, since, until } = migration
+  return { vid, to, since, until }
 }

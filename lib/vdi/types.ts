@@ -40,11 +40,26 @@ export interface VdiLock {
   node: string
   /** unique within the node: one open volume */
   session: string
-  mode: 'write' | 'read'
+  /**
+   * target: of a live migration, beside the writer on another node. It reads what the writer has acknowledged, and writes once
+   * the lock has become its own
+   */
+  mode: 'write' | 'read' | 'target'
   /** ms since the Unix epoch */
   since: number
   /** for people: what holds it, as "NBD client, pid 4711" */
   holder: string
+}
+
+/** A live migration that was announced: a second node may open the VDI beside its writer. */
+export interface VdiMigration {
+  vid: number
+  /** node id of the gateway that may open it; '' any */
+  to: string
+  /** ms since the Unix epoch */
+  since: number
+  /** ms since the Unix epoch: later nobody opens it beside the writer any more */
+  until: number
 }
 
 /** Commands to the registry; each is applied on every member in one order and has the same result everywhere. */
@@ -90,6 +105,20 @@ export type VdiCommand =
    * busy: a snapshot or rollback of it is about to end, ask again; read-only: write on a snapshot. The same again: the same result
    */
   | { op: 'lock'; vid: number; session: string; mode: 'write' | 'read'; holder: string }
+  /**
+   * Takes the VDI from whoever has it open, its migration's target too. `node` and `session` say whom the sender means. A new epoch
+   * follows (lib/cluster/commands.ts). Result: {locks: those taken away, epoch: that one}. not-locked; busy: it is another's by now
+   */
+  | { op: 'break'; vid: number; node: string; session: string }
+  /** Until then `to` may open the VDI beside its writer, as mode target. Again: in place of the former. Result: the migration. not-locked */
+  | { op: 'migrate-begin'; vid: number; to: string; until: number }
+  /** The target, when it has opened the VDI, loses it. not-locked: no migration is announced */
+  | { op: 'migrate-cancel'; vid: number }
+  /**
+   * By the target: the lock is its own, the source's is gone. `fence`: the source did not say that nothing of its is under way, so a
+   * new epoch follows. Result: the entry. not-locked: the sender is no target. The same again: the same result
+   */
+  | { op: 'migrate-finish'; vid: number; session: string; fence: boolean }
   /** The sender's session; also when a snapshot has moved its lock to a child of `vid`. not-locked */
   | { op: 'unlock'; vid: number; session: string }
 

@@ -150,6 +150,11 @@ export function perfectSheep(flaw: Flaw, rarely: () => boolean): MakeSheep {
       rename: () => Promise.reject(new SheepError('unsupported', 'rename')),
       usage: () => Promise.resolve([]),
       locks: () => [],
+      migration: () => undefined,
+      breakLock: () => Promise.reject(new SheepError('unsupported', 'break')),
+      announceMigration: () => Promise.reject(new SheepError('unsupported', 'migrate')),
+      cancelMigration: () => Promise.reject(new SheepError('unsupported', 'cancel')),
+      finishMigration: () => Promise.reject(new SheepError('unsupported', 'finish')),
       entry: () => undefined,
       liveParent: () => 0,
     }

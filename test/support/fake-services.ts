@@ -10,7 +10,7 @@ import type {
 } from '../../lib/control/services.js'
 import { SheepError } from '../../lib/errors.js'
 import type { Clock } from '../../lib/host/interfaces.js'
-import type { VdiLock } from '../../lib/vdi/types.js'
+import type { VdiLock, VdiMigration } from '../../lib/vdi/types.js'
 import { MemoryOpener } from './memory-volume.js'
 
 const MIB = 2 ** 20
@@ -51,6 +51,7 @@ export class FakeServices implements ControlServices {
   readonly proposed: unknown[] = []
   readonly stopped: string[] = []
   locks: VdiLock[] = []
+  readonly migrations = new Map<number, VdiMigration>()
   report: CheckReport = { objects: 3, bytes: 36 * MIB, problems: [] }
   recoveries: RecoveryReport[] = []
   private asked = 0
@@ -105,6 +106,26 @@ export class FakeServices implements ControlServices {
     },
     usage: async (entries) => entries.map((_, i) => (i === 2 ? null : { used: 4 * MIB * i, shared: 1536 * MIB })),
     locks: () => this.locks,
+    migration: (vid) => this.migrations.get(vid),
+    breakLock: async ({ vid, name }, seen) => {
+      const broken = this.locks.filter((lock) => lock.vid === vid)
+      if (!broken.some((lock) => lock.node === seen.node && lock.session === seen.session)) {
+        throw new SheepError('busy', `"${name}" is open for another by now`)
+      }
+      this.locks = this.locks.filter((lock) => lock.vid !== vid)
+      return broken
+    },
+    announceMigration: async ({ vid }, to, ms) => {
+      this.migrations.set(vid, { vid, to, since: NOON, until: this.clock.wall() + ms })
+    },
+    cancelMigration: async ({ vid, name }) => {
+      if (!this.migrations.delete(vid)) throw new SheepError('not-locked', `no migration of "${name}" is announced`)
+    },
+    finishMigration: async ({ vid }) => {
+      const to = this.migrations.get(vid)?.to ?? ''
+      this.migrations.delete(vid)
+      this.locks = this.locks.map((lock) => (lock.vid === vid ? { ...lock, node: to } : lock))
+    },
     entry: (vid) => this.volumes.list().find((entry) => entry.vid === vid),
     liveParent: (vid) => this.volumes.list().find((entry) => entry.vid === vid)?.parent ?? 0,
   }

@@ -51,6 +51,10 @@ function example(verb: Verb): Record<string, unknown> {
     'vdi.rename': { name: 'disk', newName: 'other' },
     'vdi.check': { name: 'disk' },
     'vdi.locate': { name: 'disk' },
+    'lock.break': { name: 'disk', holder: { node: '1'.repeat(16), session: 's' } },
+    'lock.migrate': { name: 'disk', to: 'host2', seconds: 60 },
+    'lock.cancel': { name: 'disk' },
+    'lock.finish': { name: 'disk' },
     'node.kill': { node: '1' },
   }
   return given[verb] ?? {}

@@ -349,6 +349,17 @@ test('fields of commands from the network are checked', (t) => {
     { op: 'lock', vid, session: 's', mode: 'exclusive', holder: '' },
     { op: 'lock', vid, session: 's', mode: 'write', holder: 'x'.repeat(1000) },
     { op: 'unlock', vid, session: 7 },
+    { op: 'break', vid, node: '', session: 's' },
+    { op: 'break', vid, node: 'node-a' },
+    { op: 'break', vid: -1, node: 'node-a', session: 's' },
+    { op: 'migrate-begin', vid, to: null, until: 5 },
+    { op: 'migrate-begin', vid, to: 'x'.repeat(1000), until: 5 },
+    { op: 'migrate-begin', vid, to: '', until: 'later' },
+    { op: 'migrate-begin', vid, to: '', until: Number.NaN },
+    { op: 'migrate-cancel', vid: '1' },
+    { op: 'migrate-finish', vid, session: 's' },
+    { op: 'migrate-finish', vid, session: 's', fence: 1 },
+    { op: 'migrate-finish', vid, session: '', fence: true },
   ]
   for (const command of wrong) {
     const error = t.throws(
@@ -373,6 +384,7 @@ const steps: fc.Arbitrary<Step[]> = fc.array(
     kind: fc.constantFrom(
       ...['create', 'clone', 'ready', 'abort', 'begin', 'commit', 'back', 'back-commit', 'delete', 'done', 'rename'],
       ...['resize', 'tag', 'lock', 'read', 'unlock', 'left', 'commit', 'ready', 'done'],
+      ...['lock', 'lock', 'break', 'announce', 'announce', 'cancel', 'finish', 'finish'],
     ),
     node: fc.nat(2),
     name: fc.nat(2),
@@ -421,9 +433,19 @@ function commandOf(registry: Registry, step: Step, epoch: number): VdiCommand {
     case 'tag':
       return { op: 'set-tag', vid, tag }
     case 'lock':
-      return lock(vid, `s${step.text}`)
+      return lock(step.pick > 15 ? (registry.locks()[0]?.vid ?? vid) : vid, `s${step.text}`)
     case 'read':
       return lock(vid, `s${step.text}`, 'read')
+    case 'break': {
+      const { vid: open = vid, node = 'n1', session = 's1' } = registry.locks()[step.pick] ?? {}
+      return { op: 'break', vid: open, node, session }
+    }
+    case 'announce':
+      return { op: 'migrate-begin', vid: registry.locks()[0]?.vid ?? vid, to: ['', ...NODES][step.text], until: 60 }
+    case 'cancel':
+      return { op: 'migrate-cancel', vid: registry.locks()[0]?.vid ?? vid }
+    case 'finish':
+      return { op: 'migrate-finish', vid: registry.locks()[0]?.vid ?? vid, session: `s${step.text}`, fence: false }
     default:
       return { op: 'unlock', vid, session: `s${step.text}` }
   }
@@ -485,7 +507,13 @@ function checkInvariants(t: { true: (ok: boolean, what: string) => void }, regis
   for (const l of locks) {
     t.true(registry.get(l.vid)?.state === 'live', 'only what lives is locked')
     const others = locks.filter((o) => o !== l && o.vid === l.vid)
-    t.true(others.length === 0 || (l.mode === 'read' && others.every((o) => o.mode === 'read')), 'a writer is alone')
+    const target = l.mode === 'target' || others[0]?.mode === 'target'
+    const beside = target
+      ? others.length === 1 && others[0].node !== l.node && (l.mode === 'write' || others[0].mode === 'write')
+      : others.length === 0 || (l.mode === 'read' && others.every((o) => o.mode === 'read'))
+    t.true(beside, 'a writer is alone, but for the target of its migration on another node')
+    t.true(l.mode !== 'write' || registry.lockOf(l.vid) === l, 'the writer is named first')
+    t.true(registry.lockOfSession(l.node, l.session) === l, 'found by session')
     t.true(l.mode === 'read' || registry.get(l.vid)?.snapshotTime === 0, 'nobody writes to a snapshot')
   }
 }
@@ -510,7 +538,8 @@ test('random histories keep the invariants, and a copy through JSON has the same
     { numRuns: 200 },
   )
   const codes = ['exists:', 'not-found:', 'busy:', 'locked:', 'invalid:', 'read-only:', 'not-locked:']
-  for (const wanted of ['commit', 'back-commit', 'done', 'clone', 'rename', ...codes]) t.true(seen.has(wanted), wanted)
+  const changes = ['commit', 'back-commit', 'done', 'clone', 'rename', 'break', 'announce', 'cancel', 'finish']
+  for (const wanted of [...changes, ...codes]) t.true(seen.has(wanted), wanted)
 })
 
 test('a registry that is none is refused, never half taken', (t) => {
@@ -538,6 +567,12 @@ test('a registry that is none is refused, never half taken', (t) => {
     ['write lock on a snapshot', (j) => (j.locks[0].vid = vid)],
     ['two writers', (j) => j.locks.push({ ...j.locks[0], session: 'z' })],
     ['mode', (j) => (j.locks[0].mode = 'x')],
+    ['a target alone', (j) => (j.locks[0].mode = 'target')],
+    ['a target on the same node', (j) => j.locks.push({ ...j.locks[0], session: 'z', mode: 'target' })],
+    ['a migration of nothing', (j) => j.migrations.push({ vid: 99, to: '', since: 1, until: 2 })],
+    ['a migration of what is not open', (j) => j.migrations.push({ vid, to: '', since: 1, until: 2 })],
+    ['a migration without an end', (j) => j.migrations.push({ vid: vid + 1, to: '', since: 1 })],
+    ['migrations', (j) => (j.migrations = { vid })],
   ]
   for (const [what, spoil] of spoilt) {
     const json = structuredClone(good)
