@@ -22,12 +22,12 @@
 
 import { asSheepError, SheepError } from '../errors.js'
 import type { Log } from '../host/interfaces.js'
+import { SHRINK_SESSION } from './command.js'
 import { decodeHeader, entriesFor, INDEX_OFFSET } from './inode.js'
 import { readIndex, spread } from './inode-io.js'
 import type { ObjectIo } from './object-io.js'
 import { indexOf, inodeOid, KIND_DATA, kindOf, type Oid, vidOf, vmStateOid } from './oid.js'
 import type { Registry } from './registry.js'
-import { SHRINK_SESSION } from './shrink.js'
 import { FreePlan, nearestLive, nearestLiveBelow, rangeOf, referencesOf } from './tree.js'
 import type { VdiCommand, VdiEntry, VdiLock } from './types.js'
 
