@@ -1,4 +1,7 @@
 /** Wires a SheepNode to this host: store directory, engine, sockets, NBD. */
+import { CorosyncEngine } from '../lib/cluster/corosync.js'
+import { ringAddress } from '../lib/cluster/corosync-library.js'
+import type { Engine } from '../lib/cluster/engine.js'
 import { LocalEngine } from '../lib/cluster/local.js'
 import type { NodeInfo } from '../lib/cluster/types.js'
 import type { ControlServices, RequestCounts } from '../lib/control/services.js'
@@ -29,7 +32,7 @@ export async function createNode(options: SheepOptions, hooks: NodeHooks, versio
   const self: NodeInfo = {
     id: identity.id,
     name: options.name,
-    host: options.address.host,
+    host: options.address.host || ringAddress(),
     port: options.address.port,
     socket: options.socket,
     zone: options.zone !== '' ? options.zone : options.cluster.engine === 'local' ? identity.id : options.name,
@@ -98,9 +101,9 @@ export async function createNode(options: SheepOptions, hooks: NodeHooks, versio
   }
 }
 
-function engineOf(options: SheepOptions, log: NodeHooks['log']): LocalEngine {
-  if (options.cluster.engine === 'local') return new LocalEngine({ directory: options.cluster.directory, log })
-  throw new SheepError('unsupported', 'this sheep has no corosync engine yet', 'use -c local for daemons on one host')
+function engineOf({ cluster }: SheepOptions, log: NodeHooks['log']): Engine {
+  if (cluster.engine === 'local') return new LocalEngine({ directory: cluster.directory, log })
+  return new CorosyncEngine({ group: cluster.group, log })
 }
 
 /** Serving, or waiting for what only people or other nodes can bring. */

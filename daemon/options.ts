@@ -2,7 +2,7 @@
  * What the command line of `sheep` says, checked once and made explicit: everything after this file works with values
  * that are complete and valid.
  */
-import { networkInterfaces, hostname as osHostname } from 'node:os'
+import { hostname as osHostname } from 'node:os'
 import { join, resolve } from 'node:path'
 import { Command, CommanderError, Option } from 'commander'
 import { SheepError } from '../lib/errors.js'
@@ -10,6 +10,8 @@ import type { LogLevel } from '../lib/host/interfaces.js'
 import { LOG_LEVELS } from '../lib/host/log.js'
 
 export const DEFAULT_PORT = 7000
+/** The process group of corosync in which daemons find each other */
+export const DEFAULT_GROUP = 'sheepdog'
 export const DEFAULT_STORE = '/var/lib/sheepdog'
 
 /** sockaddr_un.sun_path is 108 bytes with its final NUL (unix(7)). */
@@ -23,7 +25,7 @@ export interface TcpAddress {
 
 export type ClusterChoice =
   /** Daemons on one host that find each other in `directory` (absolute) */
-  { engine: 'local'; directory: string } | { engine: 'corosync' }
+  { engine: 'local'; directory: string } | { engine: 'corosync'; group: string }
 
 export interface NbdOptions {
   /** Absolute path */
@@ -46,7 +48,7 @@ export interface SheepOptions {
   listen: TcpAddress
   /** The same listener on a Unix socket, absolute path */
   socket: string
-  /** What other members connect to */
+  /** What other members connect to; host '': this host's address in corosync.conf */
   address: TcpAddress
   /** For people: this host's name */
   name: string
@@ -68,23 +70,16 @@ export interface SheepOptions {
 /** What of the host decides a default. */
 export interface HostFacts {
   hostname: string
-  /** Addresses that other hosts may reach, the preferred one first */
-  addresses: string[]
   /** Where sockets of running programs belong */
   runtimeDirectory: string
   directory: string
 }
 
 export function hostFacts(): HostFacts {
-  const addresses = Object.values(networkInterfaces())
-    .flatMap((list) => list ?? [])
-    .filter((entry) => !entry.internal && !(entry.family === 'IPv6' && entry.scopeid !== 0))
-    .sort((a, b) => a.family.localeCompare(b.family))
-    .map((entry) => entry.address)
   const user = process.getuid?.() ?? 0
   const runtimeDirectory =
     user === 0 ? '/run/sheepdog' : join(process.env.XDG_RUNTIME_DIR ?? `/tmp/sheepdog-${user}`, 'sheepdog')
-  return { hostname: osHostname(), addresses, runtimeDirectory, directory: process.cwd() }
+  return { hostname: osHostname(), runtimeDirectory, directory: process.cwd() }
 }
 
 /** `--help` and `--version`: text for stdout, and nothing else to do. */
@@ -144,7 +139,7 @@ function sheepCommand(version: string): Command {
     .usage('[options] [STORE]')
     .argument('[STORE]', `directory of this host's objects, made when missing (default: ${DEFAULT_STORE})`)
     .allowExcessArguments(false)
-    .addOption(new Option('-c, --cluster <ENGINE>', 'local[:DIR] or corosync').default('local'))
+    .addOption(new Option('-c, --cluster <ENGINE>', 'local[:DIR] or corosync[:GROUP]').default('local'))
     .addOption(new Option('-p, --port <PORT>', 'TCP port for dog, peers and clients').default(String(DEFAULT_PORT)))
     .option('-b, --bind <ADDRESS>', 'listen on this address (default: 127.0.0.1 with local, else all)')
     .option('-y, --myaddr <ADDRESS>', 'address that other members use to reach this one')
@@ -204,7 +199,7 @@ function checked(raw: RawOptions, words: string[], facts: HostFacts): SheepOptio
     cluster,
     listen: { host: bind, port },
     socket: socketOf(join(store, 'sock'), 'the store directory'),
-    address: { host: reachableAddress(raw.myaddr, bind, cluster, facts), port },
+    address: { host: reachableAddress(raw.myaddr, bind, cluster), port },
     name: facts.hostname,
     zone: zoneOf(raw.zone),
     gatewayOnly: raw.gateway === true,
@@ -243,20 +238,27 @@ function clusterOf(text: string, facts: HostFacts): ClusterChoice {
   if (text.startsWith('local:')) {
     return { engine: 'local', directory: pathOf(text.slice('local:'.length), '-c local:DIR', facts) }
   }
-  if (text === 'corosync') return { engine: 'corosync' }
-  throw invalid(`-c ${quoted(text)} is no cluster engine`, 'use local, local:DIR or corosync')
+  if (text === 'corosync') return { engine: 'corosync', group: DEFAULT_GROUP }
+  if (text.startsWith('corosync:')) return { engine: 'corosync', group: groupOf(text.slice('corosync:'.length)) }
+  throw invalid(`-c ${quoted(text)} is no cluster engine`, 'use local[:DIR] or corosync[:GROUP]')
 }
 
-function reachableAddress(given: string | undefined, bind: string, cluster: ClusterChoice, facts: HostFacts): string {
+/** CPG_MAX_NAME_LENGTH of corosync/cpg.h is 128. */
+function groupOf(text: string): string {
+  if (!/^[0-9A-Za-z._-]{1,127}$/.test(text)) {
+    throw invalid(`-c corosync:${text}: no group name`, 'use 1 to 127 letters, digits and . _ -, e.g. -c corosync:fast')
+  }
+  return text
+}
+
+function reachableAddress(given: string | undefined, bind: string, cluster: ClusterChoice): string {
   if (given !== undefined) {
     const address = addressOf(given, '-y')
     if (isWildcard(address)) throw invalid(`-y ${address} is no address that others can connect to`)
     return address
   }
   if (!isWildcard(bind)) return bind
-  if (cluster.engine === 'local') return '127.0.0.1'
-  if (facts.addresses.length > 0) return facts.addresses[0]
-  throw invalid('this host has no network address that other members could use', 'say which one with -y ADDRESS')
+  return cluster.engine === 'local' ? '127.0.0.1' : ''
 }
 
 function logOf(text: string, store: string, facts: HostFacts): { level: LogLevel; file: string } {

@@ -23,9 +23,6 @@ async function main(): Promise<void> {
     process.stdout.write(options.text)
     return
   }
-  if (options.cluster.engine === 'corosync') {
-    throw new SheepError('unsupported', 'the corosync engine is not built in yet', 'use -c local on one host')
-  }
   const starter = background()
   if (!options.foreground && starter === null) {
     makeStoreDirectory(options.store)

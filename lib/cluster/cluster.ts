@@ -157,7 +157,7 @@ export class Cluster implements ClusterView {
     await this.options.engine.join({
       view: (view) => this.viewed(view),
       message: (sender, payload) => this.received(sender, payload),
-      quorum: (quorate) => this.quorumChanged(quorate),
+      quorum: (quorate, reason) => this.quorumChanged(quorate, reason),
       failed: (reason) => this.end(new SheepError('system', `the engine failed: ${reason}`), false),
     })
   }
@@ -208,9 +208,9 @@ export class Cluster implements ClusterView {
     this.step({ type: 'view', members: view.members, joined: view.joined })
   }
 
-  private quorumChanged(quorate: boolean): void {
+  private quorumChanged(quorate: boolean, reason?: string): void {
     this.quorate = quorate
-    this.step({ type: 'quorum', quorate })
+    this.step({ type: 'quorum', quorate, reason })
   }
 
   private received(sender: MemberId, payload: Buffer): void {

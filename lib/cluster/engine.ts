@@ -18,8 +18,9 @@ export interface EngineEvents {
   /**
    * On each change, and after join when it is not yet quorate or becomes so. A loss comes before the view that shows it, a gain
    * after: so all members of a view agree on whether it is quorate. Never called when `hasQuorum` is false.
+   * `reason`, for people: why there is none, when it is something else than that most hosts are out of reach.
    */
-  quorum(quorate: boolean): void
+  quorum(quorate: boolean, reason?: string): void
   /** The engine cannot go on (its service died, this member was thrown out). The daemon leaves service at once. */
   failed(reason: string): void
 }

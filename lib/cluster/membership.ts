@@ -80,6 +80,8 @@ export class Membership {
   /** Ends with all daemons: views make no more epochs, so that the next start waits for all of today's nodes */
   stopping = false
   quorate: boolean
+  /** Why there is no quorum, when the engine says */
+  noQuorum = ''
 
   established = new Map<MemberId, string>()
   waiting = new Map<MemberId, Newcomer>()
@@ -131,7 +133,7 @@ export class Membership {
     this.actions = []
     this.instant = instant
     if (this.mode === 'stopped') return []
-    if (event.type === 'quorum') this.quorumChanged(event.quorate)
+    if (event.type === 'quorum') this.quorumChanged(event.quorate, event.reason ?? '')
     else if (event.type === 'timer') this.timerFired(event.name)
     else {
       this.count++
@@ -402,8 +404,10 @@ export class Membership {
 
   // quorum and time
 
-  private quorumChanged(quorate: boolean): void {
-    if (!this.hasQuorum || quorate === this.quorate) return
+  private quorumChanged(quorate: boolean, reason: string): void {
+    if (!this.hasQuorum) return
+    this.noQuorum = reason
+    if (quorate === this.quorate) return
     this.quorate = quorate
     if (!quorate || this.members.length === 0) return
     if (this.mode === 'running') sponsor(this)

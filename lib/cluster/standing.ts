@@ -7,7 +7,8 @@ export function standingOf(membership: Membership): Standing {
   const { mode, quorate, round, members, fallen } = membership
   const standing = (status: Standing['status'], reason: string): Standing => ({ status, reason, missing: [] })
   if (mode === 'stopped') return standing('stopped', 'this node may not take part')
-  const noQuorum = 'no quorum: more than half of the cluster is out of reach; I/O waits until it is back'
+  const noQuorum =
+    membership.noQuorum || 'no quorum: more than half of the cluster is out of reach; I/O waits until it is back'
   if (mode === 'running') return quorate ? standing('running', '') : standing('halted', noQuorum)
   const decision = round?.decision
   if (decision?.kind === 'wait' && quorate) {
@@ -21,7 +22,7 @@ export function standingOf(membership: Membership): Standing {
     return standing('waiting-for-format', 'no cluster yet: run dog cluster format on one node')
   }
   if (decision?.kind === 'wait') return standing('waiting-for-nodes', decision.reason)
-  if (!quorate) return standing('joining', 'no quorum yet: waiting for more hosts')
+  if (!quorate) return standing('joining', membership.noQuorum || 'no quorum yet: waiting for more hosts')
   const silent = round !== null && members.some((member) => !round.hellos.has(member))
   return standing('joining', silent ? 'waiting for the other daemons to introduce themselves' : 'joining')
 }

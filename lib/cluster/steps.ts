@@ -13,7 +13,10 @@ export type OrderedEvent =
   | { type: 'view'; members: readonly MemberId[]; joined: readonly MemberId[] }
   | { type: 'message'; sender: MemberId; message: Message }
 
-export type MembershipEvent = OrderedEvent | { type: 'quorum'; quorate: boolean } | { type: 'timer'; name: TimerName }
+export type MembershipEvent =
+  | OrderedEvent
+  | { type: 'quorum'; quorate: boolean; reason?: string }
+  | { type: 'timer'; name: TimerName }
 
 export interface Instant {
   /** ms, monotonic */

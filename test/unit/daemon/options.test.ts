@@ -6,7 +6,6 @@ import { SheepError } from '../../../lib/errors.js'
 
 const facts: HostFacts = {
   hostname: 'host1',
-  addresses: ['192.0.2.7', '2001:db8::7'],
   runtimeDirectory: '/run/sheepdog',
   directory: '/here',
 }
@@ -81,14 +80,19 @@ test('everything said', (t) => {
 
 test('addresses: what others are told can be reached', (t) => {
   t.is(parse('-c corosync s').listen.host, '0.0.0.0')
-  t.is(parse('-c corosync s').address.host, '192.0.2.7')
+  t.is(parse('-c corosync s').address.host, '', "corosync's is asked for when the node starts")
+  t.is(parse('-c corosync -b 10.0.0.5 s').address.host, '10.0.0.5')
   t.is(parse('-b 10.0.0.5 s').address.host, '10.0.0.5')
   t.is(parse('-b :: -y [2001:db8::7] s').address.host, '2001:db8::7')
   t.is(parse('-b 0.0.0.0 s').address.host, '127.0.0.1', 'local members are on this host')
   t.regex(refusal('-y 0.0.0.0 s'), /^2 .*others can connect to/)
-  t.throws(() => parseOptions(['-c', 'corosync', 's'], '1', { ...facts, addresses: [] }), {
-    message: /no network address/,
-  })
+})
+
+test('engines', (t) => {
+  t.deepEqual(parse('s').cluster, { engine: 'local', directory: '/run/sheepdog/local' })
+  t.deepEqual(parse('-c local:d s').cluster, { engine: 'local', directory: '/here/d' })
+  t.deepEqual(parse('-c corosync s').cluster, { engine: 'corosync', group: 'sheepdog' })
+  t.deepEqual(parse('-c corosync:fast s').cluster, { engine: 'corosync', group: 'fast' })
 })
 
 const REFUSED: [string, RegExp][] = [
@@ -96,6 +100,8 @@ const REFUSED: [string, RegExp][] = [
   ['a b', /too many arguments/],
   ['-c zookeeper s', /"zookeeper" is no cluster engine; use local/],
   ['-c local: s', /needs a path/],
+  ['-c corosync: s', /no group name/],
+  ['-c corosync:a/b s', /no group name/],
   ['-p 0 s', /-p "0" is no TCP port/],
   ['-p 65536 s', /-p "65536"/],
   ['-p 7e3 s', /-p "7e3"/],
