@@ -10,6 +10,7 @@ import { fio } from '../support/fio.js'
 import { optionsOf, refuse } from '../support/options.js'
 import { peakMemory } from '../support/process.js'
 import { figureOf, type Job, jobs, sideOf } from './jobs.js'
+import { measureRecovery } from './recovery.js'
 import { median, type Row, table } from './report.js'
 import { cpuOf, RawFile, sheepTarget, startCluster, type Target } from './targets.js'
 
@@ -25,7 +26,8 @@ const GIB = 2 ** 30
 const full: Plan = { rounds: 5, seconds: 3, volumeBytes: 2 * GIB, snapshots: 5 }
 const quick: Plan = { rounds: 2, seconds: 0.5, volumeBytes: GIB / 4, snapshots: 2 }
 
-const usage = 'npm run bench [-- --quick] [--json] [--rounds N] [--seconds S] [--size MIB] [--directory DIR]'
+const usage =
+  'npm run bench [-- --quick] [--json] [--rounds N] [--seconds S] [--size MIB] [--directory DIR] [--recovery [--depth N]]'
 const { values: options } = optionsOf(usage, {
   options: {
     json: { type: 'boolean', default: false },
@@ -33,6 +35,8 @@ const { values: options } = optionsOf(usage, {
     rounds: { type: 'string' },
     seconds: { type: 'string' },
     size: { type: 'string' },
+    recovery: { type: 'boolean', default: false },
+    depth: { type: 'string' },
     directory: { type: 'string', default: tmpdir() },
   },
 })
@@ -158,7 +162,9 @@ const plan = planOf()
 const directory = mkdtempSync(join(options.directory, 'sheep-bench-'))
 process.on('exit', () => rmSync(directory, { recursive: true, force: true }))
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => process.exit(130))
-const rows = await measure(directory, plan)
+const rows = options.recovery
+  ? await measureRecovery(directory, { ...plan, depth: Math.ceil(positive(options.depth, 'depth', 4)) }, progress)
+  : await measure(directory, plan)
 if (options.json) {
   console.log(JSON.stringify({ rows }))
 } else {

@@ -28,7 +28,7 @@ test('a daemon of four is killed and restarted ten times under a verifying fio: 
           ...['rw=randwrite', 'bs=4k', 'size=256M', 'io_size=32M', 'iodepth=16', 'randrepeat=0'],
           ...['verify=crc32c', 'verify_fatal=1', 'verify_backlog=512', 'fsync=64'],
         ],
-        passLimit,
+        { limit: passLimit },
       )
       verified += pass.read.ios
       longest = Math.max(longest, pass.read.latencyMaxUs, pass.write.latencyMaxUs)

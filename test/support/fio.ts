@@ -1,5 +1,5 @@
 /** fio with its nbd engine, and what it measured. */
-import { must, ProcessError } from './process.js'
+import { ProcessError, type RunOptions, run } from './process.js'
 
 export interface FioSide {
   ios: number
@@ -39,8 +39,15 @@ function side(job: FioJson): FioSide {
   }
 }
 
-/** Runs one job; `options` are fio's own, without dashes: `['rw=randread', 'bs=4k', 'runtime=2s', 'time_based']`. */
-export async function fio(uri: string, options: readonly string[], limit = graceLimit): Promise<FioResult> {
+/**
+ * Runs one job; `options` are fio's own, without dashes: `['rw=randread', 'bs=4k', 'runtime=2s', 'time_based']`. An
+ * interrupted job says what it has measured so far.
+ */
+export async function fio(
+  uri: string,
+  options: readonly string[],
+  { limit = graceLimit, interrupt }: Pick<RunOptions, 'limit' | 'interrupt'> = {},
+): Promise<FioResult> {
   const args = [
     '--name=job',
     '--ioengine=nbd',
@@ -49,11 +56,12 @@ export async function fio(uri: string, options: readonly string[], limit = grace
     '--verify_state_save=0',
     ...options.map((o) => `--${o}`),
   ]
-  const outcome = await must('fio', args, { limit })
+  const outcome = await run('fio', args, { limit, interrupt })
   // fio writes warnings before its JSON, on the same stream.
   const start = outcome.stdout.indexOf('{')
-  if (start < 0) throw new ProcessError(`fio ${options.join(' ')}`, outcome)
-  const [job] = JSON.parse(outcome.stdout.slice(start)).jobs
+  const interrupted = interrupt?.aborted === true
+  if (start < 0 || (outcome.code !== 0 && !interrupted)) throw new ProcessError(`fio ${options.join(' ')}`, outcome)
+  const [job] = JSON.parse(outcome.stdout.slice(start, outcome.stdout.lastIndexOf('}') + 1)).jobs
   if (job.error !== 0) throw new ProcessError(`fio ${options.join(' ')}: job error ${job.error}`, outcome)
   return { read: side(job.read), write: side(job.write) }
 }

@@ -22,6 +22,8 @@ export interface RunOptions {
   cwd?: string
   /** Called with each piece of stdout as it arrives */
   onOutput?: (text: string) => void
+  /** Sends SIGINT when aborted: the program ends as if its user had typed ^C */
+  interrupt?: AbortSignal
 }
 
 const limitDefault = 120_000
@@ -53,6 +55,7 @@ export function run(command: string, args: readonly string[], options: RunOption
       late = true
       child.kill('SIGKILL')
     }, limit)
+    options.interrupt?.addEventListener('abort', () => child.kill('SIGINT'))
     child.stdout.on('data', (piece: Buffer) => {
       stdout.push(piece)
       options.onOutput?.(piece.toString())
