@@ -39,6 +39,9 @@ const LOCK_COMMANDS: ReadonlySet<VdiCommand['op']> = new Set([
   'migrate-cancel',
   'migrate-finish',
 ])
+/** A write that waits for longer has its reasons, which are looked at anew. */
+const SETTLED_MS = 1_000
+const SETTLED_POLL_MS = 2
 
 export interface GatewayOptions {
   cluster: ClusterView
@@ -247,7 +250,18 @@ export class Gateway implements VolumeOpener {
       const found = this.referredHere(vidIn(argument), session, indexes.map(Number))
       return { json: { referred: found }, body: Buffer.alloc(0) }
     }
+    const settled: CallHandler = async (argument, _body, from) => {
+      const { epoch, oid, sources } = argument as { epoch?: unknown; oid?: unknown; sources?: unknown }
+      if (typeof oid !== 'number' || !Array.isArray(sources)) throw new SheepError('invalid', 'settled: oid, sources')
+      const { clock, topology } = this.options
+      const deadline = clock.now() + SETTLED_MS
+      const settled = () => topology.epoch === epoch && this.router.settled(oid, from, sources)
+      while (!settled() && clock.now() < deadline)
+        await new Promise<void>((resolve) => clock.after(SETTLED_POLL_MS, resolve))
+      return { json: { settled: settled() }, body: Buffer.alloc(0) }
+    }
     return new Map([
+      ['settled', settled],
       ['hold', hold],
       ['release', release],
       ['clean', clean],

@@ -51,6 +51,8 @@ export class Router {
   private readonly legs: Leg[] = []
   /** Begun and not ended. */
   private readonly active = new Set<ReplicatedOp>()
+  /** Changes that no op waits for any more, and that may yet be done */
+  readonly strays = new Set<Leg>()
   private stopped = false
 
   constructor(readonly options: RouterOptions) {}
@@ -134,6 +136,16 @@ export class Router {
   /** Fails operations on this vid's objects: its lock is gone. */
   revoke(matches: (oid: Oid) => boolean): void {
     for (const op of [...this.active]) if (matches(op.oid)) op.fail(ESHUTDOWN)
+  }
+
+  /**
+   * Whether every change of this object that `filled` has answered is done on all of `sources`, or will be sent to
+   * `filled` again.
+   */
+  settled(oid: Oid, filled: string, sources: readonly string[]): boolean {
+    for (const op of this.active) if (op.oid === oid && op.awaits(filled, sources)) return false
+    for (const leg of this.strays) if (leg.oid === oid && sources.includes(leg.node)) return false
+    return true
   }
 
   ended(op: ReplicatedOp): void {
@@ -229,6 +241,14 @@ class ReplicatedOp {
     this.pending--
     if (this.kind === READ) this.readDone(result)
     else this.writeDone(leg.node, result)
+  }
+
+  /** A change that `filled` has answered, and one of `sources` has not. */
+  awaits(filled: string, sources: readonly string[]): boolean {
+    if (this.kind === READ || this.kind === FLUSH || this.pending === 0) return false
+    // What is taken back is sent to all in its own way.
+    if (this.takeBack !== null) return true
+    return this.current.every((leg) => leg.node !== filled) && this.current.some((leg) => sources.includes(leg.node))
   }
 
   /** This node's disk has let go of the buffer in a leg that no longer counts. */
@@ -393,6 +413,7 @@ class ReplicatedOp {
   private abandon(): void {
     for (const leg of this.current) {
       leg.op = null
+      if (leg.kind !== READ && leg.kind !== FLUSH) this.router.strays.add(leg)
       if (leg.atDisk) {
         leg.former = this
         this.lingering++
@@ -442,8 +463,12 @@ class Leg extends ObjectRequest {
   complete(result: number): void {
     const { op, former } = this
     this.former = null
-    if (op !== null) op.legDone(this, result)
-    else former?.bufferFree()
+    if (op !== null) {
+      op.legDone(this, result)
+    } else {
+      this.router.strays.delete(this)
+      former?.bufferFree()
+    }
     this.buffer = EMPTY
     this.router.recycleLeg(this)
   }

@@ -25,7 +25,7 @@ import type { NodeState } from '../store/identity.js'
 import { FileStore } from '../store/object-store.js'
 import type { StoredObject } from '../store/types.js'
 import { fencedBy } from '../vdi/command.js'
-import { vidOf } from '../vdi/oid.js'
+import { type Oid, vidOf } from '../vdi/oid.js'
 import { VdiOperations } from '../vdi/operations.js'
 import type { VdiLock } from '../vdi/types.js'
 import { Checker } from './check.js'
@@ -139,6 +139,9 @@ export class SheepNode implements ClusterListener {
       log,
       copiesOf,
       createdIn: (vid) => this.cluster.registry.get(vid)?.epoch ?? 0,
+      passedEpoch: () => this.nodeState.passedEpoch,
+      passing: (epoch) => this.saveState({ ...this.nodeState, passedEpoch: epoch }),
+      settled: (gateway, oid, sources) => this.settled(gateway, oid, sources),
       taken: (oid) => this.sweeper.suspect([vidOf(oid)]),
       recovered: (epoch) => this.reportRecovered(epoch),
       reachable: (oids) => this.operations.reclaim.reachable(oids),
@@ -175,7 +178,8 @@ export class SheepNode implements ClusterListener {
       reachable: (oids) => this.operations.reclaim.reachable(oids),
     })
     this.checker = new Checker({ store, topology, replica, recovery, peers, gateway })
-    const surveyed = surveyCalls({ store, topology: this.topology, replica: this.replica, copiesOf })
+    const passedEpoch = () => this.nodeState.passedEpoch
+    const surveyed = surveyCalls({ store, topology: this.topology, replica: this.replica, copiesOf, passedEpoch })
     const groups = [surveyed, gateway.calls(), this.checker.calls(), parts.calls?.(this) ?? new Map()]
     for (const group of groups) for (const [name, handler] of group) this.calls.set(name, handler)
   }
@@ -311,7 +315,7 @@ export class SheepNode implements ClusterListener {
     const foreign = [...this.store.all()]
     if (foreign.length > 0) this.parts.log('notice', `formatted anew: dropping ${foreign.length} objects`)
     for (const object of foreign) this.replica.discard(object)
-    this.saveState({ ...this.nodeState, clusterId, recoveredEpoch: 0 })
+    this.saveState({ clusterId, recoveredEpoch: 0, passedEpoch: 0 })
   }
 
   /** What is of a VDI that had the vid before: this node missed its deletion. */
@@ -344,6 +348,11 @@ export class SheepNode implements ClusterListener {
       this.parts.log('debug', `reporting recovery of epoch ${epoch}: ${asSheepError(error).message}`)
       this.later('report', REPORT_RETRY_MS, () => this.reportRecovered(epoch))
     })
+  }
+
+  private async settled(gateway: string, oid: Oid, sources: readonly string[]): Promise<boolean> {
+    const answer = await this.ask(gateway, 'settled', { epoch: this.topology.epoch, oid, sources })
+    return (answer as { settled: boolean }).settled
   }
 
   private purgeWhenAllRecovered(): void {

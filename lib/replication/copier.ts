@@ -9,8 +9,8 @@ import type { Peers } from './peers.js'
 import type { Replica } from './replica.js'
 import { ObjectRequest, READ } from './request.js'
 
-const PIECE = 1024 * 1024
-const PIECES_IN_FLIGHT = 2
+const PIECE = 262144
+const PIECES_IN_FLIGHT = 1
 
 export interface CopierOptions {
   store: ObjectStore

@@ -16,20 +16,29 @@ export interface InquiryOptions {
   topology: Topology
   peers: Peers
   replica: Replica
+  passedEpoch: () => number
   clock: Clock
   log: Log
   createdIn: (vid: number) => number
+}
+
+export interface Survey {
+  /** Of each object, what those say that have it */
+  reports: Map<Oid, CopyReport[]>
+  /** What each says of an object that it does not have */
+  absent: readonly CopyReport[]
 }
 
 export class Inquiry {
   constructor(private readonly options: InquiryOptions) {}
 
   /**
-   * What every other node holds of our share and is not valid here; a node that has no copy of such an object is not named. Null
-   * when `goesOn` said no meanwhile.
+   * What every other node says of the objects of our share that are not valid here and that any of them has. Null when
+   * `goesOn` said no meanwhile.
    */
-  async survey(epoch: number, goesOn: () => boolean): Promise<Map<Oid, CopyReport[]> | null> {
+  async survey(epoch: number, goesOn: () => boolean): Promise<Survey | null> {
     const { topology, peers, log, clock } = this.options
+    const passed = new Map<string, number>()
     const reports = new Map<Oid, CopyReport[]>()
     await Promise.all(
       topology.peers().map(async (node) => {
@@ -37,8 +46,10 @@ export class Inquiry {
         while (goesOn()) {
           try {
             const answer = await peers.call(node.id, 'list', { epoch, node: topology.self, cursor })
-            for (const report of decodeReports(answer.body)) this.collect(reports, node, report)
-            cursor = (answer.json as { next: number }).next
+            const { next, passedEpoch } = answer.json as { next: number; passedEpoch: number }
+            passed.set(node.id, passedEpoch)
+            for (const report of decodeReports(answer.body)) this.collect(reports, node, { ...report, passedEpoch })
+            cursor = next
             if (cursor < 0) return
           } catch (error) {
             if (!goesOn()) return
@@ -49,10 +60,11 @@ export class Inquiry {
         }
       }),
     )
-    return goesOn() ? reports : null
+    if (!goesOn()) return null
+    return { reports, absent: topology.peers().map((node) => absentReport(node.id, passed.get(node.id) as number)) }
   }
 
-  private collect(reports: Map<Oid, CopyReport[]>, node: NodeInfo, report: OidReport): void {
+  private collect(reports: Map<Oid, CopyReport[]>, node: NodeInfo, report: OidReport & { passedEpoch: number }): void {
     const object = this.options.store.get(report.oid)
     if (object !== undefined && this.options.replica.isValid(object)) return
     if (this.isFormer(report)) return
@@ -80,9 +92,10 @@ export class Inquiry {
 
   async statusOf(node: string, oid: Oid, epoch: number): Promise<CopyReport & { writer: string }> {
     const answer = await this.options.peers.call(node, 'status', { epoch }, encodeOids([oid]))
+    const { writers, passedEpoch } = answer.json as { writers: string[]; passedEpoch: number }
     const report = decodeReports(answer.body)[0]
-    if (report === undefined || this.isFormer(report)) return { ...absentReport(node), writer: '' }
-    return { node, present: true, ...report, writer: (answer.json as { writers: string[] }).writers[0] }
+    if (report === undefined || this.isFormer(report)) return { ...absentReport(node, passedEpoch), writer: '' }
+    return { node, present: true, ...report, passedEpoch, writer: writers[0] }
   }
 
   /** That node has not heard of the VDI yet, and so not dropped what it has of the vid's former one. */
@@ -91,9 +104,9 @@ export class Inquiry {
   }
 
   ownReport(oid: Oid, copies: number): CopyReport {
-    const { store, replica, topology } = this.options
+    const { store, replica, topology, passedEpoch } = this.options
     const object = store.get(oid)
-    if (object === undefined) return absentReport(topology.self)
+    if (object === undefined) return absentReport(topology.self, passedEpoch())
     return {
       node: topology.self,
       present: true,
@@ -102,12 +115,14 @@ export class Inquiry {
       suspect: object.suspect,
       incomplete: object.incomplete,
       hot: object.intent && object.writer !== '',
+      passedEpoch: passedEpoch(),
     }
   }
 }
 
-export function absentReport(node: string): CopyReport {
-  return { node, present: false, writeEpoch: 0, validThrough: 0, suspect: false, incomplete: false, hot: false }
+function absentReport(node: string, passedEpoch: number): CopyReport {
+  const nothing = { writeEpoch: 0, validThrough: 0, suspect: false, incomplete: false, hot: false }
+  return { node, present: false, ...nothing, passedEpoch }
 }
 
 function sleep(clock: Clock, ms: number): Promise<void> {

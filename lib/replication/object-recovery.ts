@@ -6,6 +6,7 @@ import type { ObjectStore, StagedObject, StoredObject } from '../store/types.js'
 import { type Oid, oidToHex, vidOf } from '../vdi/oid.js'
 import { type Copier, diskTrouble, until } from './copier.js'
 import type { Inquiry } from './inquiry.js'
+import type { PassedWrites } from './passed-writes.js'
 import type { Peers } from './peers.js'
 import type { EnsureWaiter, Replica } from './replica.js'
 import { NO_OBJECT, WRONG_EPOCH } from './request.js'
@@ -21,12 +22,15 @@ export interface ObjectRecoveryOptions {
   peers: Peers
   replica: Replica
   inquiry: Inquiry
+  passed: PassedWrites
   copier: Copier
   clock: Clock
   log: Log
   copiesOf: (vid: number) => number
   /** A copy came from another node: it may be a leftover there, too, which nobody has told yet */
   taken: (oid: Oid) => void
+  /** Whether what has gone by here of this object's changes, by that gateway, is done on all of `sources` */
+  settled: (gateway: string, oid: Oid, sources: readonly string[]) => Promise<boolean>
   /** Is the object reached by the registry and inodes? Asked only for copies that nobody else has. */
   reachable: (oids: readonly Oid[]) => Promise<ReadonlySet<Oid>>
 }
@@ -37,9 +41,15 @@ export interface Task {
   /** From the survey; null: ask */
   reports: CopyReport[] | null
   waiters: EnsureWaiter[]
+  /** Changes: they need not wait for a copy when they may go by */
+  changes: EnsureWaiter[]
+  /** Replicas of this epoch that hold it and do what goes by here; null: not known yet */
+  sources: readonly string[] | null
   running: boolean
   cancelled: boolean
   urgent: boolean
+  /** In the line of those that somebody wanted */
+  wanted: boolean
   waitingFor: readonly string[] | null
   /** The copy under way */
   staged: StagedObject | null
@@ -56,9 +66,9 @@ export class ObjectRecovery {
     this.asking.clear()
   }
 
-  /** True when the task is over; false: to be tried again. */
-  async run(task: Task, epoch: number): Promise<boolean> {
-    const { store, replica, topology, copiesOf, inquiry } = this.options
+  /** True when the task is over; false: to be tried again; 'passable': changes need not wait, and nobody else does. */
+  async run(task: Task, epoch: number): Promise<boolean | 'passable'> {
+    const { store, replica, topology, copiesOf, inquiry, passed } = this.options
     const { oid } = task
     const copies = copiesOf(vidOf(oid))
     const known = store.get(oid)
@@ -67,10 +77,18 @@ export class ObjectRecovery {
       return true
     }
     if (known !== undefined && replica.isValid(known)) return true
-    const reports = task.reports ?? (await inquiry.ask(oid, epoch))
+    let reports = task.reports ?? (await inquiry.ask(oid, epoch))
     // A survey's reports serve once: a later try must hear what has changed meanwhile.
     task.reports = null
     if (reports === null || topology.epoch !== epoch || task.cancelled) return false
+    task.sources = this.sources(oid, copies, reports)
+    if (task.changes.length > 0 && task.waiters.length === 0 && task.sources.length > 0) return 'passable'
+    if (passed.of(oid).length > 0) {
+      if (!(await this.settled(oid, task.sources))) return false
+      // What was said before tells nothing of those changes.
+      reports = await inquiry.ask(oid, epoch)
+      if (reports === null || topology.epoch !== epoch || task.cancelled) return false
+    }
     const object = store.get(oid)
     // Created anew while the others were asked
     if (object !== undefined && replica.isValid(object)) return true
@@ -97,6 +115,25 @@ export class ObjectRecovery {
     const kept = store.get(oid)
     if (kept === undefined) return false
     return this.keep(task, epoch, kept)
+  }
+
+  /**
+   * Those that have every change of this epoch, as long as it lasts. None when our own copy was right to the end of the last
+   * one and is only doubted: a replica that was and stays one is taken to have all changes.
+   */
+  sources(oid: Oid, copies: number, reports: readonly CopyReport[]): readonly string[] {
+    const { store, replica, topology } = this.options
+    const own = store.get(oid)
+    if (own !== undefined && replica.validThrough(own, copies) >= topology.epoch) return []
+    return reports
+      .filter((report) => report.present && !report.suspect && report.validThrough >= topology.epoch)
+      .map((report) => report.node)
+  }
+
+  private async settled(oid: Oid, sources: readonly string[]): Promise<boolean> {
+    const { passed, settled } = this.options
+    const answers = await Promise.all(passed.of(oid).map((gateway) => settled(gateway, oid, sources)))
+    return answers.every((answer) => answer)
   }
 
   /**
@@ -230,7 +267,7 @@ export class ObjectRecovery {
 }
 
 export function resumeAll(task: Task, result: number): void {
-  for (const waiter of task.waiters.splice(0)) waiter.resume(result)
+  for (const waiter of [...task.waiters.splice(0), ...task.changes.splice(0)]) waiter.resume(result)
 }
 
 /** SheepError timeout after `ms`; what was waited for goes on. */

@@ -15,14 +15,14 @@ import type { Clock, Log, Timer } from '../host/interfaces.js'
 import type { ObjectStore } from '../store/types.js'
 import { type Oid, oidToHex, vidOf } from '../vdi/oid.js'
 import { Copier } from './copier.js'
-import { absentReport, Inquiry } from './inquiry.js'
+import { Inquiry, type Survey } from './inquiry.js'
 import { ObjectRecovery, resumeAll, type Task } from './object-recovery.js'
+import { PassedWrites } from './passed-writes.js'
 import type { Peers } from './peers.js'
 import type { EnsureWaiter, ObjectEnsurer, Replica } from './replica.js'
 import type { Topology } from './topology.js'
-import type { CopyReport } from './validity.js'
 
-const TASKS_AT_ONCE = 4
+const TASKS_AT_ONCE = 2
 const ON_DEMAND_AT_ONCE = 16
 const RETRY_MS = 1_000
 
@@ -38,6 +38,11 @@ export interface RecoveryOptions {
   createdIn: (vid: number) => number
   /** A copy came from another node: it may be a leftover there, too, which nobody has told yet */
   taken: (oid: Oid) => void
+  /** Newest epoch in which changes went by here, over restarts */
+  passedEpoch: () => number
+  /** Changes are about to go by in this epoch: `passedEpoch` says so, durably, when this returns */
+  passing: (epoch: number) => void
+  settled: (gateway: string, oid: Oid, sources: readonly string[]) => Promise<boolean>
   /** This node's share of the epoch is valid, durably */
   recovered: (epoch: number) => void
   /** Is the object reached by the registry and inodes? Asked only for copies that nobody else has. */
@@ -58,9 +63,11 @@ export interface RecoveryProgress {
 
 export class Recovery implements ObjectEnsurer {
   private readonly tasks = new Map<Oid, Task>()
-  /** Oids in the order in which they are to be done; may name tasks that are gone. */
-  private queue: Oid[] = []
+  /** Oids, each in the order in which they are to be done; they may name tasks that are gone. Somebody waits: */
   private urgent: Oid[] = []
+  /** Somebody was here, and went on without: */
+  private wantedNext: Oid[] = []
+  private queue: Oid[] = []
   private runningTasks = 0
   private runningUrgent = 0
   private surveyed = false
@@ -69,6 +76,8 @@ export class Recovery implements ObjectEnsurer {
   private begunEpoch = 0
   private stopped = false
   private held = false
+  /** Nothing is begun until all have gone by that may */
+  private lettingPass = false
   private total = 0
   private done = 0
   /** Of the copier's count, when the epoch began */
@@ -81,11 +90,12 @@ export class Recovery implements ObjectEnsurer {
   private readonly inquiry: Inquiry
   private readonly copier: Copier
   private readonly objects: ObjectRecovery
+  private readonly passed = new PassedWrites()
 
   constructor(private readonly options: RecoveryOptions) {
     this.inquiry = new Inquiry(options)
     this.copier = new Copier(options)
-    this.objects = new ObjectRecovery({ ...options, inquiry: this.inquiry, copier: this.copier })
+    this.objects = new ObjectRecovery({ ...options, inquiry: this.inquiry, copier: this.copier, passed: this.passed })
   }
 
   /** The epoch is active in the replica. */
@@ -95,18 +105,21 @@ export class Recovery implements ObjectEnsurer {
     this.since = clock.now()
     if (epoch !== this.begunEpoch) this.gone.clear()
     this.begunEpoch = epoch
+    this.passed.begin(epoch)
     this.surveyed = false
     this.total = 0
     this.done = 0
     this.bytesBefore = this.copier.bytesTaken
     this.queue = []
+    this.wantedNext = []
     this.urgent = []
     this.objects.forget()
     for (const [oid, task] of [...this.tasks]) {
       task.reports = null
       task.waitingFor = null
       // Who waited has requests of the former epoch, which end as refused and come again; or of this one, and asks anew.
-      const waiters = task.waiters.splice(0)
+      const waiters = [...task.waiters.splice(0), ...task.changes.splice(0)]
+      task.sources = null
       if (!task.running) this.tasks.delete(oid)
       for (const waiter of waiters) waiter.resume(0)
     }
@@ -120,12 +133,45 @@ export class Recovery implements ObjectEnsurer {
   ensure(oid: Oid, waiter: EnsureWaiter): void {
     const task = this.task(oid)
     task.waiters.push(waiter)
+    this.hurry(task)
+  }
+
+  ensureOrPass(oid: Oid, waiter: EnsureWaiter): void {
+    const task = this.task(oid)
+    task.changes.push(waiter)
+    this.hurry(task)
+  }
+
+  pass(oid: Oid, writer: string): boolean {
+    const task = this.tasks.get(oid)
+    // While the object is compared or copied nothing may go by: it could be missed.
+    if (task === undefined || task.running || task.sources === null || task.sources.length === 0) return false
+    const { topology, passedEpoch, passing } = this.options
+    if (passedEpoch() < topology.epoch) passing(topology.epoch)
+    if (!this.passed.add(oid, writer)) return false
+    this.next(task)
+    return true
+  }
+
+  wanted(oid: Oid): void {
+    const task = this.tasks.get(oid)
+    if (task !== undefined && !task.running) this.next(task)
+  }
+
+  private hurry(task: Task): void {
     if (task.urgent) return
     task.urgent = true
     if (!task.running) {
-      this.urgent.push(oid)
+      this.urgent.push(task.oid)
       this.pump()
     }
+  }
+
+  private next(task: Task): void {
+    if (task.wanted || !this.surveyed) return
+    task.wanted = true
+    this.wantedNext.push(task.oid)
+    this.pump()
   }
 
   cancel(oid: Oid): void {
@@ -205,9 +251,9 @@ export class Recovery implements ObjectEnsurer {
     const number = ++this.surveys
     const goesOn = () => !this.stopped && topology.epoch === epoch && this.surveys === number
     if ((topology.node(topology.self)?.vnodes ?? 0) === 0) return
-    const reports = await this.inquiry.survey(epoch, goesOn)
-    if (reports === null) return
-    this.queueSurveyed(reports)
+    const survey = await this.inquiry.survey(epoch, goesOn)
+    if (survey === null) return
+    this.queueSurveyed(survey)
     this.surveyed = true
     this.total = this.tasks.size
     if (this.total > 0) log('notice', `recovery of epoch ${epoch}: ${this.total} objects to check or copy`)
@@ -215,21 +261,19 @@ export class Recovery implements ObjectEnsurer {
     await this.settle()
   }
 
-  private queueSurveyed(reports: Map<Oid, CopyReport[]>): void {
+  private queueSurveyed({ reports, absent }: Survey): void {
     const { store, replica, topology, copiesOf } = this.options
     for (const object of store.all()) {
       if (reports.has(object.oid) || replica.isValid(object)) continue
       const copies = copiesOf(vidOf(object.oid))
       if (copies > 0 && topology.holds(object.oid, copies)) reports.set(object.oid, [])
     }
-    const others = topology.peers()
     for (const [oid, present] of reports) {
       const object = store.get(oid)
       if (this.gone.has(oid) || (object !== undefined && replica.isValid(object))) continue
-      for (const node of others) {
-        if (!present.some((report) => report.node === node.id)) present.push(absentReport(node.id))
-      }
+      for (const report of absent) if (!present.some(({ node }) => node === report.node)) present.push(report)
       const task = this.task(oid)
+      task.sources ??= this.objects.sources(oid, copiesOf(vidOf(oid)), present)
       if (task.reports === null) task.reports = present
       this.queue.push(oid)
     }
@@ -245,6 +289,9 @@ export class Recovery implements ObjectEnsurer {
         oid,
         reports: null,
         waiters: [],
+        changes: [],
+        sources: null,
+        wanted: false,
         running: false,
         cancelled: false,
         urgent: false,
@@ -257,14 +304,18 @@ export class Recovery implements ObjectEnsurer {
   }
 
   private pump(): void {
-    if (this.stopped) return
+    if (this.stopped || this.lettingPass) return
     while (this.urgent.length > 0 && this.runningUrgent < ON_DEMAND_AT_ONCE) {
       const task = this.tasks.get(this.urgent.shift() as Oid)
       if (task !== undefined && !task.running) this.start(task)
     }
-    while (!this.held && this.runningTasks < TASKS_AT_ONCE && this.runningUrgent === 0 && this.queue.length > 0) {
-      const task = this.tasks.get(this.queue.pop() as Oid)
-      if (task !== undefined && !task.running && !task.urgent) this.start(task)
+    while (!this.held && this.runningTasks < TASKS_AT_ONCE && this.runningUrgent === 0) {
+      const oid = this.wantedNext.shift() ?? this.queue.pop()
+      if (oid === undefined) break
+      const task = this.tasks.get(oid)
+      if (task === undefined) continue
+      task.wanted = false
+      if (!task.running && !task.urgent) this.start(task)
     }
   }
 
@@ -280,12 +331,18 @@ export class Recovery implements ObjectEnsurer {
         this.options.log('warning', `recovery of ${oidToHex(task.oid)}: ${String(error)}`)
         return false
       })
-      .then((ended) => {
+      .then((outcome) => {
         task.running = false
         if (urgent) this.runningUrgent--
         else this.runningTasks--
-        if (ended || task.cancelled) this.finish(task, 0)
-        else this.retry(task)
+        task.urgent = false
+        if (outcome === true || task.cancelled) {
+          this.finish(task, 0)
+        } else {
+          this.letPass(task)
+          if (outcome === 'passable') this.next(task)
+          else this.retry()
+        }
         this.pump()
       })
   }
@@ -293,18 +350,26 @@ export class Recovery implements ObjectEnsurer {
   private finish(task: Task, result: number): void {
     if (this.tasks.get(task.oid) === task) this.tasks.delete(task.oid)
     if (this.surveyed) this.done++
+    this.passed.forget(task.oid)
     resumeAll(task, result)
     if (this.tasks.size === 0) void this.settle()
   }
 
-  private retry(task: Task): void {
-    task.urgent = false
+  /** The copy is not here yet, or did not come this time: changes go on meanwhile. */
+  private letPass({ sources, changes }: Task): void {
+    if (sources === null || sources.length === 0) return
+    this.lettingPass = true
+    for (const change of changes.splice(0)) change.resume(0)
+    this.lettingPass = false
+  }
+
+  private retry(): void {
     this.retryTimer ??= this.options.clock.after(RETRY_MS, () => {
       this.retryTimer = null
       for (const waiting of this.tasks.values()) {
         // Who waits for a node waits for the next epoch.
         if (waiting.running || waiting.waitingFor !== null) continue
-        if (waiting.waiters.length > 0) {
+        if (waiting.waiters.length + waiting.changes.length > 0) {
           waiting.urgent = true
           this.urgent.push(waiting.oid)
         } else {

@@ -55,6 +55,12 @@ export interface ReplicaOptions {
 /** Fetches or checks an object, then calls `resume` with 0, or a negative result. */
 export interface ObjectEnsurer {
   ensure(oid: Oid, waiter: EnsureWaiter): void
+  /** As `ensure`, for a change: resumes also when that may go by */
+  ensureOrPass(oid: Oid, waiter: EnsureWaiter): void
+  /** Whether a change of `writer` goes by: other replicas of this epoch hold the object, and do it */
+  pass(oid: Oid, writer: string): boolean
+  /** Somebody wanted to read it here, and reads it elsewhere */
+  wanted(oid: Oid): void
   /** The object is being removed: a copy under way must not come back */
   cancel(oid: Oid): void
 }
@@ -377,12 +383,15 @@ class ReplicaOp implements Completion, EnsureWaiter {
     const replica = this.replica
     const request = this.request as ObjectRequest
     assert(replica.ensurer !== null, 'recovery is wired before requests are served')
-    if ((request.flags & FLAG_IF_VALID) !== 0) {
-      replica.ensurer.ensure(request.oid, NOBODY)
+    if (request.kind !== READ && (request.flags & FLAG_CREATE) === 0) {
+      if (replica.ensurer.pass(request.oid, request.writer)) this.finish(0)
+      else replica.ensurer.ensureOrPass(request.oid, this)
+    } else if ((request.flags & FLAG_IF_VALID) !== 0) {
+      replica.ensurer.wanted(request.oid)
       this.finish(NOT_VALID)
-      return
+    } else {
+      replica.ensurer.ensure(request.oid, this)
     }
-    replica.ensurer.ensure(request.oid, this)
   }
 
   /** Undefined when the request has ended. */
@@ -458,5 +467,3 @@ class ReplicaOp implements Completion, EnsureWaiter {
     request.complete(result)
   }
 }
-
-const NOBODY: EnsureWaiter = { resume: () => {} }

@@ -78,12 +78,13 @@ export interface SurveyOptions {
   store: ObjectStore
   topology: Topology
   replica: Replica
+  passedEpoch: () => number
   copiesOf: (vid: number) => number
 }
 
 /** Handlers of the calls `status`, `list`, `extents` and `grains`. All answer only in the epoch that the asker names. */
 export function surveyCalls(options: SurveyOptions): Map<string, CallHandler> {
-  const { store, topology, replica, copiesOf } = options
+  const { store, topology, replica, copiesOf, passedEpoch } = options
   /** One walk over the store per asker: a later page goes on where the former ended. */
   const walks = new Map<string, { epoch: number; cursor: number; objects: IterableIterator<StoredObject> }>()
 
@@ -115,7 +116,7 @@ export function surveyCalls(options: SurveyOptions): Map<string, CallHandler> {
       reports.push(report(object, copies))
       writers.push(object.writer)
     }
-    return { json: { writers }, body: encodeReports(reports) }
+    return { json: { writers, passedEpoch: passedEpoch() }, body: encodeReports(reports) }
   }
 
   const list: CallHandler = async (argument, _body, from): Promise<CallAnswer> => {
@@ -135,7 +136,7 @@ export function surveyCalls(options: SurveyOptions): Map<string, CallHandler> {
       const step = walk.objects.next()
       if (step.done === true) {
         walks.delete(from)
-        return { json: { next: -1 }, body: encodeReports(reports) }
+        return { json: { next: -1, passedEpoch: passedEpoch() }, body: encodeReports(reports) }
       }
       const object = step.value
       if (object.removed) continue
@@ -143,7 +144,7 @@ export function surveyCalls(options: SurveyOptions): Map<string, CallHandler> {
       if (copies > 0 && topology.holds(object.oid, copies, node)) reports.push(report(object, copies))
     }
     walk.cursor += LIST_STEP
-    return { json: { next: walk.cursor }, body: encodeReports(reports) }
+    return { json: { next: walk.cursor, passedEpoch: passedEpoch() }, body: encodeReports(reports) }
   }
 
   const extents: CallHandler = async (argument) => {

@@ -18,6 +18,8 @@ export interface CopyReport {
   hot: boolean
   /** Suspect, and may lack acknowledged writes, too: its host may have lost power since */
   incomplete: boolean
+  /** Newest epoch in which its node let changes go by, of whatever object (passed-writes.ts); 0 none */
+  passedEpoch: number
 }
 
 export type Verdict =
@@ -106,7 +108,8 @@ function newest(reports: readonly CopyReport[]): CopyReport | null {
 
 /**
  * A write in epoch k needs every replica of k that lives through k, so one member of that set that reports and lacks
- * it proves that there was none; one that lost power proves nothing, but when all have reported there is nobody else to ask.
+ * it proves that there was none; one that lost power, or let changes go by in k, proves nothing, but when all have reported
+ * there is nobody else to ask.
  * Null when every epoch after `reach` and before the current one has such a witness.
  */
 function firstUnheardEpoch(
@@ -123,7 +126,7 @@ function firstUnheardEpoch(
     if (set === null) return null
     if (set.length === 0) continue
     const heard = set.map((node) => reportOf(node.id, own, others))
-    if (heard.some((report) => report !== undefined && !report.incomplete)) continue
+    if (heard.some((report) => report !== undefined && !report.incomplete && report.passedEpoch < epoch)) continue
     const unheard = set.filter((_, i) => heard[i] === undefined).map((node) => node.id)
     if (unheard.length > 0) return { kind: 'wait', epoch, nodes: unheard }
   }

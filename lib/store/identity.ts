@@ -27,6 +27,8 @@ export interface NodeState {
   clusterId: string
   /** All copies here were valid in this epoch; 0: nothing is known */
   recoveredEpoch: number
+  /** Newest epoch in which changes of objects that were not valid here went by; 0: none did */
+  passedEpoch: number
 }
 
 export interface IdentityParts {
@@ -47,12 +49,14 @@ export class Identity {
    */
   loadState(): NodeState {
     const state = parse(this.disk.readFile(STATE) ?? Buffer.alloc(0)) as Partial<NodeState> | null
-    const { clusterId, recoveredEpoch } = state ?? {}
+    const { clusterId, recoveredEpoch, passedEpoch = 0 } = state ?? {}
     if (
       typeof clusterId !== 'string' ||
       !/^([0-9a-f]{16})?$/.test(clusterId) ||
       !Number.isInteger(recoveredEpoch) ||
-      (recoveredEpoch as number) < 0
+      (recoveredEpoch as number) < 0 ||
+      !Number.isInteger(passedEpoch) ||
+      passedEpoch < 0
     ) {
       throw new SheepError(
         'invalid',
@@ -60,7 +64,7 @@ export class Identity {
         `write {"clusterId":"ID","recoveredEpoch":0} into it, with the id that dog cluster info shows on another node`,
       )
     }
-    return { clusterId, recoveredEpoch: recoveredEpoch as number }
+    return { clusterId, recoveredEpoch: recoveredEpoch as number, passedEpoch }
   }
 
   /** Durable on return. Throws DiskError. */
@@ -92,7 +96,7 @@ function create(disk: Disk, { clock, random }: IdentityParts): Config {
   const created = new Date(clock.wall()).toISOString()
   const config = { magic: MAGIC, version: VERSION, id: random.hex(8), created }
   // The config comes last: it is what makes the directory a store.
-  writeState(disk, { clusterId: '', recoveredEpoch: 0 })
+  writeState(disk, { clusterId: '', recoveredEpoch: 0, passedEpoch: 0 })
   disk.writeFileAtomic(CONFIG, `${JSON.stringify(config, null, 2)}\n`)
   return config
 }

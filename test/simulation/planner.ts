@@ -128,6 +128,7 @@ export class Planner {
 
   #power(hosts: readonly Host[]): void {
     for (const host of hosts) this.#troubled.add(host)
+    this.#doubtUnrecovered()
     for (const host of hosts) host.cutPower()
     const zones = new Set(this.#living.map((host) => host.zone)).size
     if (this.#troubled.size >= Math.min(this.world.shape.copies, zones)) {
@@ -135,6 +136,18 @@ export class Planner {
       this.world.workload.powerLoss()
     }
     for (const host of hosts) this.#restartLater(host)
+  }
+
+  /** Writes go by where copies are missing: such a host may be no second holder of what was not flushed. */
+  #doubtUnrecovered(): void {
+    for (const { sheep } of this.#living) {
+      const epoch = sheep?.cluster.epoch
+      for (const node of epoch?.nodes ?? []) {
+        if (sheep?.cluster.recovered.get(node.id) === epoch?.number) continue
+        const host = this.#living.find(({ name }) => name === node.name)
+        if (host) this.#troubled.add(host)
+      }
+    }
   }
 
   #restartLater(host: Host): void {

@@ -39,7 +39,7 @@ export const sheep: MakeSheep = async (parts) => {
     state: {
       load: () => {
         const saved = disk.readFile(STATE)
-        return saved ? JSON.parse(saved.toString()) : { clusterId: '', recoveredEpoch: 0 }
+        return saved ? JSON.parse(saved.toString()) : { clusterId: '', recoveredEpoch: 0, passedEpoch: 0 }
       },
       save: (state) => disk.writeFileAtomic(STATE, JSON.stringify(state)),
     },

@@ -32,6 +32,7 @@ class Member {
   copy: Copy | null = null
   recovered = 0
   present = true
+  passedEpoch = 0
 
   constructor(
     readonly number: number,
@@ -53,6 +54,8 @@ interface Write {
   block: number
   version: number
   applied: Set<string>
+  /** Those of them that have no valid copy and let it go by */
+  passed: Set<string>
 }
 
 export class ValidityModel {
@@ -73,6 +76,8 @@ export class ValidityModel {
     skipWitness: false,
     forgetWritesUnderWay: false,
     forgetPower: false,
+    forgetPassed: false,
+    takeTooEarly: false,
   }
 
   constructor(
@@ -115,7 +120,10 @@ export class ValidityModel {
       if (copy?.intent === true && left.includes(copy.writer) && !this.bugs.forgetSuspects) copy.suspect = true
     }
     // A gateway that lives sends again what was in flight.
-    for (const write of this.writes) write.applied.clear()
+    for (const write of this.writes) {
+      write.applied.clear()
+      write.passed.clear()
+    }
     if (left.includes(this.gateway)) {
       this.gateway = ''
       this.writes = []
@@ -146,7 +154,7 @@ export class ValidityModel {
   /** Begins a write; nobody has it yet. */
   write(block: number): void {
     if (this.gateway === '' || this.writes.some((write) => write.block === block)) return
-    this.writes.push({ block, version: ++this.version, applied: new Set() })
+    this.writes.push({ block, version: ++this.version, applied: new Set(), passed: new Set() })
   }
 
   /** One replica does one of the writes in flight. */
@@ -155,12 +163,30 @@ export class ValidityModel {
     const write = this.writes[which % this.writes.length]
     const ring = this.ring()
     const member = ring[replica % ring.length]
-    if (!this.serves(member) || write.applied.has(member.id)) return
+    if (write.applied.has(member.id)) return
+    if (!this.serves(member)) {
+      this.pass(write, member)
+      return
+    }
     const copy = member.copy as Copy
     copy.intent = true
     copy.writer = this.gateway
     copy.writeEpoch = this.epoch
     copy.blocks[write.block] = write.version
+    this.applied(write, member)
+  }
+
+  /** Another replica holds the object, and does it. */
+  private pass(write: Write, member: Member): void {
+    if (!this.ring().some((one) => this.serves(one))) return
+    if (member.copy !== null && this.validThrough(member) >= this.epoch) return
+    member.passedEpoch = this.epoch
+    write.passed.add(member.id)
+    this.applied(write, member)
+  }
+
+  private applied(write: Write, member: Member): void {
+    const ring = this.ring()
     write.applied.add(member.id)
     if (ring.every((one) => write.applied.has(one.id))) {
       this.acked[write.block] = write.version
@@ -235,10 +261,14 @@ export class ValidityModel {
 
   private report(member: Member): CopyReport {
     const { id, copy } = member
-    if (copy === null)
-      return { node: id, present: false, writeEpoch: 0, validThrough: 0, suspect: false, incomplete: false, hot: false }
+    const passedEpoch = this.bugs.forgetPassed ? 0 : member.passedEpoch
+    if (copy === null) {
+      const nothing = { writeEpoch: 0, validThrough: 0, suspect: false, incomplete: false, hot: false }
+      return { node: id, present: false, ...nothing, passedEpoch }
+    }
     const { writeEpoch, suspect, incomplete, intent: hot } = copy
-    return { node: id, present: true, writeEpoch, validThrough: this.validThrough(member), suspect, incomplete, hot }
+    const marks = { writeEpoch, validThrough: this.validThrough(member), suspect, incomplete, hot }
+    return { node: id, present: true, ...marks, passedEpoch }
   }
 
   verdict(member: Member): Verdict {
@@ -258,6 +288,12 @@ export class ValidityModel {
     const ring = this.ring()
     const member = ring[which % ring.length]
     if (this.serves(member)) return null
+    // What went by here must be where the copy is taken from.
+    const awaited = this.writes.some((write) => {
+      const missing = ring.some((one) => this.serves(one) && !write.applied.has(one.id))
+      return write.passed.has(member.id) && missing
+    })
+    if (awaited && !this.bugs.takeTooEarly) return null
     const verdict = this.verdict(member)
     const { copy } = member
     if (verdict.kind === 'keep') {
@@ -323,6 +359,7 @@ export class ValidityModel {
     while (this.present.length < this.members.length) this.back(0)
     const faults: string[] = []
     for (let round = 0; round < this.copies + 2; round++) {
+      for (let i = 0; i < BLOCKS * this.copies; i++) this.apply(0, i)
       for (let i = 0; i < this.ring().length; i++) {
         const verdict = this.recover(i)
         if (verdict?.kind === 'wait')

@@ -16,7 +16,16 @@ function topologyOf(...lists: readonly (readonly number[])[]): Topology {
 }
 
 function copy(number: number, writeEpoch: number, validThrough: number, suspect = false): CopyReport {
-  return { node: nodeId(number), present: true, writeEpoch, validThrough, suspect, incomplete: false, hot: suspect }
+  return {
+    node: nodeId(number),
+    present: true,
+    writeEpoch,
+    validThrough,
+    suspect,
+    incomplete: false,
+    hot: suspect,
+    passedEpoch: 0,
+  }
 }
 
 function absent(number: number): CopyReport {
@@ -28,6 +37,7 @@ function absent(number: number): CopyReport {
     suspect: false,
     incomplete: false,
     hot: false,
+    passedEpoch: 0,
   }
 }
 
@@ -251,7 +261,17 @@ test('whatever comes and goes, no served copy misses an acknowledged write, and 
   )
 })
 
-for (const bug of ['trustEqualMarks', 'forgetSuspects', 'skipWitness', 'forgetWritesUnderWay', 'forgetPower']) {
+const bugs = [
+  'trustEqualMarks',
+  'forgetSuspects',
+  'skipWitness',
+  'forgetWritesUnderWay',
+  'forgetPower',
+  'forgetPassed',
+  'takeTooEarly',
+]
+
+for (const bug of bugs) {
   test(`the model can fail: ${bug}`, (t) => {
     const outcome = fc.check(
       fc.property(histories, (history) => faultOf(history, bug).length === 0),

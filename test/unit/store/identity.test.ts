@@ -16,11 +16,15 @@ test('a new store gets an identity that stays', (t) => {
   t.regex(first.id, /^[0-9a-f]{16}$/)
   t.is(first.created, '1970-01-02T00:00:00.000Z')
   t.is(openIdentity(disk, parts).id, first.id)
-  t.deepEqual(first.loadState(), { clusterId: '', recoveredEpoch: 0 })
-  first.saveState({ clusterId: '00000000000000aa', recoveredEpoch: 12 })
+  t.deepEqual(first.loadState(), { clusterId: '', recoveredEpoch: 0, passedEpoch: 0 })
+  first.saveState({ clusterId: '00000000000000aa', recoveredEpoch: 12, passedEpoch: 9 })
   const after = disk.crash(true, () => false)
   t.is(openIdentity(after, parts).id, first.id)
-  t.deepEqual(openIdentity(after, parts).loadState(), { clusterId: '00000000000000aa', recoveredEpoch: 12 })
+  t.deepEqual(openIdentity(after, parts).loadState(), {
+    clusterId: '00000000000000aa',
+    recoveredEpoch: 12,
+    passedEpoch: 9,
+  })
   t.not(openIdentity(new MemoryDisk(), parts).id, first.id)
 })
 
