@@ -223,6 +223,8 @@ export class Replica {
       const share = topology.replicasIn(recovered, object.oid, copies)
       if (share?.some((node) => node.id === topology.self) === true) from = recovered
     }
+    // It inherits nothing: what it lost with the power others may have, and while it is doubted no write reaches it.
+    if (object.incomplete) return from
     return validThrough(topology, topology.self, object.oid, copies, from)
   }
 

@@ -13,8 +13,8 @@
  * An object is incomplete when its host has booted since it was added: it may have lost completed writes with the power, which
  * one whose daemon alone was killed has not. It stays so until it is dropped or added again.
  *
- * An object whose creation was never synced is gone after a power loss. The epoch in its entry says how new it was: the older
- * copies that others may still have are not it.
+ * An object whose creation was never synced is gone after a power loss, or the former one of its oid is back. The epoch in its
+ * entry, which the header on disk reaches before the entry may be dropped, says how new it was: no older copy is it.
  *
  * Records are only appended. When the slots are used up, or a write failed, the live entries go to a fresh file that
  * replaces the old one by a rename. The slots are zeros on disk from the start, so an append changes no metadata and

@@ -113,9 +113,14 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
       }
     }
     this.intentsAtOpen = new Map([...logged].map(([oid, { epoch }]) => [oid, epoch]))
-    for (const [oid, { incomplete }] of logged) {
+    for (const [oid, { epoch, incomplete }] of logged) {
       const file = this.table.get(oid)
       if (file === undefined) continue
+      if (file.writeEpoch < epoch) {
+        // The one that was created in its place is lost: with the power, which has brought this one back.
+        this.remove(file)
+        continue
+      }
       file.intent = true
       file.suspect = true
       file.incomplete = incomplete

@@ -78,6 +78,7 @@ export class ValidityModel {
     forgetPower: false,
     forgetPassed: false,
     takeTooEarly: false,
+    inheritIncomplete: false,
   }
 
   constructor(
@@ -136,6 +137,7 @@ export class ValidityModel {
     let from = Math.max(copy.writeEpoch, copy.checkEpoch)
     const set = this.topology.replicasIn(member.recovered, this.oid, this.copies)
     if (member.recovered > from && set?.some((replica) => replica.id === member.id) === true) from = member.recovered
+    if (copy.incomplete && !this.bugs.inheritIncomplete) return from
     return validThrough(this.topology, member.id, this.oid, this.copies, from)
   }
 
@@ -238,6 +240,14 @@ export class ValidityModel {
       if (member.copy.intent || (restarts && member.copy.suspect)) member.copy.suspect = true
     }
     this.newEpoch(leaving.map((member) => member.id))
+  }
+
+  /** One restarts, and the others have no quorum without it: the next epoch has it again. */
+  bounce(which: number, power: number): void {
+    const member = this.present[which % this.present.length]
+    this.losePower(member, power)
+    if (member.copy?.intent === true && !this.bugs.forgetSuspects) member.copy.suspect = true
+    this.newEpoch([member.id])
   }
 
   back(which: number): void {

@@ -208,7 +208,7 @@ const event = fc.oneof(
     weight: 12,
     arbitrary: fc.record({
       what: fc.constantFrom(
-        ...['flush', 'clean', 'open', 'recovered', 'crash', 'crash', 'cut', 'power', 'back', 'back'],
+        ...['flush', 'clean', 'open', 'recovered', 'crash', 'crash', 'cut', 'power', 'bounce', 'back', 'back'],
         ...['restart all', 'power of all'],
       ),
       a: fc.nat(9),
@@ -230,6 +230,7 @@ function play(model: ValidityModel, { what, a, b }: Event): void {
   else if (what === 'flush') model.flush()
   else if (what === 'restart all') model.restartAll()
   else if (what === 'power of all') model.restartAll(b)
+  else if (what === 'bounce') model.bounce(a, b)
   else if (what === 'power') model.leave([a % count], true, b)
   else model.leave(a === b ? [a % count] : [a % count, b % count], what === 'crash')
 }
@@ -269,6 +270,7 @@ const bugs = [
   'forgetPower',
   'forgetPassed',
   'takeTooEarly',
+  'inheritIncomplete',
 ]
 
 for (const bug of bugs) {

@@ -119,6 +119,24 @@ test('epochs and content are there after closing and opening', async (t) => {
   )
 })
 
+test('a former object that comes back because the creation of a new one was lost with the power is not it', async (t) => {
+  const { store, disk } = await open()
+  const former = store.create(A, 7)
+  write(t, store, former, 0, Buffer.from('former'))
+  t.is(await call(disk, (done) => store.addIntent(former, done)), 0)
+  t.is(await call(disk, (done) => store.syncObject(former, done)), 0)
+  store.dropIntents([former])
+  const object = store.create(A, 14)
+  t.false(object.intent)
+  t.is(await call(disk, (done) => store.addIntent(object, done)), 0)
+  write(t, store, object, 0, Buffer.from('new one'))
+  const killed = await open(disk.crash(false, () => true))
+  t.is(killed.store.get(A)?.writeEpoch, 14, 'a killed daemon loses nothing')
+  const after = await open(disk.crash(true, () => false))
+  t.is(after.store.get(A), undefined)
+  t.deepEqual([...after.store.intentsAtOpen], [[A, 14]])
+})
+
 test('an object that is gone, and the past, are not for use', async (t) => {
   const { store } = await open()
   const object = store.create(A, 2)
