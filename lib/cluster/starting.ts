@@ -58,7 +58,9 @@ export function begin(machine: Membership, sender: MemberId, message: StateMessa
   const stayed = new Set(accepted.filter(goesOn).map((member) => nodeOf(member).id))
   const left = epoch.nodes.map((node) => node.id).filter((id) => !stayed.has(id))
   const newcomers = accepted.filter((member) => !goesOn(member)).map(nodeOf)
-  if (left.length > 0 || newcomers.length > 0) {
+  // One that was delivered while some were frozen has not taken effect with them, and will not by itself.
+  const lags = accepted.some((member) => (round.hellos.get(member)!.summary?.effective.epoch ?? 0) < epoch.number)
+  if (left.length > 0 || newcomers.length > 0 || lags) {
     const kept = epoch.nodes.filter((node) => stayed.has(node.id))
     machine.makeEpoch([...kept, ...withVnodes(newcomers, epoch.nodes, known)], left, 0, accepted, former)
   }
