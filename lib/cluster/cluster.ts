@@ -16,7 +16,7 @@ import { decodeMessage, encodeMessage, type Hello, type Message, type NodeSummar
 import { Probes } from './probes.js'
 import { Proposals } from './proposals.js'
 import { refusalIn } from './standing.js'
-import { ClusterState } from './state.js'
+import { ClusterState, RECOVERY_DEFAULT } from './state.js'
 import { StateDisk } from './state-disk.js'
 import type { MembershipEvent, Numbered, OrderedAction, Standing, TimerName, UrgentAction } from './steps.js'
 import type {
@@ -27,6 +27,7 @@ import type {
   ClusterView,
   EpochRecord,
   NodeInfo,
+  RecoverySettings,
 } from './types.js'
 
 export const PROPOSAL_TIMEOUT_MS = 60_000
@@ -142,6 +143,10 @@ export class Cluster implements ClusterView {
   }
 
   /** For reading only; another object after this member was brought up to date by others. */
+  get recovery(): RecoverySettings {
+    return this.state?.recovery ?? RECOVERY_DEFAULT
+  }
+
   get registry(): Registry {
     return this.state?.registry ?? this.noRegistry
   }

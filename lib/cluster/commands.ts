@@ -48,6 +48,7 @@ function take(machine: Membership, sender: string, proposal: Proposal, by: numbe
       return format(machine, { command, time, sender, by, history: machine.history!, former: null })
     case 'shutdown':
     case 'recovered':
+    case 'recovery':
     case 'exclusive-enter':
     case 'exclusive-leave':
     case 'vdi': {

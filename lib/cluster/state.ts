@@ -5,11 +5,12 @@
 import { SheepError } from '../errors.js'
 import { Registry } from '../vdi/registry.js'
 import { type Entry, History, type HistoryJson, type LoggedCommand } from './history.js'
-import type { ClusterConfig, EpochRecord } from './types.js'
+import type { ClusterConfig, EpochRecord, RecoverySettings } from './types.js'
 
 /** Of all nodes together. A node has one at a time unless many of its clients come at once. */
 const EXCLUSIVE_QUEUE_MAX = 4096
 const TOKEN_MAX = 64
+export const RECOVERY_DEFAULT: RecoverySettings = { held: false, limit: 0 }
 
 export interface ExclusiveClaim {
   token: string
@@ -22,6 +23,7 @@ export interface StateJson {
   history: HistoryJson
   registry: unknown
   exclusive: ExclusiveClaim[]
+  recovery?: RecoverySettings
 }
 
 /** `value` is the command's answer; `error` its refusal, the same on every member. */
@@ -32,17 +34,23 @@ export class ClusterState {
     readonly history: History,
     readonly registry: Registry,
     private claims: ExclusiveClaim[],
+    private settings: RecoverySettings,
   ) {}
 
   static format(config: ClusterConfig, seq: number, record: EpochRecord): ClusterState {
-    return new ClusterState(History.format(config, seq, record), new Registry(), [])
+    return new ClusterState(History.format(config, seq, record), new Registry(), [], RECOVERY_DEFAULT)
   }
 
   /** Throws when it is not what toJSON returned, as JSON. */
   static fromJSON(value: unknown): ClusterState {
     const json = value as StateJson
     if (json?.version !== 1) throw new SheepError('version', 'the cluster state has a version that is not known here')
-    return new ClusterState(History.fromJSON(json.history), Registry.fromJSON(json.registry), [...json.exclusive])
+    return new ClusterState(
+      History.fromJSON(json.history),
+      Registry.fromJSON(json.registry),
+      [...json.exclusive],
+      json.recovery ?? RECOVERY_DEFAULT,
+    )
   }
 
   toJSON(): StateJson {
@@ -51,12 +59,17 @@ export class ClusterState {
       history: this.history.toJSON(),
       registry: this.registry.toJSON(),
       exclusive: [...this.claims],
+      recovery: this.settings,
     }
   }
 
   /** First the one that runs, then those that wait. */
   get exclusive(): readonly ExclusiveClaim[] {
     return this.claims
+  }
+
+  get recovery(): RecoverySettings {
+    return this.settings
   }
 
   apply(entry: Entry): Outcome {
@@ -83,10 +96,20 @@ export class ClusterState {
       case 'exclusive-leave':
         this.claims = this.claims.filter((claim) => claim.token !== command.token || claim.node !== sender)
         return null
+      case 'recovery':
+        return this.throttle(command)
       case 'recovered':
       case 'shutdown':
         return null
     }
+  }
+
+  private throttle({ held, limit }: { held: boolean | null; limit: number | null }): RecoverySettings {
+    if (limit !== null && !(Number.isSafeInteger(limit) && limit >= 0)) {
+      throw new SheepError('invalid', 'a limit of recovery is a number of bytes a second')
+    }
+    this.settings = { held: held ?? this.settings.held, limit: limit ?? this.settings.limit }
+    return this.settings
   }
 
   private enter(token: string, node: string): null {

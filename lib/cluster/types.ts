@@ -33,12 +33,22 @@ export interface ClusterConfig {
   blockSizeShift: number
 }
 
+/** What administrators say of recovery, for all nodes alike */
+export interface RecoverySettings {
+  /** Only what requests wait for is copied */
+  held: boolean
+  /** Of each node, bytes a second; 0: none */
+  limit: number
+}
+
 export type ClusterCommand =
   | { type: 'format'; clusterId: string; copies: number; blockSizeShift: number; force: boolean }
   /** This node holds valid copies of all its share in `epoch` */
   | { type: 'recovered'; epoch: number }
   /** The node does not answer: drop it from the node list though the engine still counts it. It must say HELLO again. */
   | { type: 'expel'; node: string; epoch: number; reason: string }
+  /** null: as it is */
+  | { type: 'recovery'; held: boolean | null; limit: number | null }
   /** Orderly stop of all daemons */
   | { type: 'shutdown' }
   /** Cold start without these missing nodes */
@@ -73,6 +83,7 @@ export interface ClusterView {
   readonly history: readonly EpochRecord[]
   /** node id -> newest epoch it has reported `recovered` for */
   readonly recovered: ReadonlyMap<string, number>
+  readonly recovery: RecoverySettings
   /**
    * Resolves with the command's result once it is delivered and durable on this member; `everywhere`: on all present
    * members. Rejects with SheepError: the command's own refusal, or halted / shutting-down / timeout.

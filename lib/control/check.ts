@@ -36,6 +36,11 @@ export function optional<T>(checker: Checker<T>, fallback: T): Checker<T> {
   return (value, path) => (value === undefined ? fallback : checker(value, path))
 }
 
+/** null, or a missing field: nothing is said. */
+export function nullable<T>(checker: Checker<T>): Checker<T | null> {
+  return (value, path) => (value === undefined || value === null ? null : checker(value, path))
+}
+
 export function integer(min: number, max: number): Checker<number> {
   return (value, path) => {
     if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < min || value > max) {

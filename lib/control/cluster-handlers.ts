@@ -44,11 +44,16 @@ export const clusterHandlers: Handlers<'cluster'> = {
     return clusterInfo(services)
   },
 
+  'cluster.recovery': async ({ cluster }, { held, limit }) => {
+    if (held !== null || limit !== null) await cluster.propose({ type: 'recovery', held, limit })
+    return cluster.recovery
+  },
+
   'cluster.check': async (services, { repair }, progress) => services.check(services.volumes.list(), repair, progress),
 }
 
 function clusterInfo(services: ControlServices): ClusterInfo {
-  const { status, statusReason, config, epoch, history, recovered } = services.cluster
+  const { status, statusReason, config, epoch, history, recovered, recovery } = services.cluster
   const current = epoch?.number ?? 0
   return {
     version: services.version,
@@ -57,6 +62,7 @@ function clusterInfo(services: ControlServices): ClusterInfo {
     recovering: nodeSummaries(services).filter(
       (node) => epoch !== null && node.vnodes > 0 && (recovered.get(node.id) ?? 0) < current,
     ),
+    recovery,
     config: config && {
       clusterId: config.clusterId,
       created: config.formatTime,

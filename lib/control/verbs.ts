@@ -2,13 +2,13 @@
  * The control protocol's verbs: arguments with their checks, and answers. The daemon's dispatcher and every client
  * (dog, D-Bus) import this one list, so neither can drift from it. docs/control-protocol.md describes the transport.
  */
-import type { ClusterStatus, NodeInfo } from '../cluster/types.js'
+import type { ClusterStatus, NodeInfo, RecoverySettings } from '../cluster/types.js'
 import { MAX_COPIES } from '../placement/ring.js'
 import { MIGRATION_MS_MAX, SESSION_MAX } from '../vdi/command.js'
 import { checkShift, checkSize } from '../vdi/inode.js'
 import { checkName, checkTag, NAME_BYTES_MAX, snapIdOf } from '../vdi/name.js'
 import type { VdiLock } from '../vdi/types.js'
-import { type Checked, type Checker, flag, integer, object, optional, text } from './check.js'
+import { type Checked, type Checker, flag, integer, nullable, object, optional, text } from './check.js'
 import type {
   CheckReport,
   DiskInfo,
@@ -72,6 +72,8 @@ export interface ClusterInfo {
   reason: string
   /** Nodes of the epoch that do not hold valid copies of all their share yet: redundancy is reduced */
   recovering: NodeSummary[]
+  /** What administrators say of it, for all nodes */
+  recovery: RecoverySettings
   /** null before format */
   config: { clusterId: string; created: number; copies: number; objectSize: number } | null
   /** Newest first */
@@ -143,6 +145,11 @@ export const VERBS = {
   'cluster.shutdown': verb<Record<string, never>>()({}),
   /** Goes on without the nodes it waits for */
   'cluster.recover': verb<ClusterInfo>()({}),
+  /** Of all nodes, from now on; null: as it is. `limit`: of each node, bytes a second, 0 none */
+  'cluster.recovery': verb<RecoverySettings>()({
+    held: nullable(flag),
+    limit: nullable(integer(0, Number.MAX_SAFE_INTEGER)),
+  }),
   /** Every object of every VDI. Progress in bytes */
   'cluster.check': verb<CheckReport>()({ repair: optional(flag, false) }),
 

@@ -6,6 +6,7 @@ import { printCheck } from './check-report.js'
 import type { Add, ParsedOptions } from './command.js'
 import { confirm } from './confirm.js'
 import { hostPort } from './location.js'
+import { sentencesOf } from './recovery.js'
 import type { Session } from './session.js'
 import { formatSize, formatTime } from './size.js'
 import { type Column, printable } from './table.js'
@@ -89,8 +90,9 @@ function summary(info: ClusterInfo): string {
   if (info.reason !== '') lines.push(`  ${printable(info.reason)}`)
   if (info.recovering.length > 0) {
     const nodes = info.recovering.map((node) => hostPort(node)).join(', ')
-    lines.push(`  Redundancy is reduced until objects are copied on ${nodes}: dog node recovery`)
+    lines.push(`  Degraded: redundancy is reduced until objects are copied on ${nodes}: dog node recovery`)
   }
+  for (const sentence of sentencesOf(info.recovery)) lines.push(`  ${sentence}`)
   if (info.config !== null) {
     const { created, copies, objectSize } = info.config
     lines.push(

@@ -5,7 +5,7 @@ import { LOG_LINES_MAX, type NodeSummary, type OfNode } from '../control/verbs.j
 import { parseCount } from './arguments.js'
 import { type Add, group } from './command.js'
 import { hostPort } from './location.js'
-import { showRecovery, watchRecovery } from './recovery.js'
+import { parseLimit, setRecovery, showRecovery, watchRecovery } from './recovery.js'
 import type { Session } from './session.js'
 import { formatDuration, formatPercent, formatSize, formatTime } from './size.js'
 import { type Column, printable } from './table.js'
@@ -60,10 +60,28 @@ export function addNodeCommands(node: Command, add: Add): void {
   add(node, 'info', 'show disk space, node by node').examples('dog node info', 'dog node info -r').run(showSpace)
 
   add(node, 'recovery', 'show how far the copying of objects is', (command) =>
-    command.option('-P, --watch', 'stay, and show progress until it is done'),
+    command
+      .option('-P, --watch', 'stay, and show progress until it is done')
+      .option('--hold', 'of all nodes: copy only what requests wait for')
+      .option('--release', 'of all nodes: go on')
+      .option('--limit <RATE>', 'of each node, bytes a second: 50M; none: as fast as clients let it', parseLimit),
   )
-    .examples('dog node recovery', 'dog node recovery --watch')
-    .run((session, _words, { watch }) => (watch ? watchRecovery(session) : showRecovery(session)))
+    .notes(
+      'What is held or limited stays so, also over restarts. Beside clients recovery rests by itself; a limit is for',
+      'networks and disks that others use, too. State "degraded: no room": the disk is full up to its reserve;',
+      'recovery goes on by itself when there is room.',
+    )
+    .examples(
+      'dog node recovery',
+      'dog node recovery --watch',
+      'dog node recovery --hold',
+      'dog node recovery --limit 50M',
+    )
+    .run((session, _words, options) => {
+      const { watch, hold, release, limit } = options
+      if (hold || release || limit !== undefined) return setRecovery(session, options)
+      return watch ? watchRecovery(session) : showRecovery(session)
+    })
 
   add(node, 'stat [NODE]', 'show what a node has served', allOption)
     .examples('dog node stat', 'dog node stat -A')

@@ -1,11 +1,14 @@
 /** `dog node recovery`: a row per node, once or until it is done. */
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { RecoverySettings } from '../cluster/types.js'
 import type { RecoveryReport } from '../control/services.js'
 import type { OfNode } from '../control/verbs.js'
+import { SheepError } from '../errors.js'
+import type { ParsedOptions } from './command.js'
 import { answerColumn, ofNodeColumns, reportSilent } from './node.js'
 import { bar, unicodeTerminal } from './progress-bar.js'
 import type { Session } from './session.js'
-import { formatDuration, formatPercent, formatSize } from './size.js'
+import { formatDuration, formatPercent, formatSize, parseSize } from './size.js'
 import { type Column, formatTable } from './table.js'
 
 const WATCH_MS = 500
@@ -39,14 +42,19 @@ const COLUMNS: readonly Column<Row>[] = [
     (report) => report.bytesTaken,
   ),
   answerColumn(
+    'Of about',
+    (report) => (report.bytesTotal > 0 ? formatSize(report.bytesTotal) : '-'),
+    (report) => report.bytesTotal,
+  ),
+  answerColumn(
     'Rate',
-    (report) => (isActive(report) ? `${formatSize(rate(report))}/s` : '-'),
-    (report) => Math.round(rate(report)),
+    (report) => (isActive(report) ? `${formatSize(report.rate)}/s` : '-'),
+    (report) => Math.round(report.rate),
   ),
   answerColumn(
     'Left',
     (report) => timeLeft(report),
-    (report) => Math.round(secondsLeft(report)),
+    (report) => Math.round(report.left),
   ),
 ]
 
@@ -56,23 +64,36 @@ function isActive(report: RecoveryReport): boolean {
 
 function stateText(report: RecoveryReport): string {
   if (report.state === 'idle') return 'done'
+  if (report.state === 'no-room') return 'degraded: no room'
   if (report.state !== 'waiting') return report.state
   return `waiting for ${report.waitingFor.flatMap(({ nodes }) => nodes).join(', ')}`
 }
 
-/** Bytes a second since it began */
-function rate(report: RecoveryReport): number {
-  return report.seconds > 0 ? report.bytesTaken / report.seconds : 0
-}
-
-/** From the pace so far; 0 unknown */
-function secondsLeft({ objectsDone, objectsTotal, seconds }: RecoveryReport): number {
-  return objectsDone > 0 ? (seconds / objectsDone) * (objectsTotal - objectsDone) : 0
-}
-
 function timeLeft(report: RecoveryReport): string {
-  const seconds = secondsLeft(report)
-  return isActive(report) && seconds > 0 ? formatDuration(seconds) : '-'
+  return report.state === 'recovering' && report.left > 0 ? formatDuration(report.left) : '-'
+}
+
+/** `--hold`, `--release`, `--limit`: for all nodes, until said otherwise, whatever restarts. */
+export async function setRecovery(session: Session, options: ParsedOptions): Promise<void> {
+  if (options.hold === true && options.release === true) {
+    throw new SheepError('invalid', 'recovery is held or released, not both')
+  }
+  const held = options.hold === true ? true : options.release === true ? false : null
+  const settings = await session.call('cluster.recovery', { held, limit: options.limit ?? null })
+  session.report(settings, sentencesOf(settings).join(' ') || 'Recovery is not held, and has no limit.')
+}
+
+export function parseLimit(text: string): number {
+  return text === 'none' ? 0 : parseSize(text.replace(/\/s$/, ''))
+}
+
+/** What administrators have said of recovery, as sentences; none when it goes as it likes. */
+export function sentencesOf({ held, limit }: RecoverySettings): string[] {
+  const sentences = []
+  if (held) sentences.push('Recovery is held: only what requests wait for is copied (dog node recovery --release).')
+  if (limit > 0)
+    sentences.push(`Recovery is limited to ${formatSize(limit)}/s on each node (dog node recovery --limit).`)
+  return sentences
 }
 
 export async function showRecovery(session: Session): Promise<void> {

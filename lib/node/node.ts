@@ -144,6 +144,7 @@ export class SheepNode implements ClusterListener {
       settled: (gateway, oid, sources) => this.settled(gateway, oid, sources),
       taken: (oid) => this.sweeper.suspect([vidOf(oid)]),
       recovered: (epoch) => this.reportRecovered(epoch),
+      settings: () => this.cluster.recovery,
       reachable: (oids) => this.operations.reclaim.reachable(oids),
     })
     this.replica.ensurer = this.recovery
@@ -179,7 +180,8 @@ export class SheepNode implements ClusterListener {
     })
     this.checker = new Checker({ store, topology, replica, recovery, peers, gateway })
     const passedEpoch = () => this.nodeState.passedEpoch
-    const surveyed = surveyCalls({ store, topology: this.topology, replica: this.replica, copiesOf, passedEpoch })
+    const busy = () => this.recovery.pacer.busy
+    const surveyed = surveyCalls({ store, topology: this.topology, replica: this.replica, copiesOf, passedEpoch, busy })
     const groups = [surveyed, gateway.calls(), this.checker.calls(), parts.calls?.(this) ?? new Map()]
     for (const group of groups) for (const [name, handler] of group) this.calls.set(name, handler)
   }
@@ -277,6 +279,7 @@ export class SheepNode implements ClusterListener {
       const created = this.cluster.registry.begunBy(command.command)
       if (created !== undefined) this.dropFormer(this.store.ofVdi(created.vid))
     }
+    if (command.type === 'recovery') this.recovery.settingsChanged()
     if (command.type === 'recovered') this.purgeWhenAllRecovered()
     if (command.type === 'shutdown') this.parts.stopRequested('the cluster was told to shut down')
   }

@@ -1,18 +1,21 @@
 /** The bytes of a recovery: objects, or the grains of one that differ, read from another node and put on the disk here. */
 import { SheepError } from '../errors.js'
-import type { Completion } from '../host/interfaces.js'
+import type { Clock, Completion } from '../host/interfaces.js'
 import { FLAG_RECOVERY } from '../protocol/header.js'
 import type { ObjectStore, StagedObject, StoredObject } from '../store/types.js'
 import { type Oid, oidToHex } from '../vdi/oid.js'
 import { decodeGrains, differingGrains, GRAIN, grainsOf } from './grains.js'
+import { Pacer, RateMeter } from './pacer.js'
 import type { Peers } from './peers.js'
 import type { Replica } from './replica.js'
 import { ObjectRequest, READ } from './request.js'
 
-const PIECE = 262144
-const PIECES_IN_FLIGHT = 1
+const PIECE = 256 * 1024
+const PIECES_IN_FLIGHT = 2
 
 export interface CopierOptions {
+  clock: Clock
+  pacer: Pacer
   store: ObjectStore
   peers: Peers
   replica: Replica
@@ -21,17 +24,23 @@ export interface CopierOptions {
 export class Copier {
   /** Read from other nodes, ever */
   bytesTaken = 0
+  readonly meter: RateMeter
 
-  constructor(private readonly options: CopierOptions) {}
+  constructor(private readonly options: CopierOptions) {
+    this.meter = new RateMeter(options.clock)
+  }
 
-  /** Fills `staged` with what `from` holds. SheepError unreachable, no-space, io. */
+  /** Fills `staged` with what `from` holds; `hurried` says whether somebody waits for it. SheepError unreachable, no-space, io. */
   async copyExtents(
     staged: StagedObject,
     from: string,
     epoch: number,
     oid: Oid,
     extents: readonly [number, number][],
+    sourceBusy: boolean,
+    hurried: () => boolean,
   ): Promise<void> {
+    const { clock, pacer } = this.options
     const pieces: [number, number][] = []
     for (const [offset, length] of extents) {
       for (let at = offset; at < offset + length; at += PIECE) pieces.push([at, Math.min(PIECE, offset + length - at)])
@@ -40,9 +49,14 @@ export class Copier {
     const worker = async () => {
       while (next < pieces.length) {
         const [position, length] = pieces[next++]
+        const delay = hurried() ? 0 : pacer.delay(length)
+        if (delay > 0) await sleep(clock, delay)
+        const began = clock.now()
         const buffer = await this.fetch(from, epoch, oid, position, length)
         const put = await until((done) => staged.write(buffer, 0, length, position, done))
         if (put < 0) throw diskTrouble(put)
+        const rest = Pacer.rest(clock.now() - began, length)
+        if (rest > 0 && (sourceBusy || pacer.busy) && !hurried()) await sleep(clock, rest)
       }
     }
     await Promise.all(Array.from({ length: PIECES_IN_FLIGHT }, worker))
@@ -88,6 +102,7 @@ export class Copier {
     })
     if (got < 0) throw new SheepError('unreachable', `reading ${oidToHex(oid)} from ${from} failed (${got})`)
     this.bytesTaken += length
+    this.meter.add(length)
     return buffer
   }
 }
@@ -117,6 +132,10 @@ class RecoveryRead extends ObjectRequest {
 
 export function diskTrouble(result: number, what = ''): SheepError {
   return new SheepError(result === -28 ? 'no-space' : 'io', `${what}errno ${-result}`)
+}
+
+function sleep(clock: Clock, ms: number): Promise<void> {
+  return new Promise((resolve) => clock.after(ms, resolve))
 }
 
 export function until(start: (done: Completion) => void): Promise<number> {

@@ -55,6 +55,15 @@ export interface Task {
   staged: StagedObject | null
 }
 
+/** What a node answers to the call `extents` */
+interface Extents {
+  /** null: it has no such object */
+  extents: [number, number][] | null
+  validThrough: number
+  /** It serves clients */
+  busy: boolean
+}
+
 export class ObjectRecovery {
   /** Questions of this epoch that are not answered yet */
   private readonly asking = new Map<Oid, Promise<boolean>>()
@@ -217,14 +226,22 @@ export class ObjectRecovery {
     const { store, replica, topology, peers, inquiry, copier } = this.options
     const { oid } = task
     const answer = await peers.call(from, 'extents', { epoch, oid })
-    const { extents, validThrough } = answer.json as { extents: [number, number][] | null; validThrough: number }
+    const { extents, validThrough, busy } = answer.json as Extents
     if (extents === null) return false
     if (topology.epoch !== epoch || task.cancelled) return false
     const staged = store.stage(oid)
     task.staged = staged
     let committed = false
     try {
-      await copier.copyExtents(staged, from, epoch, oid, extents)
+      await copier.copyExtents(
+        staged,
+        from,
+        epoch,
+        oid,
+        extents,
+        busy,
+        () => task.waiters.length + task.changes.length > 0,
+      )
       // Another copy may have taken the place of the one that was read. And what was read may hold a write that is under way
       // and may never be done anywhere else: then nothing must believe this copy before it has an intent of its own.
       const after = await inquiry.statusOf(from, oid, epoch)

@@ -10,21 +10,27 @@
  * A task belongs to one epoch. When the epoch moves on, a copy under way may finish: it is marked with the epoch it was
  * begun in, which is what it is good for.
  */
+import type { RecoverySettings } from '../cluster/types.js'
 import { SheepError } from '../errors.js'
-import type { Clock, Log, Timer } from '../host/interfaces.js'
+import { type Clock, DiskError, type Log, type Timer } from '../host/interfaces.js'
 import type { ObjectStore } from '../store/types.js'
 import { type Oid, oidToHex, vidOf } from '../vdi/oid.js'
 import { Copier } from './copier.js'
 import { Inquiry, type Survey } from './inquiry.js'
 import { ObjectRecovery, resumeAll, type Task } from './object-recovery.js'
+import { Pacer } from './pacer.js'
 import { PassedWrites } from './passed-writes.js'
 import type { Peers } from './peers.js'
 import type { EnsureWaiter, ObjectEnsurer, Replica } from './replica.js'
 import type { Topology } from './topology.js'
 
-const TASKS_AT_ONCE = 2
+const TASKS_AT_ONCE = 4
+/** While clients are served: a write to an object that is being copied waits for that. */
+const TASKS_BESIDE_CLIENTS = 2
 const ON_DEMAND_AT_ONCE = 16
 const RETRY_MS = 1_000
+/** After which a disk that had no room for a copy is tried again */
+const NO_ROOM_RETRY_MS = 5_000
 
 export interface RecoveryOptions {
   store: ObjectStore
@@ -39,6 +45,7 @@ export interface RecoveryOptions {
   /** A copy came from another node: it may be a leftover there, too, which nobody has told yet */
   taken: (oid: Oid) => void
   /** Newest epoch in which changes went by here, over restarts */
+  settings: () => RecoverySettings
   passedEpoch: () => number
   /** Changes are about to go by in this epoch: `passedEpoch` says so, durably, when this returns */
   passing: (epoch: number) => void
@@ -51,10 +58,19 @@ export interface RecoveryOptions {
 
 export interface RecoveryProgress {
   epoch: number
-  state: 'idle' | 'surveying' | 'recovering' | 'waiting' | 'held'
+  /** no-room: degraded, since the disk has no room for more copies; it goes on by itself when there is some */
+  state: 'idle' | 'surveying' | 'recovering' | 'waiting' | 'held' | 'no-room'
   objectsTotal: number
   objectsDone: number
   bytesTaken: number
+  /** From the size of those taken so far; 0: not known yet */
+  bytesTotal: number
+  /** Bytes a second, over the last seconds */
+  rate: number
+  /** Seconds, at the pace so far; 0: not known */
+  left: number
+  /** The administrator's, bytes a second; 0 none */
+  limit: number
   /** Names of nodes whose copies are needed and that are away, with how many objects wait */
   waitingFor: { nodes: readonly string[]; objects: number }[]
   /** Clock.now() at which this epoch's recovery began */
@@ -75,11 +91,14 @@ export class Recovery implements ObjectEnsurer {
   private readonly gone = new Set<Oid>()
   private begunEpoch = 0
   private stopped = false
-  private held = false
   /** Nothing is begun until all have gone by that may */
   private lettingPass = false
   private total = 0
   private done = 0
+  /** Clock.now() of the last copy for which there was no room; 0: there is */
+  private noRoom = 0
+  /** Of the copier's count, at that moment: a copy that was taken since shows that there is room */
+  private bytesWhenFull = 0
   /** Of the copier's count, when the epoch began */
   private bytesBefore = 0
   private since = 0
@@ -91,10 +110,12 @@ export class Recovery implements ObjectEnsurer {
   private readonly copier: Copier
   private readonly objects: ObjectRecovery
   private readonly passed = new PassedWrites()
+  readonly pacer: Pacer
 
   constructor(private readonly options: RecoveryOptions) {
+    this.pacer = new Pacer(options.clock, () => options.replica.foreground)
     this.inquiry = new Inquiry(options)
-    this.copier = new Copier(options)
+    this.copier = new Copier({ ...options, pacer: this.pacer })
     this.objects = new ObjectRecovery({ ...options, inquiry: this.inquiry, copier: this.copier, passed: this.passed })
   }
 
@@ -110,6 +131,8 @@ export class Recovery implements ObjectEnsurer {
     this.total = 0
     this.done = 0
     this.bytesBefore = this.copier.bytesTaken
+    this.copier.meter.begin()
+    this.pacer.limit = this.options.settings().limit
     this.queue = []
     this.wantedNext = []
     this.urgent = []
@@ -206,9 +229,8 @@ export class Recovery implements ObjectEnsurer {
     this.retryTimer?.cancel()
   }
 
-  /** Held recovery copies nothing but what requests wait for. */
-  hold(held: boolean): void {
-    this.held = held
+  settingsChanged(): void {
+    this.pacer.limit = this.options.settings().limit
     this.pump()
   }
 
@@ -222,25 +244,37 @@ export class Recovery implements ObjectEnsurer {
       waiting.set(key, entry)
     }
     const waitingFor = [...waiting.values()]
-    const idle = this.surveyed && this.tasks.size === 0
     const stuck = waitingFor.reduce((sum, entry) => sum + entry.objects, 0)
+    const bytesTaken = this.copier.bytesTaken - this.bytesBefore
+    const seconds = (this.options.clock.now() - this.since) / 1000
+    const { limit } = this.options.settings()
     return {
       epoch: this.options.topology.epoch,
-      state: idle
-        ? 'idle'
-        : !this.surveyed
-          ? 'surveying'
-          : this.held
-            ? 'held'
-            : stuck === this.tasks.size
-              ? 'waiting'
-              : 'recovering',
+      state: this.state(stuck),
       objectsTotal: this.total,
       objectsDone: this.done,
-      bytesTaken: this.copier.bytesTaken - this.bytesBefore,
+      bytesTaken,
+      bytesTotal: this.done > 0 ? Math.max(bytesTaken, Math.round((bytesTaken / this.done) * this.total)) : 0,
+      rate: this.copier.meter.rate,
+      left: this.done > 0 ? (seconds / this.done) * (this.total - this.done) : 0,
+      limit,
       waitingFor,
       since: this.since,
     }
+  }
+
+  private state(stuck: number): RecoveryProgress['state'] {
+    if (!this.surveyed) return this.tasks.size === 0 && !this.stores ? 'idle' : 'surveying'
+    if (this.tasks.size === 0) return 'idle'
+    if (stuck === this.tasks.size) return 'waiting'
+    if (this.options.settings().held) return 'held'
+    return this.noRoom !== 0 ? 'no-room' : 'recovering'
+  }
+
+  /** A gateway only has no share. */
+  private get stores(): boolean {
+    const { topology } = this.options
+    return (topology.node(topology.self)?.vnodes ?? 0) > 0
   }
 
   // --- survey -----------------------------------------------------------------------------------------------------
@@ -250,7 +284,7 @@ export class Recovery implements ObjectEnsurer {
     const { topology, log } = this.options
     const number = ++this.surveys
     const goesOn = () => !this.stopped && topology.epoch === epoch && this.surveys === number
-    if ((topology.node(topology.self)?.vnodes ?? 0) === 0) return
+    if (!this.stores) return
     const survey = await this.inquiry.survey(epoch, goesOn)
     if (survey === null) return
     this.queueSurveyed(survey)
@@ -309,7 +343,11 @@ export class Recovery implements ObjectEnsurer {
       const task = this.tasks.get(this.urgent.shift() as Oid)
       if (task !== undefined && !task.running) this.start(task)
     }
-    while (!this.held && this.runningTasks < TASKS_AT_ONCE && this.runningUrgent === 0) {
+    const { settings, clock } = this.options
+    if (settings().held || (this.noRoom !== 0 && clock.now() - this.noRoom < NO_ROOM_RETRY_MS)) return
+    // Where there was no room, one shows whether there is.
+    const atOnce = this.noRoom !== 0 ? 1 : this.pacer.busy ? TASKS_BESIDE_CLIENTS : TASKS_AT_ONCE
+    while (this.runningTasks < atOnce && this.runningUrgent === 0) {
       const oid = this.wantedNext.shift() ?? this.queue.pop()
       if (oid === undefined) break
       const task = this.tasks.get(oid)
@@ -327,15 +365,13 @@ export class Recovery implements ObjectEnsurer {
     const epoch = this.options.topology.epoch
     void this.objects
       .run(task, epoch)
-      .catch((error: unknown) => {
-        this.options.log('warning', `recovery of ${oidToHex(task.oid)}: ${String(error)}`)
-        return false
-      })
+      .catch((error: unknown) => this.failed(task, error))
       .then((outcome) => {
         task.running = false
         if (urgent) this.runningUrgent--
         else this.runningTasks--
         task.urgent = false
+        if (outcome === true && this.noRoom !== 0 && this.copier.bytesTaken > this.bytesWhenFull) this.roomAgain()
         if (outcome === true || task.cancelled) {
           this.finish(task, 0)
         } else {
@@ -345,6 +381,28 @@ export class Recovery implements ObjectEnsurer {
         }
         this.pump()
       })
+  }
+
+  private failed(task: Task, error: unknown): false {
+    const { log, clock } = this.options
+    if (!isNoSpace(error)) {
+      log('warning', `recovery of ${oidToHex(task.oid)}: ${String(error)}`)
+      return false
+    }
+    if (this.noRoom === 0) {
+      log(
+        'error',
+        `degraded: no room for more copies, ${this.tasks.size} objects are left; recovery goes on when there is`,
+      )
+    }
+    this.noRoom = clock.now()
+    this.bytesWhenFull = this.copier.bytesTaken
+    return false
+  }
+
+  private roomAgain(): void {
+    this.noRoom = 0
+    this.options.log('notice', `there is room again: recovery goes on, ${this.tasks.size} objects are left`)
   }
 
   private finish(task: Task, result: number): void {
@@ -364,8 +422,9 @@ export class Recovery implements ObjectEnsurer {
   }
 
   private retry(): void {
-    this.retryTimer ??= this.options.clock.after(RETRY_MS, () => {
+    this.retryTimer ??= this.options.clock.after(this.noRoom !== 0 ? NO_ROOM_RETRY_MS : RETRY_MS, () => {
       this.retryTimer = null
+      this.queue = []
       for (const waiting of this.tasks.values()) {
         // Who waits for a node waits for the next epoch.
         if (waiting.running || waiting.waitingFor !== null) continue
@@ -389,4 +448,8 @@ export class Recovery implements ObjectEnsurer {
     this.lastReported = epoch
     recovered(epoch)
   }
+}
+
+function isNoSpace(error: unknown): boolean {
+  return error instanceof DiskError ? error.errno === 28 : error instanceof SheepError && error.code === 'no-space'
 }

@@ -75,6 +75,8 @@ export class Replica {
   ensurer: ObjectEnsurer | null = null
   /** Objects with a durable intent. */
   readonly hot = new Set<StoredObject>()
+  /** Requests that are not recovery's, so far */
+  foreground = 0
   readonly counters = { reads: 0, writes: 0, readBytes: 0, writeBytes: 0, flushes: 0, errors: 0 }
 
   private inFlight = 0
@@ -97,6 +99,7 @@ export class Replica {
   }
 
   submit(request: ObjectRequest): void {
+    if ((request.flags & FLAG_RECOVERY) === 0) this.foreground++
     if (request.epoch !== this.activeEpoch && !(mutations.skipEpochCheck && this.activeEpoch !== 0)) {
       this.submitElsewhen(request)
       return

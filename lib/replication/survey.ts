@@ -79,12 +79,14 @@ export interface SurveyOptions {
   topology: Topology
   replica: Replica
   passedEpoch: () => number
+  /** Whether this node serves clients, who come first */
+  busy: () => boolean
   copiesOf: (vid: number) => number
 }
 
 /** Handlers of the calls `status`, `list`, `extents` and `grains`. All answer only in the epoch that the asker names. */
 export function surveyCalls(options: SurveyOptions): Map<string, CallHandler> {
-  const { store, topology, replica, copiesOf, passedEpoch } = options
+  const { store, topology, replica, copiesOf, passedEpoch, busy } = options
   /** One walk over the store per asker: a later page goes on where the former ended. */
   const walks = new Map<string, { epoch: number; cursor: number; objects: IterableIterator<StoredObject> }>()
 
@@ -154,7 +156,10 @@ export function surveyCalls(options: SurveyOptions): Map<string, CallHandler> {
     const copies = object === undefined ? 0 : copiesOf(vidOf(object.oid))
     if (object === undefined || copies === 0) return { json: { extents: null }, body: Buffer.alloc(0) }
     const found = store.extents(object, 0, 0x80000000).map(({ offset, length }) => [offset, length])
-    return { json: { extents: found, validThrough: replica.validThrough(object, copies) }, body: Buffer.alloc(0) }
+    return {
+      json: { extents: found, validThrough: replica.validThrough(object, copies), busy: busy() },
+      body: Buffer.alloc(0),
+    }
   }
 
   const grains: CallHandler = async (argument) => {

@@ -177,6 +177,7 @@ export function perfectSheep(flaw: Flaw, rarely: () => boolean): MakeSheep {
       get recovered() {
         return new Map([...members.values()].map((member) => [member.node.id, 1]))
       },
+      recovery: { held: false, limit: 0 },
       propose: async () => {
         shared.formatted = true
       },

@@ -8,7 +8,7 @@
  * A host is troubled from its first fault until everything is recovered: its copies may lack writes.
  */
 import type { Host } from './host.js'
-import type { SimRandom } from './random.js'
+import { SimRandom } from './random.js'
 import type { FaultKind } from './shape.js'
 import type { World } from './world.js'
 
@@ -19,11 +19,17 @@ export class Planner {
   readonly #undo = new Set<() => void>()
   #partitioned = false
   #over = false
+  /** Of what administrators do to recovery; most leave it alone */
+  readonly #throttle: SimRandom
+  readonly #throttles: boolean
 
   constructor(
     readonly world: World,
     readonly random: SimRandom,
-  ) {}
+  ) {
+    this.#throttle = new SimRandom(world.seed, 0x7407)
+    this.#throttles = this.#throttle.chance(0.3)
+  }
 
   get #living(): Host[] {
     return this.world.hosts.filter((host) => !host.buried)
@@ -56,6 +62,7 @@ export class Planner {
     if (this.#over) return 1000
     const { random } = this
     this.healthy()
+    if (this.#throttles) this.#settings(this.#throttle.chance(0.5))
     const { faults, faultEvery } = this.world.shape
     if (faults.length > 0) {
       this.faults++
@@ -103,6 +110,27 @@ export class Planner {
       case 'bury':
         if (host) this.#bury(host)
         break
+    }
+  }
+
+  /** Recovery is held, or released, at some pace. */
+  #settings(held: boolean): void {
+    const up = this.#living.filter((host) => host.serving && !host.paused)
+    if (up.length === 0) return
+    const limit = this.#throttle.pick([null, 0, 256 << 10, 4 << 20])
+    this.world.log(`recovery is ${held ? 'held' : 'released'}, limit ${limit}`)
+    void this.#throttle
+      .pick(up)
+      .request('recovery', (sheep) => sheep.cluster.propose({ type: 'recovery', held, limit }))
+  }
+
+  /** Clients have ended: what they needed was copied, and now the rest may be. */
+  async release(): Promise<void> {
+    if (!this.#throttles) return
+    const held = () => this.#living.some((host) => host.sheep?.cluster.recovery.held !== false)
+    while (held()) {
+      this.#settings(false)
+      await this.world.sleep(1000)
     }
   }
 

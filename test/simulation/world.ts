@@ -147,6 +147,7 @@ export class World {
     this.workload.closing = true
     this.planner.heal()
     await this.#until('clients end', work)
+    await this.#until('recovery is released', this.planner.release())
     await this.#until('everything is recovered', this.#recovered())
     this.log('---- verifying')
     await this.#until('volumes are read', this.workload.verify())

@@ -68,8 +68,13 @@ export class FakeServices implements ControlServices {
       recovered: new Map(nodes.map((node) => [node.id, 2])),
       propose: async (command) => {
         this.proposed.push(command)
+        if (command.type === 'recovery') {
+          const { held, limit } = this.cluster.recovery
+          this.cluster.recovery = { held: command.held ?? held, limit: command.limit ?? limit }
+        }
         return null
       },
+      recovery: { held: false, limit: 0 },
       exclusive: (run) => run(),
     }
     this.volumes.add('disk', 96 * MIB, {
@@ -181,6 +186,10 @@ const IDLE: RecoveryReport = {
   objectsTotal: 12,
   objectsDone: 12,
   bytesTaken: 48 * MIB,
+  bytesTotal: 48 * MIB,
+  rate: 0,
+  left: 0,
+  limit: 0,
   waitingFor: [],
   seconds: 3,
 }

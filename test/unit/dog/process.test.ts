@@ -189,13 +189,15 @@ test('recovery is watched until it is done', async (t) => {
   const { services, dog } = await start(t)
   const report = {
     ...{ epoch: 2, state: 'recovering' as const, objectsTotal: 10, objectsDone: 2, bytesTaken: 8 * MIB },
-    ...{ waitingFor: [], seconds: 2 },
+    ...{ bytesTotal: 40 * MIB, rate: 4 * MIB, left: 8, limit: 0, waitingFor: [], seconds: 2 },
   }
   const waiting = { ...report, state: 'waiting' as const, waitingFor: [{ nodes: ['host7'], objects: 8 }] }
   services.recoveries = [waiting, report, { ...report, objectsDone: 6 }, { ...report, state: 'idle', objectsDone: 10 }]
   const once = await dog(['node', 'recovery'])
-  t.regex(once.stdout, / waiting for host7 +2 of 10 +20% +8 MiB +4 MiB\/s +0:08 +[█#[]/m)
-  services.recoveries = services.recoveries.slice(1)
+  t.regex(once.stdout, / waiting for host7 +2 of 10 +20% +8 MiB +40 MiB +4 MiB\/s +- +[█#[]/m)
+  services.recoveries = [{ ...report, state: 'no-room' }]
+  t.regex((await dog(['node', 'recovery'])).stdout, / degraded: no room +2 of 10 /)
+  services.recoveries = [report, { ...report, objectsDone: 6 }, { ...report, state: 'idle', objectsDone: 10 }]
   const watched = await dog(['node', 'recovery', '--watch'])
   t.is(watched.code, 1, 'host2 does not answer')
   t.regex(watched.stdout, /done +10 of 10 +100%/)

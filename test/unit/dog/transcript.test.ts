@@ -43,5 +43,8 @@ test('dog prints what the transcript says', async (t) => {
   t.deepEqual(services.proposed, [
     { type: 'format', clusterId: '0f'.repeat(8), copies: 2, blockSizeShift: 22, force: true },
     { type: 'shutdown' },
+    { type: 'recovery', held: true, limit: null },
+    { type: 'recovery', held: false, limit: 50 * 2 ** 20 },
+    { type: 'recovery', held: null, limit: 0 },
   ])
 })
