@@ -22,6 +22,7 @@ const DIRECTORY = 'cluster'
 const SNAPSHOT = 'cluster/snapshot.json'
 const LOG = 'cluster/log'
 const EPOCHS = 'epoch'
+const EPOCH_FILE = /^\d{8,}$/
 /** A log shorter than this is not worth a snapshot. */
 const COMPACT_BYTES_MIN = 1 << 20
 const EIO = 5
@@ -218,7 +219,7 @@ export class StateDisk {
 
   private readEpochs(): void {
     for (const name of this.disk.list(EPOCHS)) {
-      if (!/^\d{8,}$/.test(name)) continue
+      if (!EPOCH_FILE.test(name)) continue
       this.epochs.set(Number(name), this.disk.readFile(`${EPOCHS}/${name}`)?.toString() ?? '')
     }
   }
@@ -227,6 +228,13 @@ export class StateDisk {
     if (this.fd >= 0) this.disk.close(this.fd)
     this.fd = -1
   }
+}
+
+/** The last epoch that took effect on this disk's node; 0 none. DiskError. */
+export function lastEpochOn(disk: Disk): number {
+  if (!disk.exists(EPOCHS)) return 0
+  const numbers = disk.list(EPOCHS).filter((name) => EPOCH_FILE.test(name))
+  return Math.max(0, ...numbers.map(Number))
 }
 
 function fileOf(record: EpochRecord): string {

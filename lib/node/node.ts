@@ -8,6 +8,7 @@
  */
 import { Cluster } from '../cluster/cluster.js'
 import type { Engine } from '../cluster/engine.js'
+import { lastEpochOn } from '../cluster/state-disk.js'
 import type { ClusterCommand, ClusterListener, ClusterStatus, EpochRecord, NodeInfo } from '../cluster/types.js'
 import { asSheepError, SheepError } from '../errors.js'
 import { Gateway } from '../gateway/gateway.js'
@@ -93,7 +94,11 @@ export class SheepNode implements ClusterListener {
 
   /** Opens the store: afterwards nothing is served yet. SheepError when the disk's content cannot be used. */
   static async open(parts: NodeParts): Promise<SheepNode> {
-    const store = await FileStore.open(parts.disk, { log: parts.log, clock: parts.clock })
+    const store = await FileStore.open(parts.disk, {
+      log: parts.log,
+      clock: parts.clock,
+      lastEpoch: lastEpochOn(parts.disk),
+    })
     return new SheepNode(parts, store)
   }
 

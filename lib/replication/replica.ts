@@ -88,12 +88,13 @@ export class Replica {
   private readonly activationWaiters: (() => void)[] = []
 
   constructor(readonly options: ReplicaOptions) {
-    for (const [oid, epoch] of options.store.intentsAtOpen) {
+    for (const [oid, { epoch, lostIn }] of options.store.intentsAtOpen) {
       const known = options.store.get(oid)
       const object = known ?? this.lost(oid, epoch)
       if (object === null) continue
       object.suspect = !mutations.forgetIntents
       if (!known) object.incomplete = true
+      object.lostIn = lostIn
       if (object.intent) this.hot.add(object)
     }
   }
@@ -226,9 +227,9 @@ export class Replica {
       const share = topology.replicasIn(recovered, object.oid, copies)
       if (share?.some((node) => node.id === topology.self) === true) from = recovered
     }
-    // It inherits nothing: what it lost with the power others may have, and while it is doubted no write reaches it.
-    if (object.incomplete) return from
-    return validThrough(topology, topology.self, object.oid, copies, from)
+    // Since its host lost power it inherits nothing: what it lost others may have, and while it is doubted no write reaches it.
+    const last = object.incomplete ? object.lostIn : topology.epoch
+    return validThrough(topology, topology.self, object.oid, copies, from, last)
   }
 
   /** Counts requests in flight that read or change objects; the matching `ended` must follow. */

@@ -34,11 +34,18 @@ export type Verdict =
 
 /**
  * Last epoch through which a copy on `node` is valid, knowing that it was in `from`: as long as the node was in the
- * object's replica set in each following epoch, every write reached it.
+ * object's replica set in each following epoch, up to `last`, every write reached it.
  */
-export function validThrough(topology: Topology, node: string, oid: Oid, copies: number, from: number): number {
+export function validThrough(
+  topology: Topology,
+  node: string,
+  oid: Oid,
+  copies: number,
+  from: number,
+  last = topology.epoch,
+): number {
   let epoch = from
-  while (epoch < topology.epoch) {
+  while (epoch < last) {
     const next = topology.replicasIn(epoch + 1, oid, copies)
     if (next === null || !next.some((replica) => replica.id === node)) return epoch
     epoch++

@@ -8,7 +8,7 @@
  *
  *     0  4  1 add, 2 drop, 3 add incomplete    16  4  writeEpoch that the object had when it was added
  *     4  4  slot number + 1                    28  4  crc32 of bytes 0..27
- *     8  8  oid: low word, high word
+ *     8  8  oid: low word, high word             20  4  of an incomplete one: the last epoch before its power loss, or 0
  *
  * An object is incomplete when its host has booted since it was added: it may have lost completed writes with the power, which
  * one whose daemon alone was killed has not. It stays so until it is dropped or added again.
@@ -29,6 +29,7 @@ import { assert } from '../assert.js'
 import { type Completion, type Disk, DiskError, type Log } from '../host/interfaces.js'
 import { highWord, lowWord, type Oid, oidFromWords } from '../vdi/oid.js'
 import { completed } from './completed.js'
+import type { Intent } from './types.js'
 
 const PATH = 'intent'
 const FRESH_PATH = 'intent.new'
@@ -46,16 +47,8 @@ const ADD_INCOMPLETE = 3
 const BOOT_ID_AT = 16
 const BOOT_ID_BYTES = 64
 
-/** Numbers of one record in memory: type, oid, epoch */
-const FIELDS = 3
-
-/** What the log says of an object. */
-export interface Intent {
-  /** Of the object when it was added */
-  epoch: number
-  /** May lack completed writes */
-  incomplete: boolean
-}
+/** Numbers of one record in memory: type, oid, epoch, lostIn */
+const FIELDS = 4
 
 interface Batch {
   /** FIELDS of each record, in turn */
@@ -75,8 +68,8 @@ export class IntentLog {
   private readonly live = new Map<Oid, Completion[] | null>()
   /** Of each of `live`: the newest epoch it is, or is being, added with */
   private readonly epochs = new Map<Oid, number>()
-  /** Of `live`: those that may lack completed writes */
-  private readonly incomplete = new Set<Oid>()
+  /** Of `live`: those that may lack completed writes, with their lostIn */
+  private readonly incomplete = new Map<Oid, number>()
   /** Of `live`: those that are being added again; this former entry counts until the new one is durable */
   private readonly renewed = new Map<Oid, Intent>()
   private batch: Batch = { records: [], adds: [] }
@@ -133,7 +126,7 @@ export class IntentLog {
         torn = true
       } else if (type !== DROP) {
         const incomplete = rebooted || type === ADD_INCOMPLETE || (torn && oids.get(oid)?.incomplete === true)
-        oids.set(oid, { epoch: bytes.readUInt32LE(at + 16), incomplete })
+        oids.set(oid, { epoch: bytes.readUInt32LE(at + 16), incomplete, lostIn: bytes.readUInt32LE(at + 20) })
       } else if (!torn) {
         oids.delete(oid)
       }
@@ -143,10 +136,10 @@ export class IntentLog {
 
   /** Starts a fresh log with these entries. Throws DiskError. */
   async start(entries: ReadonlyMap<Oid, Intent>): Promise<void> {
-    for (const [oid, { epoch, incomplete }] of entries) {
+    for (const [oid, { epoch, incomplete, lostIn }] of entries) {
       this.live.set(oid, null)
       this.epochs.set(oid, epoch)
-      if (incomplete) this.incomplete.add(oid)
+      if (incomplete) this.incomplete.set(oid, lostIn)
     }
     const result = await this.rewrite([])
     if (result < 0) throw new DiskError(-result, 'write', PATH, `errno ${-result}`)
@@ -166,12 +159,15 @@ export class IntentLog {
       return
     }
     // It is written now, and so complete from here on.
-    if (waiters === null) this.renewed.set(oid, { epoch: known, incomplete: this.incomplete.delete(oid) })
+    if (waiters === null) {
+      const lostIn = this.incomplete.get(oid) ?? 0
+      this.renewed.set(oid, { epoch: known, incomplete: this.incomplete.delete(oid), lostIn })
+    }
     // Who waits for an entry of an older epoch waits for this one too.
     if (waiters) waiters.push(done)
     else this.live.set(oid, [done])
     this.epochs.set(oid, Math.max(epoch, known))
-    this.batch.records.push(ADD, oid, Math.max(epoch, known))
+    this.batch.records.push(ADD, oid, Math.max(epoch, known), 0)
     this.batch.adds.push(oid, Math.max(epoch, known))
     this.pump()
     this.checkPressure()
@@ -183,7 +179,7 @@ export class IntentLog {
     this.live.delete(oid)
     this.epochs.delete(oid)
     this.incomplete.delete(oid)
-    this.batch.records.push(DROP, oid, 0)
+    this.batch.records.push(DROP, oid, 0, 0)
     this.pump()
     if (this.live.size < (this.limit * 3) / 4) this.pressed = false
   }
@@ -243,7 +239,7 @@ export class IntentLog {
       this.epochs.delete(oid)
     } else {
       this.epochs.set(oid, former.epoch)
-      if (former.incomplete) this.incomplete.add(oid)
+      if (former.incomplete) this.incomplete.set(oid, former.lostIn)
     }
   }
 
@@ -263,9 +259,11 @@ export class IntentLog {
     const all: number[] = []
     for (const [oid, waiters] of this.live) {
       const former = this.renewed.get(oid)
-      if (former !== undefined) all.push(former.incomplete ? ADD_INCOMPLETE : ADD, oid, former.epoch)
-      else if (waiters === null) {
-        all.push(this.incomplete.has(oid) ? ADD_INCOMPLETE : ADD, oid, this.epochs.get(oid) as number)
+      if (former !== undefined) {
+        all.push(former.incomplete ? ADD_INCOMPLETE : ADD, oid, former.epoch, former.lostIn)
+      } else if (waiters === null) {
+        const lostIn = this.incomplete.get(oid)
+        all.push(lostIn === undefined ? ADD : ADD_INCOMPLETE, oid, this.epochs.get(oid) as number, lostIn ?? 0)
       }
     }
     for (const value of records) all.push(value)
@@ -314,6 +312,7 @@ function encodeRecords(bytes: Buffer, start: number, records: number[], firstSlo
     bytes.writeUInt32LE(lowWord(records[i + 1]), at + 8)
     bytes.writeUInt32LE(highWord(records[i + 1]), at + 12)
     bytes.writeUInt32LE(records[i + 2], at + 16)
+    bytes.writeUInt32LE(records[i + 3], at + 20)
     bytes.writeUInt32LE(crc32(bytes.subarray(at, at + 28)), at + 28)
   }
 }

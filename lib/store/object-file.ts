@@ -37,6 +37,7 @@ export class ObjectFile extends SyncUnit implements StoredObject {
   validEpoch = 0
   suspect = false
   incomplete = false
+  lostIn = 0
   writer = ''
   lastWrite = 0
 

@@ -15,13 +15,13 @@ import { ALLOCATE, DataOps, type DataPath, PUNCH, READ, WRITE, ZERO } from './da
 import { HandleCache } from './handle-cache.js'
 import { assertEpoch, HEADER_BYTES } from './header.js'
 import { HeaderWriter } from './header-writer.js'
-import { type Intent, IntentLog } from './intent-log.js'
+import { IntentLog } from './intent-log.js'
 import { HEADER_STALE, ObjectFile, objectPath } from './object-file.js'
 import { clearStage, makeDirectories, scanObjects } from './scan.js'
 import { SpaceGauge } from './space-gauge.js'
 import { StagedFile, type StageOwner } from './staged-file.js'
 import { Syncs } from './syncs.js'
-import type { ObjectStore, StagedObject, StoredObject } from './types.js'
+import type { Intent, ObjectStore, StagedObject, StoredObject } from './types.js'
 
 const ENOSPC = 28
 const EIO = 5
@@ -44,6 +44,8 @@ export interface StoreOptions {
   parallelSyncs?: number
   /** Bytes of free space below which no object is created or received; default: see SpaceGauge */
   reserve?: number
+  /** The last epoch that this node was in before it stopped; default 0, none */
+  lastEpoch?: number
   /** Intents above which `onIntentPressure` is called */
   intents?: number
 }
@@ -52,11 +54,12 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
   readonly handles: HandleCache
   readonly headers: HeaderWriter
   readonly gauge: SpaceGauge
-  intentsAtOpen: ReadonlyMap<Oid, number> = new Map()
+  intentsAtOpen: ReadonlyMap<Oid, Intent> = new Map()
   /** The intent log has become long: drop what is quiet. Called again only after it has shrunk by a quarter. */
   onIntentPressure: (() => void) | null = null
 
   private readonly log: Log
+  private readonly lastEpoch: number
   private readonly table = new Map<Oid, ObjectFile>()
   private readonly staging = new Map<Oid, StagedFile>()
   private readonly syncs: Syncs
@@ -76,6 +79,7 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
     options: StoreOptions,
   ) {
     this.log = options.log
+    this.lastEpoch = options.lastEpoch ?? 0
     this.gauge = new SpaceGauge(disk, options.clock, options.reserve ?? -1)
     this.handles = new HandleCache(disk, options.handles ?? handlesDefault(disk), (file) => this.syncs.syncSoon(file))
     this.headers = new HeaderWriter(disk, this.handles)
@@ -104,7 +108,10 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
     let logged = this.readIntents()
     if (logged === null) {
       logged = new Map(
-        [...this.table.values()].map(({ oid, writeEpoch }) => [oid, { epoch: writeEpoch, incomplete: true }]),
+        [...this.table.values()].map(({ oid, writeEpoch }) => [
+          oid,
+          { epoch: writeEpoch, incomplete: true, lostIn: 0 },
+        ]),
       )
       if (logged.size > 0) {
         log('warning', 'the intent log is missing or cannot be read: every object will be checked', {
@@ -112,8 +119,10 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
         })
       }
     }
-    this.intentsAtOpen = new Map([...logged].map(([oid, { epoch }]) => [oid, epoch]))
-    for (const [oid, { epoch, incomplete }] of logged) {
+    // What lost power since the last start did so in the last epoch that this node was in.
+    for (const intent of logged.values()) if (intent.incomplete && intent.lostIn === 0) intent.lostIn = this.lastEpoch
+    this.intentsAtOpen = logged
+    for (const [oid, { epoch, incomplete, lostIn }] of logged) {
       const file = this.table.get(oid)
       if (file === undefined) continue
       if (file.writeEpoch < epoch) {
@@ -124,6 +133,7 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
       file.intent = true
       file.suspect = true
       file.incomplete = incomplete
+      file.lostIn = lostIn
       // A killed process may have left writes in the page cache that nobody has synced.
       this.wrote(file)
     }

@@ -1,6 +1,16 @@
 import type { Completion, DiskSpace, Extent } from '../host/interfaces.js'
 import type { Oid } from '../vdi/oid.js'
 
+/** What the intent log says of an object. */
+export interface Intent {
+  /** Of the object when it was added */
+  epoch: number
+  /** May lack completed writes */
+  incomplete: boolean
+  /** Incomplete: the last epoch that its node was in before the host lost power; 0 not known to the log */
+  lostIn: number
+}
+
 /**
  * One object of this node. The epochs are what its file's header says. Fields above `queue` belong to the store; those below are
  * lib/replication's to use and mean nothing to the store.
@@ -22,6 +32,8 @@ export interface StoredObject {
   suspect: boolean
   /** Suspect, and may lack completed writes that were not synced: its host has booted since (or nobody can tell) */
   incomplete: boolean
+  /** Incomplete: the last epoch that this node was in before that */
+  lostIn: number
   /** node id of the gateway that wrote last; '' unknown */
   writer: string
   /** Clock.now() of the last write, for dropping quiet intents */
@@ -101,7 +113,7 @@ export interface ObjectStore {
   /** What the log held at open: oids written since they were last known clean, when this node stopped, with the writeEpoch
    *  they had when they were added (one that is gone was created in it). Such objects start `dirty` (the page cache may hold
    *  what was never synced) with `intent` set. */
-  readonly intentsAtOpen: ReadonlyMap<Oid, number>
+  readonly intentsAtOpen: ReadonlyMap<Oid, Intent>
 
   space(): DiskSpace
   /** Closes all files; a clean stop after syncing all */

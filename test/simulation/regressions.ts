@@ -29,7 +29,11 @@ export const REGRESSIONS: readonly { seed: number; cause: string }[] = [
   { seed: 2056, cause: 'shrinking waited for an object whose recovery asked a gateway that there was none of' },
   { seed: 3609, cause: 'a node that joined while a VDI was being freed kept its inode' },
   { seed: 6281, cause: 'the power brought an object back that a new one had replaced, and it was taken for that' },
-  { seed: 6712, cause: 'one whose host had lost power was believed, for it had been back an epoch, with the other away' },
+  {
+    seed: 6712,
+    cause: 'one whose host had lost power was believed, for it had been back an epoch, with the other away',
+  },
+  { seed: 6777, cause: 'members that froze waited for ever for an epoch that had not taken effect' },
 ]
 
 /**

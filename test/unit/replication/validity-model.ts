@@ -24,6 +24,7 @@ interface Copy extends Durable {
   durable: Durable
   intent: boolean
   incomplete: boolean
+  lostIn: number
   suspect: boolean
   writer: string
 }
@@ -33,6 +34,7 @@ class Member {
   recovered = 0
   present = true
   passedEpoch = 0
+  lastEpoch = 0
 
   constructor(
     readonly number: number,
@@ -42,7 +44,16 @@ class Member {
 
 function newCopy(blocks: readonly number[], writeEpoch: number, checkEpoch: number): Copy {
   const durable = { blocks: [...blocks], writeEpoch, checkEpoch }
-  return { ...durable, blocks: [...blocks], durable, intent: false, incomplete: false, suspect: false, writer: '' }
+  return {
+    ...durable,
+    blocks: [...blocks],
+    durable,
+    intent: false,
+    incomplete: false,
+    lostIn: 0,
+    suspect: false,
+    writer: '',
+  }
 }
 
 function sync(copy: Copy): void {
@@ -117,6 +128,7 @@ export class ValidityModel {
     )
     this.history = [...this.history, record]
     this.topology.update(record, this.history)
+    for (const member of this.present) member.lastEpoch = number
     for (const { copy } of this.present) {
       if (copy?.intent === true && left.includes(copy.writer) && !this.bugs.forgetSuspects) copy.suspect = true
     }
@@ -137,8 +149,8 @@ export class ValidityModel {
     let from = Math.max(copy.writeEpoch, copy.checkEpoch)
     const set = this.topology.replicasIn(member.recovered, this.oid, this.copies)
     if (member.recovered > from && set?.some((replica) => replica.id === member.id) === true) from = member.recovered
-    if (copy.incomplete && !this.bugs.inheritIncomplete) return from
-    return validThrough(this.topology, member.id, this.oid, this.copies, from)
+    const last = copy.incomplete && !this.bugs.inheritIncomplete ? copy.lostIn : this.epoch
+    return validThrough(this.topology, member.id, this.oid, this.copies, from, last)
   }
 
   serves(member: Member): boolean {
@@ -220,6 +232,7 @@ export class ValidityModel {
     if (((kept >> BLOCKS) & 1) === 0) copy.writeEpoch = copy.durable.writeEpoch
     if (((kept >> (BLOCKS + 1)) & 1) === 0) copy.checkEpoch = copy.durable.checkEpoch
     if (copy.intent) {
+      if (!copy.incomplete) copy.lostIn = member.lastEpoch
       copy.incomplete = !this.bugs.forgetPower
       if (!this.bugs.forgetSuspects) copy.suspect = true
     }

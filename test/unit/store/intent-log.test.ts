@@ -15,7 +15,7 @@ async function turns(disk: MemoryDisk | null): Promise<void> {
 
 async function start(disk: MemoryDisk, oids: Oid[] = [], limit = 4096): Promise<IntentLog> {
   const log = new IntentLog(disk, limit, () => {})
-  const started = log.start(new Map(oids.map((oid) => [oid, { epoch: 1, incomplete: false }])))
+  const started = log.start(new Map(oids.map((oid) => [oid, { epoch: 1, incomplete: false, lostIn: 0 }])))
   await turns(disk)
   await started
   disk.calls = []
@@ -65,7 +65,7 @@ test('entries are incomplete from the next boot on, until they are dropped or ad
 test('an incomplete entry that cannot be added again is still there', async (t) => {
   const disk = new MemoryDisk()
   const log = new IntentLog(disk, 4096, () => {})
-  const started = log.start(new Map([[oid(1), { epoch: 1, incomplete: true }]]))
+  const started = log.start(new Map([[oid(1), { epoch: 1, incomplete: true, lostIn: 4 }]]))
   await turns(disk)
   await started
   disk.failing = (operation) => (operation === 'sync' ? 5 : 0)
@@ -82,6 +82,7 @@ test('an incomplete entry that cannot be added again is still there', async (t) 
   await added(disk, log, oid(2))
   t.deepEqual(read(disk), [1, 2], 'in the fresh file, too')
   t.deepEqual(incomplete(disk), [1])
+  t.is(new IntentLog(disk, 1, () => {}).read()?.get(oid(1))?.lostIn, 4)
 })
 
 test('an entry says how new the object was: one of an older epoch does not do, a newer one does', async (t) => {

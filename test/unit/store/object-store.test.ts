@@ -132,9 +132,17 @@ test('a former object that comes back because the creation of a new one was lost
   write(t, store, object, 0, Buffer.from('new one'))
   const killed = await open(disk.crash(false, () => true))
   t.is(killed.store.get(A)?.writeEpoch, 14, 'a killed daemon loses nothing')
-  const after = await open(disk.crash(true, () => false))
+  const after = await open(
+    disk.crash(true, () => false),
+    { lastEpoch: 20 },
+  )
   t.is(after.store.get(A), undefined)
-  t.deepEqual([...after.store.intentsAtOpen], [[A, 14]])
+  t.deepEqual([...after.store.intentsAtOpen], [[A, { epoch: 14, incomplete: true, lostIn: 20 }]])
+  const twice = await open(
+    after.disk.crash(true, () => true),
+    { lastEpoch: 25 },
+  )
+  t.is(twice.store.intentsAtOpen.get(A)?.lostIn, 20, 'the loss that counts is the first since it was checked')
 })
 
 test('an object that is gone, and the past, are not for use', async (t) => {
