@@ -5,6 +5,7 @@
 import { createHash } from 'node:crypto'
 import { assert } from '../assert.js'
 import { SheepError } from '../errors.js'
+import { isHistory } from './shape.js'
 import type { ClusterCommand, ClusterConfig, EpochRecord, NodeInfo } from './types.js'
 
 /**
@@ -78,11 +79,9 @@ export class History {
     return history
   }
 
-  static fromJSON(json: HistoryJson): History {
-    assert(
-      json.epochs.length > 0 && json.lines.length === json.epochs.length,
-      'a history has epochs, each with its line',
-    )
+  /** SheepError invalid when `json`, a peer's or a disk's, is no history. */
+  static fromJSON(json: unknown): History {
+    if (!isHistory(json)) throw new SheepError('invalid', 'a cluster state holds no history of it')
     const { config, seq, digest, epochs, lines } = json
     return new History(config, seq, digest, epochs, lines, new Map(json.known), new Map(json.recovered))
   }

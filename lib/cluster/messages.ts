@@ -2,9 +2,11 @@
  * What members broadcast to each other: JSON, one message a payload. Members trust each other; still, a payload that is
  * none of these is refused here and nowhere else.
  */
+import { SheepError } from '../errors.js'
 import type { Unconfirmed } from './confirmations.js'
 import type { MemberId } from './engine.js'
-import type { StateJson } from './state.js'
+import { isMessage } from './shape.js'
+import { ClusterState, type StateJson } from './state.js'
 import type { ClusterCommand, NodeInfo } from './types.js'
 
 /** Members of different protocols cannot be in one cluster. Raised when a message or an entry changes its meaning. */
@@ -141,37 +143,7 @@ export function encodeMessage(message: Message): Buffer {
   return Buffer.from(JSON.stringify(message))
 }
 
-type Shape = Record<string, 'string' | 'number' | 'boolean' | 'object' | 'array'>
-
-const SHAPES: Record<Message['type'], Shape> = {
-  hello: {
-    protocol: 'number',
-    round: 'string',
-    nonce: 'number',
-    node: 'object',
-    mode: 'string',
-    quorate: 'boolean',
-    forced: 'boolean',
-    summary: 'object',
-  },
-  again: { nonce: 'number', lost: 'boolean' },
-  commands: { list: 'array' },
-  receipt: { seq: 'number', digest: 'string' },
-  stored: { seq: 'number' },
-  ack: { seq: 'number' },
-  state: { to: 'array', start: 'string', runtime: 'object', state: 'object' },
-  probe: { id: 'number' },
-  refuse: { to: 'string', reason: 'string', hint: 'string' },
-}
-
-function hasShape(value: object, shape: Shape): boolean {
-  return Object.entries(shape).every(([name, type]) => {
-    const field = (value as Record<string, unknown>)[name]
-    return type === 'array' ? Array.isArray(field) : typeof field === type
-  })
-}
-
-/** null when the payload is no message of this protocol. */
+/** null when the payload is no message of this protocol, or its state is none. */
 export function decodeMessage(payload: Buffer): Message | null {
   let value: unknown
   try {
@@ -179,15 +151,17 @@ export function decodeMessage(payload: Buffer): Message | null {
   } catch {
     return null
   }
-  if (typeof value !== 'object' || value === null) return null
-  const { type } = value as { type: unknown }
-  if (typeof type !== 'string' || !Object.hasOwn(SHAPES, type)) return null
-  if (!hasShape(value, SHAPES[type as Message['type']])) return null
-  const message = value as Message
-  if (message.type === 'hello' && typeof message.node?.id !== 'string') return null
-  if (message.type === 'commands') {
-    const sound = message.list.every((p) => Number.isInteger(p?.id) && typeof p.command?.type === 'string')
-    if (!sound) return null
+  if (!isMessage(value)) return null
+  if (value.type === 'state' && value.state !== null && !isState(value.state)) return null
+  return value
+}
+
+function isState(value: unknown): boolean {
+  try {
+    ClusterState.fromJSON(value)
+    return true
+  } catch (error) {
+    if (error instanceof SheepError) return false
+    throw error
   }
-  return message
 }

@@ -15,6 +15,7 @@ import { assert } from '../assert.js'
 import { SheepError } from '../errors.js'
 import { type Completion, type Disk, DiskError } from '../host/interfaces.js'
 import type { Entry } from './history.js'
+import { isEntry } from './shape.js'
 import { ClusterState } from './state.js'
 import type { EpochRecord } from './types.js'
 
@@ -57,8 +58,18 @@ function base(state: ClusterState): string {
 function entryOf(line: string): { entry: Entry; batch: number } | null {
   const match = /^(\d+) (\d+) (\{.*\})$/.exec(check(line) ?? '')
   if (match === null) return null
-  const entry = JSON.parse(match[3]) as Entry
+  const entry = parsed(match[3])
+  if (!isEntry(entry)) return null
   return entry.seq === Number(match[1]) ? { entry, batch: Number(match[2]) } : null
+}
+
+/** null: no JSON */
+function parsed(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return null
+  }
 }
 
 /**
@@ -147,7 +158,13 @@ export class StateDisk {
     if (first !== base(state)) return this.replaceLog(state)
     const { entries, length } = entriesOf(content, end + 1, state.history.seq + 1)
     if (length < content.length) this.disk.writeFileAtomic(LOG, content.subarray(0, length))
-    for (const entry of entries) state.apply(entry)
+    for (const entry of entries) {
+      const { number } = state.history.epoch
+      if (entry.type === 'epoch' && entry.record.number !== number + 1) {
+        throw damaged(`${LOG}: epoch ${entry.record.number} stands behind epoch ${number}`)
+      }
+      state.apply(entry)
+    }
     return length
   }
 

@@ -5,6 +5,7 @@
 import { SheepError } from '../errors.js'
 import { Registry } from '../vdi/registry.js'
 import { type Entry, History, type HistoryJson, type LoggedCommand } from './history.js'
+import { isClaims, isRecoverySettings } from './shape.js'
 import type { ClusterConfig, EpochRecord, RecoverySettings } from './types.js'
 
 /** Of all nodes together. A node has one at a time unless many of its clients come at once. */
@@ -41,16 +42,15 @@ export class ClusterState {
     return new ClusterState(History.format(config, seq, record), new Registry(), [], RECOVERY_DEFAULT)
   }
 
-  /** Throws when it is not what toJSON returned, as JSON. */
+  /** SheepError version, invalid when it is not what toJSON returned, as JSON. */
   static fromJSON(value: unknown): ClusterState {
     const json = value as StateJson
     if (json?.version !== 1) throw new SheepError('version', 'the cluster state has a version that is not known here')
-    return new ClusterState(
-      History.fromJSON(json.history),
-      Registry.fromJSON(json.registry),
-      [...json.exclusive],
-      json.recovery ?? RECOVERY_DEFAULT,
-    )
+    const { exclusive, recovery = RECOVERY_DEFAULT } = json
+    if (!isClaims(exclusive)) throw new SheepError('invalid', 'a cluster state holds no list of claims')
+    if (!isRecoverySettings(recovery)) throw new SheepError('invalid', 'a cluster state holds no settings of recovery')
+    const history = History.fromJSON(json.history)
+    return new ClusterState(history, Registry.fromJSON(json.registry), [...exclusive], recovery)
   }
 
   toJSON(): StateJson {

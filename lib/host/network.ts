@@ -44,8 +44,15 @@ export class RealNetwork implements Network {
   }
 }
 
-class StreamLink implements Link, StreamHandler {
+/**
+ * With more answers than this waiting for the other side to read them, none of its requests is taken until half of them are
+ * gone. Only what others ask of us: if both sides of a link stopped reading because the other did not read, neither would go on.
+ */
+const UNREAD_MAX = 8 << 20
+
+export class StreamLink implements Link, StreamHandler {
   private stream: Stream | null = null
+  private paused = false
 
   constructor(
     public handler: LinkHandler | null,
@@ -100,6 +107,15 @@ class StreamLink implements Link, StreamHandler {
   message(slab: Slab, start: number, end: number): void {
     const payload = start + HEADER_LENGTH
     this.handler?.message(this, slab.bytes, start, payload, end - payload, slab)
+    if (this.asking || this.backlog <= UNREAD_MAX || this.paused) return
+    this.paused = true
+    this.stream?.pause()
+  }
+
+  drained(): void {
+    if (!this.paused || this.backlog > UNREAD_MAX / 2) return
+    this.paused = false
+    this.stream?.resume()
   }
 
   closed(reason: string): void {

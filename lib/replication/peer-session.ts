@@ -1,4 +1,5 @@
 /** The serving end of a peer's link: decodes requests, hands them to the replica, answers. */
+import { InvariantError } from '../assert.js'
 import { asSheepError, SheepError } from '../errors.js'
 import type { Hold, Link, Log } from '../host/interfaces.js'
 import { encodeResponse, HEADER_LENGTH, OP, u16, u32, u64 } from '../protocol/header.js'
@@ -95,6 +96,7 @@ export class PeerSession {
   end(): void {
     this.closed = true
     for (const request of this.running) request.cancelled = true
+    this.services.replica.abandon()
   }
 
   answer(opcode: number, id: number, result: number, payload: Uint8Array | null, length: number): void {
@@ -180,6 +182,11 @@ export class PeerSession {
     void this.runCall(bytes, payloadAt, payloadLength).then(
       ({ json, body }) => this.answerCall(id, 0, encodeCall(json, body)),
       (error: unknown) => {
+        // A broken invariant stops the daemon: main hears of it as an unhandled rejection.
+        if (error instanceof InvariantError) throw error
+        if (!(error instanceof SheepError)) {
+          this.services.log('error', `a peer's call: ${(error as Error).stack ?? error}`, { peer: this.peer })
+        }
         const { code, message, hint } = asSheepError(error)
         this.answerCall(id, EIO & 0x7fffffff, encodeCall({ code, message, hint }, undefined))
       },

@@ -169,6 +169,14 @@ export class Replica {
     this.draining = () => {}
   }
 
+  /** Requests that wait for an epoch and for which nobody waits any more: they and what they hold go now. */
+  abandon(): void {
+    const gone = this.future.filter((request) => request.cancelled)
+    if (gone.length === 0) return
+    this.future = this.future.filter((request) => !request.cancelled)
+    for (const request of gone) request.complete(LINK_LOST)
+  }
+
   /** No quorum, expelled, or stopping: serve nothing until the next epoch or `epochChanged([], ...)`. */
   suspend(): void {
     this.activeEpoch = 0

@@ -3,6 +3,7 @@
  * built on it): wire-protocol.md. Such a client keeps the index itself; here the gateway does. So its data requests
  * become requests of the open volume, and what it writes into the inode's index is checked, not obeyed.
  */
+import { InvariantError } from '../assert.js'
 import type { ClusterView } from '../cluster/types.js'
 import { asSheepError, ERRORS, SheepError } from '../errors.js'
 import type { Volume, VolumeOpener } from '../gateway/types.js'
@@ -76,6 +77,11 @@ export class SdSession {
       .then(
         (answer) => this.answer(opcode, id, 0, answer),
         (error: unknown) => {
+          // A broken invariant stops the daemon: main hears of it as an unhandled rejection.
+          if (error instanceof InvariantError) throw error
+          if (!(error instanceof SheepError)) {
+            this.services.log('error', `sheepdog protocol request ${opcode}: ${(error as Error).stack ?? error}`)
+          }
           const { result, message } = asSheepError(error)
           this.services.log('debug', `sheepdog protocol request ${opcode}: ${message}`)
           this.answer(opcode, id, result, {})
@@ -160,6 +166,8 @@ export class SdSession {
       if (readable > 0) await until((done) => volume.read(payload, 0, readable, start, done))
       return { payload, copies: entry.copies }
     }
+    // Past the object's end there is nothing; a peer would take such a position for a broken request.
+    if (length === 0) return { payload: Buffer.alloc(0), copies: entry.copies }
     return { payload: await this.services.io.read(oid, offset, length), copies: entry.copies }
   }
 

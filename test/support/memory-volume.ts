@@ -6,9 +6,11 @@ import type { VdiEntry } from '../../lib/vdi/types.js'
 
 const BLOCK = 4096
 
+type Timing = 'inline' | 'later' | 'mixed' | 'soon'
+
 export interface MemoryVolumeOptions {
-  /** When a request completes: inline (default), or in a later turn, in another order than issued */
-  timing?: 'inline' | 'later' | 'mixed'
+  /** When a request completes: inline (default), or in a later turn, in another order than issued; 'soon': the next turn, or inline */
+  timing?: Timing
 }
 
 /** What a VDI holds, whichever volume opens it. */
@@ -36,7 +38,7 @@ export class MemoryVolume implements Volume {
   constructor(
     readonly entry: VdiEntry,
     readonly readOnly: boolean,
-    private readonly timing: 'inline' | 'later' | 'mixed',
+    private readonly timing: Timing,
     content: Content,
   ) {
     this.bytes = content.bytes
@@ -119,8 +121,8 @@ export class MemoryVolume implements Volume {
     }
     // Every third turn waits longer than the next: a fixed pattern, so that a failure repeats.
     const turn = this.turn++
-    if (this.timing === 'inline' || (this.timing === 'mixed' && turn % 2 === 0)) finish()
-    else if (turn % 3 === 0) setTimeout(finish, 1)
+    if (this.timing === 'inline' || (this.timing !== 'later' && turn % 2 === 0)) finish()
+    else if (this.timing !== 'soon' && turn % 3 === 0) setTimeout(finish, 1)
     else setImmediate(finish)
   }
 }
