@@ -10,7 +10,7 @@ import * as header from '../../lib/protocol/header.js'
 import { decodeGrains, encodeGrains } from '../../lib/replication/grains.js'
 import { PeerSession, PeerSessions } from '../../lib/replication/peer-session.js'
 import { decodeCall, encodeCall, Peers } from '../../lib/replication/peers.js'
-import { Replica } from '../../lib/replication/replica.js'
+import { type EnsureWaiter, Replica } from '../../lib/replication/replica.js'
 import { ObjectRequest, READ, WRITE } from '../../lib/replication/request.js'
 import { decodeOids, decodeReports, encodeOids, encodeReports, surveyCalls } from '../../lib/replication/survey.js'
 import { Topology } from '../../lib/replication/topology.js'
@@ -141,16 +141,15 @@ async function serve(input: readonly Buffer[], random: SimRandom): Promise<boole
     },
   })
   let ensuring = 0
-  replica.ensurer = {
-    ensure: (_oid, waiter) => {
-      ensuring++
-      setImmediate(() => {
-        ensuring--
-        waiter.resume(-2)
-      })
-    },
-    cancel: () => {},
+  const ensure = (_oid: Oid, waiter: EnsureWaiter): void => {
+    ensuring++
+    setImmediate(() => {
+      ensuring--
+      waiter.resume(-2)
+    })
   }
+  const pass = (): boolean => false
+  replica.ensurer = { ensure, ensureOrPass: ensure, pass, wanted: () => {}, cancel: () => {} }
   replica.epochChanged([], NONE, () => {})
   const log: Log = (level, text) => {
     if (level === 'error') bugs.push(text)
@@ -158,7 +157,7 @@ async function serve(input: readonly Buffer[], random: SimRandom): Promise<boole
   const bugs: string[] = []
   const node = { cluster: { config: { clusterId: HELLO.clusterId } } } as unknown as SheepNode
   const sessions = new PeerSessions()
-  const calls = surveyCalls({ store, topology, replica, copiesOf })
+  const calls = surveyCalls({ store, topology, replica, copiesOf, passedEpoch: () => 0 })
   const answers = await converse(
     input,
     random,
