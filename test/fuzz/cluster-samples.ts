@@ -39,6 +39,8 @@ function story(state: ClusterState): Entry[] {
   apply((seq) => vdi(seq, { op: 'snapshot-commit', vid: vids[0], child: vids[1], tag: 'monday' }))
   apply((seq) => vdi(seq, creation('clone', vids[0])))
   apply((seq) => vdi(seq, creation('other')))
+  const settings = { type: 'recovery', held: true, limit: null } as const
+  apply((seq) => ({ seq, type: 'command', sender: NODES[0].id, time: 3, command: settings }))
   const token = { type: 'exclusive-enter', token: 't' } as const
   apply((seq) => ({ seq, type: 'command', sender: NODES[1].id, time: 3, command: token }))
   return entries

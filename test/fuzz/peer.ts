@@ -157,7 +157,7 @@ async function serve(input: readonly Buffer[], random: SimRandom): Promise<boole
   const bugs: string[] = []
   const node = { cluster: { config: { clusterId: HELLO.clusterId } } } as unknown as SheepNode
   const sessions = new PeerSessions()
-  const calls = surveyCalls({ store, topology, replica, copiesOf, passedEpoch: () => 0 })
+  const calls = surveyCalls({ store, topology, replica, copiesOf, passedEpoch: () => 0, busy: () => false })
   const answers = await converse(
     input,
     random,
