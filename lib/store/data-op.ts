@@ -8,10 +8,12 @@ import { HEADER_WRITTEN, type ObjectFile } from './object-file.js'
 import type { SpaceGauge } from './space-gauge.js'
 
 export const READ = 0
-export const WRITE = 1
-export const PUNCH = 2
-export const ZERO = 3
-export const ALLOCATE = 4
+/** Whatever the checksums say. What is greater than this changes the object */
+export const READ_AS_IS = 1
+export const WRITE = 2
+export const PUNCH = 3
+export const ZERO = 4
+export const ALLOCATE = 5
 
 const POOL_MAX = 1024
 const EIO = 5
@@ -26,15 +28,21 @@ export interface DataPath {
   readonly handles: HandleCache
   readonly headers: HeaderWriter
   readonly gauge: SpaceGauge
+  /** A file whose checksums were compared in it need not be looked at again before a read: it changes now and then */
+  readonly trust: number
   /** The file's content has changed, or is about to */
   wrote(file: ObjectFile): void
+  /** Compares what a read will read with its checksums: 0, or a negative errno (-74: it does not match) */
+  look(file: ObjectFile, handle: Handle, position: number, length: number, done: Completion): void
 }
 
 class DataOp implements Completion {
   kind = READ
   file: ObjectFile | null = null
-  /** null: waiting for the file's header */
+  /** null: waiting for the file's header, or for the look at its checksums */
   handle: Handle | null = null
+  /** Pinned since before the look */
+  kept: Handle | null = null
   buffer: Uint8Array = NO_BYTES
   bufferOffset = 0
   length = 0
@@ -45,24 +53,51 @@ class DataOp implements Completion {
 
   begin(): void {
     const file = this.file!
-    if (this.kind !== READ) {
+    if (this.kind > READ_AS_IS) {
+      if (file.mending > 0) {
+        file.mendWaiters.push(() => this.begin())
+        return
+      }
       const { path } = this.ops
+      file.writing++
+      if (file.removed) {
+        this.issue()
+        return
+      }
+      if (file.shift !== 0) file.touch(this.position, this.length)
       if (!file.wrote) path.wrote(file)
       path.gauge.wrote(this.length)
       if (file.header !== HEADER_WRITTEN) {
         path.headers.ready(file, this)
         return
       }
+    } else if (file.summed && this.kind === READ && !file.isSure(this.position, this.length, this.ops.path.trust)) {
+      this.lookFirst(file)
+      return
     }
     this.issue()
+  }
+
+  /** The file stays open meanwhile: the object may be removed. */
+  private lookFirst(file: ObjectFile): void {
+    const { path } = this.ops
+    try {
+      this.kept = path.handles.of(file)
+    } catch (error) {
+      if (!(error instanceof DiskError)) throw error
+      this.finish(-error.errno)
+      return
+    }
+    this.kept.pins++
+    path.look(file, this.kept, this.position, this.length, this)
   }
 
   private issue(): void {
     const { disk, handles } = this.ops.path
     const file = this.file!
-    let handle = file.handle
+    let handle = this.kept ?? file.handle
     if (handle === null) {
-      // It went away while its header was being written: there is nothing left to change.
+      // It went away while it waited: there is nothing left to change.
       if (file.removed) {
         this.finish(file.replaced ? -ESTALE : this.length)
         return
@@ -79,7 +114,7 @@ class DataOp implements Completion {
     handle.pins++
     this.handle = handle
     const position = this.position + HEADER_BYTES
-    if (this.kind === READ) disk.read(handle.fd, this.buffer, this.bufferOffset, this.length, position, this)
+    if (this.kind <= READ_AS_IS) disk.read(handle.fd, this.buffer, this.bufferOffset, this.length, position, this)
     else if (this.kind === WRITE) disk.write(handle.fd, this.buffer, this.bufferOffset, this.length, position, this)
     else if (this.kind === PUNCH) disk.punch(handle.fd, position, this.length, this)
     else if (this.kind === ZERO) disk.zero(handle.fd, position, this.length, this)
@@ -96,7 +131,7 @@ class DataOp implements Completion {
     const file = this.file!
     this.handle = null
     this.ops.path.handles.unpin(handle)
-    if (this.kind === READ) {
+    if (this.kind <= READ_AS_IS) {
       if (result >= 0 && result < this.length) {
         this.buffer.fill(0, this.bufferOffset + result, this.bufferOffset + this.length)
         result = this.length
@@ -114,7 +149,12 @@ class DataOp implements Completion {
   }
 
   private finish(result: number): void {
-    const { done } = this
+    const { done, kept } = this
+    if (kept !== null) {
+      this.kept = null
+      this.ops.path.handles.unpin(kept)
+    }
+    if (this.kind > READ_AS_IS) (this.file as ObjectFile).writing--
     this.ops.recycle(this)
     done.complete(result)
   }

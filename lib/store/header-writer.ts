@@ -2,11 +2,14 @@
  * Brings epochs from memory into files. At most one header write of a file is under way; epochs that change meanwhile are
  * written by the next. Data goes into a file only after its header, so that what a killed process leaves behind in the
  * page cache is never newer than its header says.
+ *
+ * Checksums are not kept in memory: a header that holds some is read first, and they are written again.
  */
 import { assert } from '../assert.js'
 import { type Completion, type Disk, DiskError } from '../host/interfaces.js'
+import type { Checksums } from './checksums.js'
 import type { Handle, HandleCache } from './handle-cache.js'
-import { encodeHeader, HEADER_BYTES } from './header.js'
+import { decodeChecksums, encodeHeader, HEADER_BYTES, HEADER_USED_BYTES } from './header.js'
 import { HEADER_STALE, HEADER_WRITING, HEADER_WRITTEN, type ObjectFile } from './object-file.js'
 
 const EIO = 5
@@ -17,6 +20,11 @@ class HeaderWrite implements Completion {
   handle: Handle | null = null
   writeEpoch = 0
   checkEpoch = 0
+  checksums: Checksums | null = null
+  /** Some are being written, these or the former ones */
+  sums = false
+  /** The former header is being read */
+  reading = false
 
   constructor(private readonly writer: HeaderWriter) {}
 
@@ -63,22 +71,45 @@ export class HeaderWriter {
     const write = this.pool.pop() ?? new HeaderWrite(this)
     write.file = file
     write.handle = handle
+    handle.pins++
+    if (file.sums === null && file.summed) {
+      write.reading = true
+      this.disk.read(handle.fd, write.buffer, 0, HEADER_USED_BYTES, 0, write)
+    } else {
+      this.put(write, file.sums)
+    }
+  }
+
+  private put(write: HeaderWrite, checksums: Checksums | null): void {
+    const file = write.file!
+    write.reading = false
     write.writeEpoch = file.writeEpoch
     write.checkEpoch = file.checkEpoch
-    encodeHeader(write.buffer, file.oid, file.writeEpoch, file.checkEpoch)
-    handle.pins++
-    this.disk.write(handle.fd, write.buffer, 0, HEADER_BYTES, 0, write)
+    write.checksums = file.sums
+    write.sums = checksums !== null
+    if (write.sums) file.headerSums = true
+    file.headerWrites++
+    encodeHeader(write.buffer, file.oid, file.writeEpoch, file.checkEpoch, checksums)
+    this.disk.write(write.handle!.fd, write.buffer, 0, HEADER_BYTES, 0, write)
   }
 
   ended(write: HeaderWrite, result: number): void {
     const file = write.file!
+    if (write.reading) {
+      const former = result < HEADER_USED_BYTES ? null : decodeChecksums(write.buffer, file.oid)
+      if (file.sums === null && (former === null || former.shift !== file.shift)) file.summed = false
+      this.put(write, file.sums ?? (file.summed ? former : null))
+      return
+    }
     const handle = write.handle!
-    const current = write.writeEpoch === file.writeEpoch && write.checkEpoch === file.checkEpoch
+    const current =
+      write.writeEpoch === file.writeEpoch && write.checkEpoch === file.checkEpoch && write.checksums === file.sums
     write.file = null
     write.handle = null
     this.pool.push(write)
     this.handles.unpin(handle)
     if (result >= 0 && result < HEADER_BYTES) result = -EIO
+    if (result >= 0) file.headerSums = write.sums
     if (result >= 0 && !current && !file.removed) this.write(file)
     else this.settle(file, Math.min(result, 0))
   }

@@ -1,5 +1,6 @@
 import type { Completion } from '../host/interfaces.js'
 import { type Oid, oidToHex } from '../vdi/oid.js'
+import { CHUNKS, type Checksums } from './checksums.js'
 import type { Handle } from './handle-cache.js'
 import { SyncUnit } from './sync-queue.js'
 import type { StoredObject } from './types.js'
@@ -46,10 +47,37 @@ export class ObjectFile extends SyncUnit implements StoredObject {
   /** Written since the last sync started; `dirty` outlasts the sync, `changed` counts header updates too */
   wrote = false
   handle: Handle | null = null
+  /** Changes of its bytes in flight */
+  writing = 0
+  /** log2 of a chunk's bytes, of the checksums that the header holds or that are being made; 0 none */
+  shift = 0
+  /** The header in the file holds checksums of `shift`. Those of the chunks that are not `written` are true */
+  summed = false
+  /** The header in the file may hold checksums, true or not */
+  headerSums = false
+  /** Checksums for the next header write */
+  sums: Checksums | null = null
+  /** Bit i: chunk i was changed since its checksum was taken (two halves of CHUNKS bits) */
+  writtenLow = 0
+  writtenHigh = 0
+  /** Bit i: chunk i need not be looked at before it is read, in the store's current `trust` */
+  sureLow = 0
+  sureHigh = 0
+  sureTrust = 0
+  /** Chunks whose bytes were found not to match their checksum */
+  rot: Set<number> | null = null
+  /** Counts the checksums taken: what was compared with former ones says nothing */
+  seals = 0
+  sealing = false
+  /** Chunks are being mended: changes wait */
+  mending = 0
+  mendWaiters: (() => void)[] = []
   header = HEADER_WRITTEN
   /** Negative errno of the last header write; 0 it went well */
   headerError = 0
   headerWaiters: Completion[] | null = null
+  /** Counts header writes begun */
+  headerWrites = 0
 
   constructor(
     private readonly owner: FileOwner,
@@ -58,6 +86,92 @@ export class ObjectFile extends SyncUnit implements StoredObject {
     public checkEpoch: number,
   ) {
     super()
+  }
+
+  /** Of a former run: nobody knows which chunks were changed since their checksums were taken. */
+  doubtAllChunks(): void {
+    this.writtenLow = this.writtenHigh = this.sureLow = this.sureHigh = -1
+  }
+
+  /** Without an intent, nothing in the file would be taken for what it is not. */
+  get mayBeQuiet(): boolean {
+    return !this.headerSums || (this.summed && this.writtenLow === 0 && this.writtenHigh === 0)
+  }
+
+  trustAllChunks(trust: number): void {
+    this.sureTrust = trust
+    this.sureLow = this.sureHigh = -1
+  }
+
+  /** This range is being changed. */
+  touch(position: number, length: number): void {
+    const first = position >>> this.shift
+    const last = (position + length - 1) >>> this.shift
+    if (last >= CHUNKS) {
+      // The object has outgrown its checksums.
+      this.summed = false
+      this.shift = 0
+      this.rot = null
+      return
+    }
+    for (let chunk = first; chunk <= last; chunk++) {
+      const bit = 1 << (chunk & 31)
+      if (chunk < 32) this.writtenLow |= bit
+      else this.writtenHigh |= bit
+      if (this.rot !== null && this.staysRotten(chunk, position, length)) continue
+      if (chunk < 32) this.sureLow |= bit
+      else this.sureHigh |= bit
+    }
+  }
+
+  isWritten(chunk: number): boolean {
+    return ((chunk < 32 ? this.writtenLow : this.writtenHigh) & (1 << (chunk & 31))) !== 0
+  }
+
+  /** Whether a read of this range may go ahead without a look at checksums. */
+  isSure(position: number, length: number, trust: number): boolean {
+    if (this.sureTrust !== trust) {
+      this.sureTrust = trust
+      this.sureLow = this.writtenLow
+      this.sureHigh = this.writtenHigh
+      if (this.rot !== null) for (const chunk of this.rot) this.unsure(chunk)
+    }
+    const first = position >>> this.shift
+    const last = Math.min(CHUNKS - 1, (position + length - 1) >>> this.shift)
+    for (let chunk = first; chunk <= last; chunk++) {
+      if (((chunk < 32 ? this.sureLow : this.sureHigh) & (1 << (chunk & 31))) === 0) return false
+    }
+    return true
+  }
+
+  makeSure(chunk: number): void {
+    if (chunk < 32) this.sureLow |= 1 << chunk
+    else this.sureHigh |= 1 << (chunk - 32)
+  }
+
+  private unsure(chunk: number): void {
+    if (chunk < 32) this.sureLow &= ~(1 << chunk)
+    else this.sureHigh &= ~(1 << (chunk - 32))
+  }
+
+  rots(chunk: number): void {
+    this.rot ??= new Set()
+    this.rot.add(chunk)
+    this.unsure(chunk)
+  }
+
+  mended(chunk: number): void {
+    if (this.rot === null) return
+    this.rot.delete(chunk)
+    if (this.rot.size === 0) this.rot = null
+  }
+
+  /** A rotten chunk is right again only when all of it is written. */
+  private staysRotten(chunk: number, position: number, length: number): boolean {
+    if (!(this.rot as Set<number>).has(chunk)) return false
+    const whole = position <= chunk * 2 ** this.shift && position + length >= (chunk + 1) * 2 ** this.shift
+    if (whole) this.mended(chunk)
+    return !whole
   }
 
   startSync(done: Completion): void {

@@ -8,20 +8,22 @@ import {
   type DiskSpace,
   type Extent,
   type Log,
+  type Timer,
 } from '../host/interfaces.js'
 import { assertOid, type Oid } from '../vdi/oid.js'
 import { completed } from './completed.js'
-import { ALLOCATE, DataOps, type DataPath, PUNCH, READ, WRITE, ZERO } from './data-op.js'
-import { HandleCache } from './handle-cache.js'
+import { ALLOCATE, DataOps, type DataPath, PUNCH, READ, READ_AS_IS, WRITE, ZERO } from './data-op.js'
+import { type Handle, HandleCache } from './handle-cache.js'
 import { assertEpoch, HEADER_BYTES } from './header.js'
 import { HeaderWriter } from './header-writer.js'
 import { IntentLog } from './intent-log.js'
 import { HEADER_STALE, ObjectFile, objectPath } from './object-file.js'
 import { clearStage, makeDirectories, scanObjects } from './scan.js'
+import { Sealer } from './sealer.js'
 import { SpaceGauge } from './space-gauge.js'
 import { StagedFile, type StageOwner } from './staged-file.js'
 import { Syncs } from './syncs.js'
-import type { Intent, ObjectStore, StagedObject, StoredObject } from './types.js'
+import type { Damage, Intent, ObjectStore, ObjectSums, StagedObject, StoredObject } from './types.js'
 
 const ENOSPC = 28
 const EIO = 5
@@ -29,6 +31,7 @@ const EIO = 5
 const HANDLES_DEFAULT = 4096
 const INTENTS_DEFAULT = 4096
 const PARALLEL_SYNCS_DEFAULT = 2
+const TRUST_MS_DEFAULT = 600_000
 
 /** A quarter of what the process may open: dirty files may double it, and clients need sockets. */
 function handlesDefault(disk: Disk): number {
@@ -46,6 +49,8 @@ export interface StoreOptions {
   reserve?: number
   /** The last epoch that this node was in before it stopped; default 0, none */
   lastEpoch?: number
+  /** A chunk that was compared with its checksum is read without another look for at most so long, ms */
+  trustMs?: number
   /** Intents above which `onIntentPressure` is called */
   intents?: number
 }
@@ -58,14 +63,22 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
   /** The intent log has become long: drop what is quiet. Called again only after it has shrunk by a quarter. */
   onIntentPressure: (() => void) | null = null
 
+  /** A copy's bytes were found not to match their checksums, for the first time */
+  onRot: ((object: StoredObject) => void) | null = null
+  trust = 1
+
   private readonly log: Log
   private readonly lastEpoch: number
+  private readonly clock: Clock
+  private readonly trustMs: number
+  private readonly sealer: Sealer
   private readonly table = new Map<Oid, ObjectFile>()
   private readonly staging = new Map<Oid, StagedFile>()
   private readonly syncs: Syncs
   private readonly intents: IntentLog
   private readonly data: DataOps
   private closed = false
+  private trustTimer: Timer | null = null
 
   /** Opens the store under the disk's root, new or not. Throws DiskError, SheepError. */
   static async open(disk: Disk, options: StoreOptions): Promise<FileStore> {
@@ -80,6 +93,8 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
   ) {
     this.log = options.log
     this.lastEpoch = options.lastEpoch ?? 0
+    this.clock = options.clock
+    this.trustMs = options.trustMs ?? TRUST_MS_DEFAULT
     this.gauge = new SpaceGauge(disk, options.clock, options.reserve ?? -1)
     this.handles = new HandleCache(disk, options.handles ?? handlesDefault(disk), (file) => this.syncs.syncSoon(file))
     this.headers = new HeaderWriter(disk, this.handles)
@@ -94,6 +109,18 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
     this.intents = new IntentLog(disk, options.intents ?? INTENTS_DEFAULT, options.log)
     this.intents.onPressure = () => this.intentPressure()
     this.data = new DataOps(this)
+    this.sealer = new Sealer({
+      disk,
+      handles: this.handles,
+      headers: this.headers,
+      clock: options.clock,
+      log: options.log,
+      changed: (file) => this.syncs.changed(file),
+      sync: (file, done) => this.syncs.syncObject(file, done),
+      durable: (file) => this.syncs.durable(file),
+      dropIntent: (oid) => this.intents.drop(oid),
+      rot: (file) => this.onRot?.(file),
+    })
   }
 
   private async load(): Promise<void> {
@@ -102,8 +129,12 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
     clearStage(disk)
     const synced = await completed((done) => this.syncs.syncDirectories(done))
     if (synced < 0) throw new DiskError(-synced, 'sync', 'obj', `errno ${-synced}`)
-    await scanObjects(disk, log, ({ oid, writeEpoch, checkEpoch }) => {
-      this.insert(new ObjectFile(this.syncs, oid, writeEpoch, checkEpoch))
+    await scanObjects(disk, log, ({ oid, writeEpoch, checkEpoch, shift }) => {
+      const file = new ObjectFile(this.syncs, oid, writeEpoch, checkEpoch)
+      file.shift = shift
+      file.summed = shift !== 0
+      file.headerSums = file.summed
+      this.insert(file)
     })
     let logged = this.readIntents()
     if (logged === null) {
@@ -134,11 +165,13 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
       file.suspect = true
       file.incomplete = incomplete
       file.lostIn = lostIn
+      file.doubtAllChunks()
       // A killed process may have left writes in the page cache that nobody has synced.
       this.wrote(file)
     }
     // Those that are not here are kept too: what is made in their place is as doubtful.
     await this.intents.start(logged)
+    this.trustLater()
   }
 
   private readIntents(): Map<Oid, Intent> | null {
@@ -246,6 +279,17 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
     this.data.start(READ, object as ObjectFile, buffer, bufferOffset, length, position, done)
   }
 
+  readAsIs(
+    object: StoredObject,
+    buffer: Uint8Array,
+    bufferOffset: number,
+    length: number,
+    position: number,
+    done: Completion,
+  ): void {
+    this.data.start(READ_AS_IS, object as ObjectFile, buffer, bufferOffset, length, position, done)
+  }
+
   write(
     object: StoredObject,
     buffer: Uint8Array,
@@ -346,13 +390,20 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
     this.staging.delete(staged.oid)
   }
 
-  takeOver(oid: Oid, fd: number, writeEpoch: number, checkEpoch: number, done: Completion): void {
+  takeOver(staged: StagedFile, fd: number, writeEpoch: number, checkEpoch: number, done: Completion): void {
+    const { oid } = staged
     const former = this.table.get(oid)
     if (former !== undefined) {
       former.replaced = true
       this.detach(former)
     }
     const file = new ObjectFile(this.syncs, oid, writeEpoch, checkEpoch)
+    file.shift = staged.checksums.shift
+    file.summed = true
+    file.headerSums = true
+    for (const chunk of staged.rot) file.rots(chunk)
+    // The checksums were taken of these bytes just now, but for those that are known to be rotten.
+    if (file.rot === null) file.trustAllChunks(this.trust)
     this.handles.adopt(file, fd)
     this.insert(file)
     this.syncs.syncPlace(oid, done)
@@ -378,12 +429,12 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
     })
   }
 
-  /** An object that is not durable keeps its intent. */
   dropIntents(objects: readonly StoredObject[]): void {
     for (const object of objects) {
-      if (!object.intent || object.removed || !this.syncs.durable(object as ObjectFile)) continue
-      object.intent = false
-      this.intents.drop(object.oid)
+      const file = object as ObjectFile
+      if (!file.intent || file.removed || !file.mayBeQuiet || !this.syncs.durable(file)) continue
+      file.intent = false
+      this.intents.drop(file.oid)
     }
   }
 
@@ -394,6 +445,45 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
   private intentPressure(): void {
     this.syncs.syncRemovals()
     this.onIntentPressure?.()
+  }
+
+  // checksums
+
+  look(file: ObjectFile, handle: Handle, position: number, length: number, done: Completion): void {
+    if (this.trustMs === 0) this.trust++
+    this.sealer.look(file, handle, position, length, done)
+  }
+
+  seal(object: StoredObject, bytes: number, quiet: () => boolean): Promise<boolean> {
+    return this.sealer.seal(object as ObjectFile, bytes, quiet)
+  }
+
+  sums(object: StoredObject): Promise<ObjectSums | null> {
+    return this.sealer.sums(object as ObjectFile)
+  }
+
+  verify(object: StoredObject, rest: (bytes: number) => Promise<void>): Promise<'compared' | 'unsealed' | 'header'> {
+    return this.sealer.verifyAll(object as ObjectFile, rest)
+  }
+
+  damage(object: StoredObject): Promise<Damage | null> {
+    return this.sealer.damage(object as ObjectFile)
+  }
+
+  mend(object: StoredObject, chunk: number, bytes: Buffer): Promise<number> {
+    return this.sealer.mend(object as ObjectFile, chunk, bytes)
+  }
+
+  private trustLater(): void {
+    if (this.trustMs === 0) return
+    this.trustTimer = this.clock.after(this.trustMs, () => {
+      this.trust++
+      this.trustLater()
+    })
+  }
+
+  rest(): Promise<void> {
+    return new Promise((resolve) => this.clock.after(0, resolve))
   }
 
   // the whole
@@ -410,6 +500,7 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
   async close(): Promise<void> {
     assert(!this.closed, 'the store is closed once')
     this.closed = true
+    this.trustTimer?.cancel()
     for (const staged of [...this.staging.values()]) staged.abort()
     let failure = 0
     for (const vid of this.syncs.vids()) {

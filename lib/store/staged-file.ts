@@ -1,10 +1,11 @@
 import { assert } from '../assert.js'
 import { type Completion, type Disk, DiskError } from '../host/interfaces.js'
 import { type Oid, oidToHex } from '../vdi/oid.js'
+import { CHUNKS, type Checksums, ChunkReader, shiftFor, UNREADABLE } from './checksums.js'
 import { completed } from './completed.js'
 import { assertEpoch, encodeHeader, HEADER_BYTES } from './header.js'
 import { objectPath } from './object-file.js'
-import type { StagedObject } from './types.js'
+import type { Received, StagedObject } from './types.js'
 
 const ECANCELED = 125
 const EIO = 5
@@ -17,8 +18,10 @@ export interface StageOwner {
   discardStaged(path: string): void
   stageWrote(bytes: number): void
   stageEnded(staged: StagedFile): void
+  /** A turn of the event loop for the others */
+  rest(): Promise<void>
   /** The staged file has just been renamed to the object's path: it is the object now. Completes when that is durable. */
-  takeOver(oid: Oid, fd: number, writeEpoch: number, checkEpoch: number, done: Completion): void
+  takeOver(staged: StagedFile, fd: number, writeEpoch: number, checkEpoch: number, done: Completion): void
 }
 
 export function stagePath(oid: Oid): string {
@@ -33,6 +36,10 @@ export function stagePath(oid: Oid): string {
  */
 export class StagedFile implements StagedObject {
   private state: 'open' | 'committing' | 'placed' | 'ended' = 'open'
+  /** Of what was received, when it is placed */
+  checksums: Checksums = { shift: 0, sums: new Uint32Array(CHUNKS) }
+  /** Chunks that are known not to match them */
+  rot: readonly number[] = []
   private inFlight = 0
   private readonly fd: number
 
@@ -60,20 +67,23 @@ export class StagedFile implements StagedObject {
     })
   }
 
-  commit(writeEpoch: number, checkEpoch: number, done: Completion): void {
+  commit(writeEpoch: number, checkEpoch: number, done: Completion, received?: Received): void {
     assert(this.state === 'open' && this.inFlight === 0, 'a staged object is committed once, after its writes')
     assertEpoch(writeEpoch)
     assertEpoch(checkEpoch)
     this.state = 'committing'
-    void this.place(writeEpoch, checkEpoch, done)
+    void this.place(writeEpoch, checkEpoch, done, received)
   }
 
-  private async place(writeEpoch: number, checkEpoch: number, done: Completion): Promise<void> {
+  private async place(writeEpoch: number, checkEpoch: number, done: Completion, received?: Received): Promise<void> {
     const { disk } = this.owner
     const header = Buffer.alloc(HEADER_BYTES)
-    encodeHeader(header, this.oid, writeEpoch, checkEpoch)
     this.inFlight++
-    let result = await completed((step) => disk.write(this.fd, header, 0, HEADER_BYTES, 0, step))
+    let result = await this.sum(received)
+    if (result >= 0) {
+      encodeHeader(header, this.oid, writeEpoch, checkEpoch, this.checksums)
+      result = await completed((step) => disk.write(this.fd, header, 0, HEADER_BYTES, 0, step))
+    }
     if (result >= 0 && result < HEADER_BYTES) result = -EIO
     if (result >= 0 && this.state === 'committing') result = await completed((step) => disk.sync(this.fd, step))
     this.inFlight--
@@ -88,13 +98,40 @@ export class StagedFile implements StagedObject {
     }
     if (this.state === 'placed') {
       this.owner.stageEnded(this)
-      this.owner.takeOver(this.oid, this.fd, writeEpoch, checkEpoch, done)
+      this.owner.takeOver(this, this.fd, writeEpoch, checkEpoch, done)
     } else if (this.state === 'ended') {
       disk.close(this.fd)
       done.complete(-ECANCELED)
     } else {
       this.abort()
       done.complete(result)
+    }
+  }
+
+  /** Takes the checksums of what was received; of what its source knew to be rotten, those that it should have. */
+  private async sum(received?: Received): Promise<number> {
+    const { disk } = this.owner
+    const damage = received?.damage ?? null
+    try {
+      const content = Math.max(0, disk.size(this.fd) - HEADER_BYTES)
+      const shift = damage?.shift ?? shiftFor(Math.max(received?.bytes ?? 0, content))
+      const { sums } = this.checksums
+      const reader = new ChunkReader(disk, this.fd, HEADER_BYTES, () => this.owner.rest())
+      for (let chunk = 0; chunk < CHUNKS && chunk * 2 ** shift < content; chunk++) {
+        if (this.state !== 'committing') return 0
+        const sum = await reader.sum(chunk, shift)
+        if (sum === UNREADABLE) return -EIO
+        sums[chunk] = sum
+      }
+      this.rot = damage?.chunks ?? []
+      damage?.chunks.forEach((chunk, i) => {
+        sums[chunk] = damage.sums[i]
+      })
+      this.checksums.shift = shift
+      return 0
+    } catch (error) {
+      if (!(error instanceof DiskError)) throw error
+      return -error.errno
     }
   }
 

@@ -40,12 +40,38 @@ export interface StoredObject {
   lastWrite: number
 }
 
+/** Chunks whose bytes do not match their checksum (lib/store/checksums.ts). */
+export interface Damage {
+  /** log2 of a chunk's bytes */
+  shift: number
+  chunks: number[]
+  /** The checksum that each should have */
+  sums: number[]
+}
+
+/** Checksums of an object as its header has them. */
+export interface ObjectSums {
+  shift: number
+  /** 64 of them; 0: the chunk is all zeros */
+  sums: Uint32Array
+  /** Chunks that were written since: their sums say nothing */
+  written: number[]
+}
+
+/** What the receiver of a copy knows of it. */
+export interface Received {
+  /** The object's full size; 0 unknown */
+  bytes: number
+  /** Of the source's copy: it stays known here, and is never taken for true */
+  damage: Damage | null
+}
+
 /** An object being received: invisible until committed. */
 export interface StagedObject {
   readonly oid: Oid
   write(buffer: Uint8Array, bufferOffset: number, length: number, position: number, done: Completion): void
   /** Syncs, then replaces the object atomically and durably. The new StoredObject is `store.get(oid)` afterwards. */
-  commit(writeEpoch: number, checkEpoch: number, done: Completion): void
+  commit(writeEpoch: number, checkEpoch: number, done: Completion, received?: Received): void
   /** Also during a commit: then nothing is put in place and commit's done gets -125 (ECANCELED); unless the copy is in place
    *  already and only its durability is outstanding. Then, and after completion, no effect: remove the object instead. */
   abort(): void
@@ -55,6 +81,8 @@ export interface StagedObject {
  * Objects of one node on disk. Layout under the disk's root: `obj/XX/OID` (XX: last two hex digits of the oid, so that
  * neighbouring objects spread over 256 directories), `stage/OID`, `intent`. A file is a 4096-byte header, then the
  * object's bytes at 4096 + position; never-written parts are holes and read as zeros, also past the file's end.
+ *
+ * The header holds checksums of an object at rest: they are true while it has no intent, but for the chunks in `damage`.
  *
  * Data calls complete inline when the disk does. Positions are within the object. Callers never have two
  * overlapping writes of one object in flight.
@@ -70,7 +98,18 @@ export interface ObjectStore {
    *  next sync of its vid. Throws DiskError (28: no space) */
   create(oid: Oid, writeEpoch: number): StoredObject
   remove(object: StoredObject): void
+  /** -74 (EBADMSG): the bytes do not match their checksum. That is looked at before the first read of a chunk, and again
+   *  every now and then. */
   read(
+    object: StoredObject,
+    buffer: Uint8Array,
+    bufferOffset: number,
+    length: number,
+    position: number,
+    done: Completion,
+  ): void
+  /** The same, whatever the checksums say. */
+  readAsIs(
     object: StoredObject,
     buffer: Uint8Array,
     bufferOffset: number,
@@ -107,13 +146,35 @@ export interface ObjectStore {
 
   /** Durable before done; many calls in one turn or while a sync runs share one sync. Sets object.intent. */
   addIntent(object: StoredObject, done: Completion): void
-  /** Need not be durable at once. An object that is not durable itself (writes, or its creation, since the last sync) keeps
-   *  its intent: look at object.intent afterwards */
+  /** Need not be durable at once. An object that is not durable itself (writes, or its creation, since the last sync), or has
+   *  checksums and was written since, keeps its intent: look at object.intent afterwards. `seal` is the way for those */
   dropIntents(objects: readonly StoredObject[]): void
   /** What the log held at open: oids written since they were last known clean, when this node stopped, with the writeEpoch
    *  they had when they were added (one that is gone was created in it). Such objects start `dirty` (the page cache may hold
    *  what was never synced) with `intent` set. */
   readonly intentsAtOpen: ReadonlyMap<Oid, Intent>
+
+  /**
+   * The object is quiet, and flushed: takes checksums of what was written since they were last taken, durably, and then drops
+   * its intent, if it has one and `quiet` still agrees. False: it stays as it is; a later try may do better. Throws DiskError.
+   * @param bytes the object's full size; 0 unknown
+   */
+  seal(object: StoredObject, bytes: number, quiet: () => boolean): Promise<boolean>
+  /** null: it has none. Throws DiskError */
+  sums(object: StoredObject): Promise<ObjectSums | null>
+  /**
+   * Compares all the object's bytes with its checksums, but those of chunks that were written since they were taken. `damage`
+   * says what was found. 'unsealed': it has none; 'header': the header that holds them is no longer whole. Throws DiskError.
+   * @param rest lets others have their turn, after so many bytes were read
+   */
+  verify(object: StoredObject, rest: (bytes: number) => Promise<void>): Promise<'compared' | 'unsealed' | 'header'>
+  /** Chunks that are known to be rotten; null none. Throws DiskError */
+  damage(object: StoredObject): Promise<Damage | null>
+  /**
+   * Puts these bytes in place of a chunk's, durably, if they match its checksum. 0; -125 when they do not, or when the chunk
+   * was written since; or another negative errno.
+   */
+  mend(object: StoredObject, chunk: number, bytes: Buffer): Promise<number>
 
   space(): DiskSpace
   /** Closes all files; a clean stop after syncing all */

@@ -151,6 +151,16 @@ export class MemoryDisk implements Disk {
     return [...inode.pages].every(([number, page]) => number < first || inode.durable.get(number) === page)
   }
 
+  /** A bit of a file at rest turns over. */
+  flip(path: string, byte: number): void {
+    const inode = this.names.get(path)!
+    const number = Math.floor(byte / PAGE)
+    const page = Buffer.from(inode.pages.get(number)!)
+    page[byte % PAGE] ^= 4
+    inode.pages.set(number, page)
+    inode.durable.set(number, page)
+  }
+
   lost(path: string): boolean {
     return this.names.get(path)?.lost ?? false
   }

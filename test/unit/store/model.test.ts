@@ -41,6 +41,8 @@ class Item {
   untouched = false
   /** A sync failed before the crash: the kernel has told the process that is gone, and does not tell again */
   lost = false
+  /** So checksums were taken of what never reached the disk: a power loss makes that rot, and it is found */
+  mayRot = false
 
   possible(part: number, version: number, ...values: number[]): void {
     for (const value of values) {
@@ -65,6 +67,7 @@ class Rig {
   stamp = 0
   pending = 0
   problems: string[] = []
+  sealed = 0
   /** Failures to come, by call count */
   failAt = -1
   /** '' any */
@@ -78,7 +81,11 @@ class Rig {
     disk.inline = () => this.choose() % 2 === 0
     disk.failing = () => 0
     let now = 0
-    const clock: Clock = { now: () => now++, wall: () => 0, after: () => ({ cancel() {} }) }
+    const after: Clock['after'] = (ms, fn) => {
+      if (ms === 0) queueMicrotask(fn)
+      return { cancel() {} }
+    }
+    const clock: Clock = { now: () => now++, wall: () => 0, after }
     const opening = FileStore.open(disk, { clock, log() {}, reserve: 0, handles: 2, intents: 2 })
     let ended = false
     opening.then(
@@ -131,7 +138,8 @@ class Rig {
     else if (kind === 3 || item.object === null) this.stage(item, oid, page, value)
     else if (kind === 4) this.remove(item)
     else if (kind === 5) this.syncObject(item)
-    else if (kind === 6) this.drop(item)
+    else if (kind === 6 && value % 4 === 0) this.drop(item)
+    else if (kind === 6) this.seal(item)
     else if (kind === 7) this.check(item)
     else this.write(item, kind, page % PAGES, Math.min(count, PAGES - (page % PAGES)))
   }
@@ -187,6 +195,31 @@ class Rig {
     if (had && !item.object!.intent && !this.disk.isDurable(path, 1))
       this.problems.push('an intent went before its writes were durable')
     item.intent = item.object!.intent
+  }
+
+  /** Writes may come while it runs. */
+  seal(item: Item): void {
+    const object = item.object!
+    if (object.removed) return
+    this.pending++
+    this.store
+      .seal(object, 0, () => true)
+      .then(
+        (sealed) => {
+          const path = objectPath(object.oid)
+          if (item.lost) item.mayRot = true
+          else if (sealed && !object.intent && !this.disk.isDurable(path, 1))
+            this.problems.push('an intent went before its writes were durable')
+          if (sealed && !object.removed) this.sealed++
+          if (this.store.get(object.oid) === object) item.intent = object.intent
+        },
+        (error: unknown) => {
+          if (!(error instanceof DiskError)) throw error
+        },
+      )
+      .finally(() => {
+        this.pending--
+      })
   }
 
   check(item: Item): void {
@@ -347,7 +380,7 @@ class Rig {
     await this.open()
     for (const [i, item] of this.items.entries()) {
       const object = this.store.get(OIDS[i])
-      const found = await this.observe(object)
+      const found = await this.observe(object, item)
       const uncertain = item.parts.some((part, index) => index < PAGES && part.may.size > 1)
       for (const [index, value] of found.entries()) {
         if (object === undefined && index !== PRESENT) continue
@@ -377,14 +410,19 @@ class Rig {
     }
   }
 
-  private async observe(object: StoredObject | undefined): Promise<number[]> {
+  private async observe(object: StoredObject | undefined, item: Item): Promise<number[]> {
     const found = new Array<number>(PARTS).fill(0)
     if (object === undefined) return found
+    const compared = await this.ended(this.store.verify(object, async () => {}))
+    if (compared === 'header') this.problems.push('checksums are gone from a header')
+    const damage = await this.ended(this.store.damage(object))
+    if (damage !== null && !item.mayRot)
+      this.problems.push(`oid ${object.oid} counts as rotten: chunks ${damage.chunks}`)
     found[PRESENT] = 1
     found[WRITE_EPOCH] = object.writeEpoch
     found[CHECK_EPOCH] = object.checkEpoch
     const buffer = Buffer.alloc(PAGES * PAGE, 0xee)
-    const result = await this.wait((done) => this.store.read(object, buffer, 0, buffer.length, 0, done))
+    const result = await this.wait((done) => this.store.readAsIs(object, buffer, 0, buffer.length, 0, done))
     if (result !== buffer.length) this.problems.push(`a read gave ${result}`)
     for (let page = 0; page < PAGES; page++) {
       found[page] = buffer.readUInt32LE(page * PAGE)
@@ -393,6 +431,20 @@ class Rig {
       }
     }
     return found
+  }
+
+  private async ended<T>(work: Promise<T>): Promise<T> {
+    let over = false
+    const end = () => {
+      over = true
+    }
+    work.then(end, end)
+    for (let i = 0; !over; i++) {
+      if (i > 10_000) throw new Error('what was begun does not end')
+      this.disk.step(this.choose())
+      await this.turn()
+    }
+    return work
   }
 
   async wait(start: (done: Completion) => void): Promise<number> {
@@ -413,7 +465,7 @@ class Rig {
   /** What is in memory and what the store says agree, without any crash. */
   async audit(): Promise<void> {
     for (const [i, item] of this.items.entries()) {
-      const found = await this.observe(this.store.get(OIDS[i]))
+      const found = await this.observe(this.store.get(OIDS[i]), item)
       for (const [index, value] of found.entries()) {
         if (found[PRESENT] === 0 && index !== PRESENT) continue
         if (!item.parts[index].now.has(value)) {
@@ -449,6 +501,7 @@ function chooser(seed: number): () => number {
 test('random calls, failures, crashes and power losses', async (t) => {
   t.timeout(120_000)
   let crashes = 0
+  let sealed = 0
   await fc.assert(
     fc.asyncProperty(fc.array(round, { minLength: 1, maxLength: 5 }), fc.nat(), async (rounds, seed) => {
       const rig = new Rig(chooser(seed))
@@ -469,6 +522,8 @@ test('random calls, failures, crashes and power losses', async (t) => {
           crashes++
           await rig.crash(end === 'power')
         }
+        sealed += rig.sealed
+        rig.sealed = 0
         if (rig.problems.length > 0) throw new Error(rig.problems.join('\n'))
       }
     }),
@@ -479,4 +534,5 @@ test('random calls, failures, crashes and power losses', async (t) => {
     },
   )
   t.true(crashes > 50, 'the test crashes what it tests')
+  t.true(sealed > 50, 'objects go quiet')
 })
