@@ -26,11 +26,13 @@ import type { NodeState } from '../store/identity.js'
 import { FileStore } from '../store/object-store.js'
 import type { StoredObject } from '../store/types.js'
 import { fencedBy } from '../vdi/command.js'
+import { objectBytes } from '../vdi/inode.js'
 import { type Oid, vidOf } from '../vdi/oid.js'
 import { VdiOperations } from '../vdi/operations.js'
 import type { VdiLock } from '../vdi/types.js'
 import { Checker } from './check.js'
 import { purge } from './purge.js'
+import { RATE_DEFAULT, Scrub } from './scrub.js'
 import { Sweeper } from './sweep.js'
 
 /** A daemon whose event loop stood still for longer than this may have been voted out meanwhile. */
@@ -40,6 +42,8 @@ const REPORT_RETRY_MS = 1_000
 /** Interrupted operations are looked for this often; mostly there are none. */
 const RESUME_MS = 30_000
 const EXPEL_RETRY_MS = 5_000
+/** A clean stop takes the checksums of what was just written, for so long */
+const SEAL_MS = 5_000
 const NOTHING: ReadonlySet<number> = new Set()
 
 export interface NodeParts {
@@ -58,6 +62,10 @@ export interface NodeParts {
   accept: (node: SheepNode, link: Link) => LinkHandler
   /** More calls that peers may make, by name */
   calls?: (node: SheepNode) => Map<string, CallHandler>
+  /** Bytes a second that the scrub reads at most */
+  scrubRate?: number
+  /** See StoreOptions */
+  trustMs?: number
   /** The node cannot go on; nothing of it runs after this call */
   fatal: (error: Error) => void
   /** The cluster was told to stop, or this node to leave */
@@ -75,6 +83,7 @@ export class SheepNode implements ClusterListener {
   readonly gateway: Gateway
   readonly operations: VdiOperations
   readonly checker: Checker
+  readonly scrub: Scrub
   private readonly sweeper: Sweeper
   /** Write locks as of the last command: of whom, when a node has left */
   private writers: readonly VdiLock[] = []
@@ -94,11 +103,8 @@ export class SheepNode implements ClusterListener {
 
   /** Opens the store: afterwards nothing is served yet. SheepError when the disk's content cannot be used. */
   static async open(parts: NodeParts): Promise<SheepNode> {
-    const store = await FileStore.open(parts.disk, {
-      log: parts.log,
-      clock: parts.clock,
-      lastEpoch: lastEpochOn(parts.disk),
-    })
+    const { disk, log, clock, trustMs } = parts
+    const store = await FileStore.open(disk, { log, clock, trustMs, lastEpoch: lastEpochOn(disk) })
     return new SheepNode(parts, store)
   }
 
@@ -113,6 +119,7 @@ export class SheepNode implements ClusterListener {
     this.topology = new Topology(self.id)
     this.cluster = new Cluster({ engine, disk, clock, random, log, self, listener: this })
     const copiesOf = (vid: number) => this.cluster.registry.get(vid)?.copies ?? 0
+    const bytesOf = (oid: Oid) => objectBytes(oid, this.cluster.registry.get(vidOf(oid)))
     this.peers = new Peers({
       self,
       network,
@@ -131,6 +138,7 @@ export class SheepNode implements ClusterListener {
       topology: this.topology,
       clock,
       log,
+      bytesOf,
       copiesOf,
       recoveredEpoch: () => this.nodeState.recoveredEpoch,
       diskFailed: (errno, what) => this.diskFailed(errno, what),
@@ -142,6 +150,7 @@ export class SheepNode implements ClusterListener {
       replica: this.replica,
       clock,
       log,
+      bytesOf,
       copiesOf,
       createdIn: (vid) => this.cluster.registry.get(vid)?.epoch ?? 0,
       passedEpoch: () => this.nodeState.passedEpoch,
@@ -185,9 +194,18 @@ export class SheepNode implements ClusterListener {
     })
     this.checker = new Checker({ store, topology, replica, recovery, peers, gateway })
     const passedEpoch = () => this.nodeState.passedEpoch
-    const busy = () => this.recovery.pacer.busy
-    const surveyed = surveyCalls({ store, topology: this.topology, replica: this.replica, copiesOf, passedEpoch, busy })
-    const groups = [surveyed, gateway.calls(), this.checker.calls(), parts.calls?.(this) ?? new Map()]
+    this.scrub = new Scrub({
+      ...{ store, topology, replica, recovery, peers, clock, log, copiesOf, bytesOf, disk },
+      running: () => this.cluster.status === 'running' && this.recoveredEpoch === topology.epoch,
+      rate: parts.scrubRate ?? RATE_DEFAULT,
+    })
+    const mend = (object: StoredObject) => this.scrub.mender.mend(object)
+    this.replica.mend = mend
+    store.onRot = mend
+    const busy = () => recovery.pacer.busy
+    const surveyed = surveyCalls({ store, topology, replica, copiesOf, passedEpoch, busy, clock, mend })
+    const asked = [surveyed, gateway.calls(), this.checker.calls(), this.scrub.calls()]
+    const groups = [...asked, parts.calls?.(this) ?? new Map()]
     for (const group of groups) for (const [name, handler] of group) this.calls.set(name, handler)
   }
 
@@ -208,10 +226,12 @@ export class SheepNode implements ClusterListener {
     if (this.cluster.status === 'running') await this.gateway.closeAll()
     this.recovery.stop()
     this.sweeper.stop()
+    await this.scrub.close()
     this.gateway.router.stop()
     await this.cluster.stop()
     this.replica.suspend()
     this.peers.stop()
+    await this.replica.sealing.drain(SEAL_MS)
     await this.store.close()
   }
 

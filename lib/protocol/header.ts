@@ -26,6 +26,8 @@ export const FLAG_IF_VALID = 0x0400
 export const FLAG_KEEP_BLOCKS = 0x0800
 /** Read whatever the copy holds: the asker has decided that it is the truth */
 export const FLAG_RECOVERY = 0x1000
+/** The same, also what its checksum says is rotten */
+export const FLAG_AS_IS = 0x2000
 
 export const OP = {
   CREATE_AND_WRITE_OBJ: 0x01,

@@ -1,7 +1,7 @@
 /** The bytes of a recovery: objects, or the grains of one that differ, read from another node and put on the disk here. */
 import { SheepError } from '../errors.js'
 import type { Clock, Completion } from '../host/interfaces.js'
-import { FLAG_RECOVERY } from '../protocol/header.js'
+import { FLAG_AS_IS, FLAG_RECOVERY } from '../protocol/header.js'
 import type { ObjectStore, StagedObject, StoredObject } from '../store/types.js'
 import { type Oid, oidToHex } from '../vdi/oid.js'
 import { decodeGrains, differingGrains, GRAIN, grainsOf } from './grains.js'
@@ -30,7 +30,10 @@ export class Copier {
     this.meter = new RateMeter(options.clock)
   }
 
-  /** Fills `staged` with what `from` holds; `hurried` says whether somebody waits for it. SheepError unreachable, no-space, io. */
+  /**
+   * Fills `staged` with what `from` holds; `asIs`: also what is rotten there; `hurried` says whether somebody waits for it.
+   * SheepError unreachable, no-space, io.
+   */
   async copyExtents(
     staged: StagedObject,
     from: string,
@@ -38,6 +41,7 @@ export class Copier {
     oid: Oid,
     extents: readonly [number, number][],
     sourceBusy: boolean,
+    asIs: boolean,
     hurried: () => boolean,
   ): Promise<void> {
     const { clock, pacer } = this.options
@@ -52,7 +56,7 @@ export class Copier {
         const delay = hurried() ? 0 : pacer.delay(length)
         if (delay > 0) await sleep(clock, delay)
         const began = clock.now()
-        const buffer = await this.fetch(from, epoch, oid, position, length)
+        const buffer = await this.fetch(from, epoch, oid, position, length, asIs ? FLAG_AS_IS : 0)
         const put = await until((done) => staged.write(buffer, 0, length, position, done))
         if (put < 0) throw diskTrouble(put)
         const rest = Pacer.rest(clock.now() - began, length)
@@ -95,10 +99,17 @@ export class Copier {
     return usable()
   }
 
-  private async fetch(from: string, epoch: number, oid: Oid, position: number, length: number): Promise<Buffer> {
+  private async fetch(
+    from: string,
+    epoch: number,
+    oid: Oid,
+    position: number,
+    length: number,
+    flags = 0,
+  ): Promise<Buffer> {
     const buffer = Buffer.allocUnsafe(length)
     const got = await new Promise<number>((resolve) => {
-      this.options.peers.submit(from, new RecoveryRead(epoch, oid, position, buffer, resolve))
+      this.options.peers.submit(from, new RecoveryRead(epoch, oid, position, buffer, resolve, flags))
     })
     if (got < 0) throw new SheepError('unreachable', `reading ${oidToHex(oid)} from ${from} failed (${got})`)
     this.bytesTaken += length
@@ -107,13 +118,14 @@ export class Copier {
   }
 }
 
-class RecoveryRead extends ObjectRequest {
+export class RecoveryRead extends ObjectRequest {
   constructor(
     epoch: number,
     oid: Oid,
     position: number,
     buffer: Buffer,
     private readonly resolve: (result: number) => void,
+    flags: number,
   ) {
     super()
     this.kind = READ
@@ -122,7 +134,7 @@ class RecoveryRead extends ObjectRequest {
     this.position = position
     this.length = buffer.length
     this.buffer = buffer
-    this.flags = FLAG_RECOVERY
+    this.flags = FLAG_RECOVERY | flags
   }
 
   complete(result: number): void {

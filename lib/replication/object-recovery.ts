@@ -1,8 +1,8 @@
 /** Recovery of one object: asks who may be believed about it (validity.ts), and keeps, takes, mends or drops our copy. */
 import { assert } from '../assert.js'
-import { SheepError } from '../errors.js'
+import { asSheepError, SheepError } from '../errors.js'
 import type { Clock, Log } from '../host/interfaces.js'
-import type { ObjectStore, StagedObject, StoredObject } from '../store/types.js'
+import type { Damage, ObjectStore, StagedObject, StoredObject } from '../store/types.js'
 import { type Oid, oidToHex, vidOf } from '../vdi/oid.js'
 import { type Copier, diskTrouble, until } from './copier.js'
 import type { Inquiry } from './inquiry.js'
@@ -27,6 +27,8 @@ export interface ObjectRecoveryOptions {
   clock: Clock
   log: Log
   copiesOf: (vid: number) => number
+  /** Full size of an object, bytes; 0 unknown */
+  bytesOf: (oid: Oid) => number
   /** A copy came from another node: it may be a leftover there, too, which nobody has told yet */
   taken: (oid: Oid) => void
   /** Whether what has gone by here of this object's changes, by that gateway, is done on all of `sources` */
@@ -62,6 +64,8 @@ interface Extents {
   validThrough: number
   /** It serves clients */
   busy: boolean
+  /** What of its copy is rotten, and nobody could mend */
+  damage: Damage | null
 }
 
 export class ObjectRecovery {
@@ -118,7 +122,14 @@ export class ObjectRecovery {
     if (verdict.kind === 'take') {
       // Both were replicas to the end: only what was in flight can differ, and either's bytes are right for it.
       const near = object !== undefined && own.suspect && own.validThrough >= epoch - 1
-      if (near) return this.patch(task, epoch, verdict.from, object)
+      if (near) {
+        try {
+          return await this.patch(task, epoch, verdict.from, object)
+        } catch (error) {
+          // Rotten in part, there or here: what is whole can be taken all the same.
+          if (asSheepError(error).code !== 'io') throw error
+        }
+      }
       return this.take(task, epoch, verdict.from)
     }
     const kept = store.get(oid)
@@ -194,7 +205,7 @@ export class ObjectRecovery {
     object.writer = writer
     object.validEpoch = epoch
     if (writer !== '') replica.hot.add(object)
-    else if (object.intent) replica.dropIntents([object])
+    else if (object.intent) replica.sealing.add(object)
     return true
   }
 
@@ -223,25 +234,18 @@ export class ObjectRecovery {
 
   /** Takes the whole copy of `from`. False when it is gone, or things have changed meanwhile. SheepError of disk or peer. */
   async take(task: Task, epoch: number, from: string): Promise<boolean> {
-    const { store, replica, topology, peers, inquiry, copier } = this.options
+    const { store, replica, topology, peers, inquiry, copier, bytesOf } = this.options
     const { oid } = task
     const answer = await peers.call(from, 'extents', { epoch, oid })
-    const { extents, validThrough, busy } = answer.json as Extents
+    const { extents, validThrough, busy, damage } = answer.json as Extents
     if (extents === null) return false
     if (topology.epoch !== epoch || task.cancelled) return false
     const staged = store.stage(oid)
     task.staged = staged
     let committed = false
     try {
-      await copier.copyExtents(
-        staged,
-        from,
-        epoch,
-        oid,
-        extents,
-        busy,
-        () => task.waiters.length + task.changes.length > 0,
-      )
+      const hurried = () => task.waiters.length + task.changes.length > 0
+      await copier.copyExtents(staged, from, epoch, oid, extents, busy, damage !== null, hurried)
       // Another copy may have taken the place of the one that was read. And what was read may hold a write that is under way
       // and may never be done anywhere else: then nothing must believe this copy before it has an intent of its own.
       const after = await inquiry.statusOf(from, oid, epoch)
@@ -250,7 +254,8 @@ export class ObjectRecovery {
       const writeEpoch = heir ? 0 : after.suspect ? epoch : Math.max(after.writeEpoch, 1)
       if (task.cancelled || replica.activeEpoch < epoch || !this.isOurs(oid)) return false
       const former = store.get(oid)
-      const result = await until((done) => staged.commit(writeEpoch, heir ? 0 : epoch, done))
+      const received = { bytes: bytesOf(oid), damage }
+      const result = await until((done) => staged.commit(writeEpoch, heir ? 0 : epoch, done, received))
       committed = true
       // Cancelled while it was being synced (removed, or created anew): nothing was put in place.
       if (task.cancelled) return false

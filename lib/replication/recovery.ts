@@ -40,6 +40,8 @@ export interface RecoveryOptions {
   clock: Clock
   log: Log
   copiesOf: (vid: number) => number
+  /** Full size of an object, bytes; 0 unknown */
+  bytesOf: (oid: Oid) => number
   /** A copy that was written before this epoch is of another VDI that had the vid; 0 when the registry does not know it */
   createdIn: (vid: number) => number
   /** A copy came from another node: it may be a leftover there, too, which nobody has told yet */

@@ -13,7 +13,14 @@
 import { assert } from '../assert.js'
 import type { Clock, Completion, Log } from '../host/interfaces.js'
 import { mutations } from '../mutations.js'
-import { FLAG_CREATE, FLAG_FUA, FLAG_IF_VALID, FLAG_KEEP_BLOCKS, FLAG_RECOVERY } from '../protocol/header.js'
+import {
+  FLAG_AS_IS,
+  FLAG_CREATE,
+  FLAG_FUA,
+  FLAG_IF_VALID,
+  FLAG_KEEP_BLOCKS,
+  FLAG_RECOVERY,
+} from '../protocol/header.js'
 import type { ObjectStore, StoredObject } from '../store/types.js'
 import { type Oid, oidToHex, vidOf } from '../vdi/oid.js'
 import {
@@ -27,9 +34,11 @@ import {
   type ObjectRequest,
   READ,
   REMOVE,
+  ROTTEN,
   WRITE,
   WRONG_EPOCH,
 } from './request.js'
+import { Sealing } from './sealing.js'
 import type { Topology } from './topology.js'
 import { validThrough } from './validity.js'
 
@@ -44,6 +53,8 @@ export interface ReplicaOptions {
   topology: Topology
   clock: Clock
   log: Log
+  /** Full size of an object, bytes; 0 unknown */
+  bytesOf: (oid: Oid) => number
   /** Copies of a vid's objects; 0 when the registry does not know the vid */
   copiesOf: (vid: number) => number
   /** Newest epoch in which all copies of this node's share were valid */
@@ -73,6 +84,9 @@ export class Replica {
   /** Requests of this epoch are served; 0 while none is (before the first, and while draining). */
   activeEpoch = 0
   ensurer: ObjectEnsurer | null = null
+  /** Brings the bytes that rotted here back from others; true when all are right again */
+  mend: ((object: StoredObject) => Promise<boolean>) | null = null
+  readonly sealing: Sealing
   /** Objects with a durable intent. */
   readonly hot = new Set<StoredObject>()
   /** Requests that are not recovery's, so far */
@@ -88,6 +102,7 @@ export class Replica {
   private readonly activationWaiters: (() => void)[] = []
 
   constructor(readonly options: ReplicaOptions) {
+    this.sealing = new Sealing({ ...options, ended: (object) => this.hot.delete(object) })
     for (const [oid, { epoch, lostIn }] of options.store.intentsAtOpen) {
       const known = options.store.get(oid)
       const object = known ?? this.lost(oid, epoch)
@@ -136,22 +151,14 @@ export class Replica {
   clean(oids: readonly Oid[], ended: boolean, writer: string): void {
     const { store, clock } = this.options
     const before = clock.now() - QUIET_MS
-    const quiet: StoredObject[] = []
     for (const oid of oids) {
       const object = store.get(oid)
       if (object === undefined || !object.intent || object.suspect) continue
       // The word of a gateway that has lost the volume to another meanwhile
       if (object.writer !== '' && object.writer !== writer) continue
       if (!ended && object.lastWrite > before) continue
-      quiet.push(object)
+      this.sealing.add(object)
     }
-    this.dropIntents(quiet)
-  }
-
-  /** The store keeps the intent of what is not synced: such an object stays hot, or nobody would doubt it later. */
-  dropIntents(objects: readonly StoredObject[]): void {
-    this.options.store.dropIntents(objects)
-    for (const object of objects) if (!object.intent || object.removed) this.hot.delete(object)
   }
 
   /** The object is not wanted any more. */
@@ -292,12 +299,15 @@ class ReplicaOp implements Completion, EnsureWaiter {
   private stage = Stage.Locate
   private result = 0
   private ensured = false
+  /** What it reads was rotten, and has been tried to mend */
+  private mended = false
 
   constructor(private readonly replica: Replica) {}
 
   start(request: ObjectRequest): void {
     this.request = request
     this.ensured = false
+    this.mended = false
     this.locate()
   }
 
@@ -328,6 +338,10 @@ class ReplicaOp implements Completion, EnsureWaiter {
       case Stage.Access:
         request.atDisk = false
         replica.ended()
+        if (result === ROTTEN) {
+          this.rotten()
+          return
+        }
         if (result < 0) replica.failed(result, 'object')
         if (result < 0 || (request.flags & FLAG_FUA) === 0 || request.kind === READ) this.finish(result)
         // A newer epoch has begun, and in it the object was removed or made anew
@@ -343,6 +357,19 @@ class ReplicaOp implements Completion, EnsureWaiter {
         if (result < 0) replica.failed(EIO, `sync, errno ${-result}`)
         this.finish(result < 0 ? EIO : this.result)
     }
+  }
+
+  /** Others may have what the disk has lost. A recovery's reads do not wait: they may be what this waits for. */
+  private rotten(): void {
+    const { mend } = this.replica
+    const { flags } = this.request as ObjectRequest
+    if (mend === null || this.mended || (flags & FLAG_RECOVERY) !== 0) {
+      this.replica.counters.errors++
+      this.finish(EIO)
+      return
+    }
+    this.mended = true
+    void mend(this.object as StoredObject).then(() => this.locate())
   }
 
   private locate(): void {
@@ -458,7 +485,9 @@ class ReplicaOp implements Completion, EnsureWaiter {
     if (request.kind === READ) {
       replica.counters.reads++
       replica.counters.readBytes += request.length
-      store.read(object, request.buffer, request.bufferOffset, request.length, request.position, this)
+      const asIs = (request.flags & FLAG_AS_IS) !== 0
+      if (asIs) store.readAsIs(object, request.buffer, request.bufferOffset, request.length, request.position, this)
+      else store.read(object, request.buffer, request.bufferOffset, request.length, request.position, this)
     } else if (request.kind === WRITE) {
       replica.counters.writes++
       replica.counters.writeBytes += request.length

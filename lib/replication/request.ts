@@ -21,6 +21,8 @@ export const LINK_LOST = -1003
 /** No replica has the object, as far as all present members know */
 export const NO_OBJECT = -2
 export const EIO = -5
+/** The store's word for bytes that do not match their checksum (EBADMSG) */
+export const ROTTEN = -74
 export const ENOSPC = -28
 
 export abstract class ObjectRequest implements Completion {

@@ -1,5 +1,6 @@
 /** The answering side of recovery's questions, and their binary form: 20 bytes an object. */
 import { SheepError } from '../errors.js'
+import type { Clock } from '../host/interfaces.js'
 import { putU32, u32 } from '../protocol/header.js'
 import type { ObjectStore, StoredObject } from '../store/types.js'
 import { highWord, lowWord, type Oid, oidFromWords, vidOf } from '../vdi/oid.js'
@@ -82,11 +83,14 @@ export interface SurveyOptions {
   /** Whether this node serves clients, who come first */
   busy: () => boolean
   copiesOf: (vid: number) => number
+  clock: Clock
+  /** Brings rotten bytes back from others */
+  mend: (object: StoredObject) => Promise<boolean>
 }
 
 /** Handlers of the calls `status`, `list`, `extents` and `grains`. All answer only in the epoch that the asker names. */
 export function surveyCalls(options: SurveyOptions): Map<string, CallHandler> {
-  const { store, topology, replica, copiesOf, passedEpoch, busy } = options
+  const { store, topology, replica, copiesOf, passedEpoch, busy, clock, mend } = options
   /** One walk over the store per asker: a later page goes on where the former ended. */
   const walks = new Map<string, { epoch: number; cursor: number; objects: IterableIterator<StoredObject> }>()
 
@@ -155,9 +159,14 @@ export function surveyCalls(options: SurveyOptions): Map<string, CallHandler> {
     const object = typeof oid === 'number' ? store.get(oid) : undefined
     const copies = object === undefined ? 0 : copiesOf(vidOf(object.oid))
     if (object === undefined || copies === 0) return { json: { extents: null }, body: Buffer.alloc(0) }
+    // What goes to another node is compared first: what is rotten here must not count as true there.
+    const rest = () => new Promise<void>((resolve) => clock.after(0, resolve))
+    await store.verify(object, rest)
+    const damage = (await mend(object)) ? null : await store.damage(object)
+    if (object.removed) throw new SheepError('busy', 'the object was just replaced')
     const found = store.extents(object, 0, 0x80000000).map(({ offset, length }) => [offset, length])
     return {
-      json: { extents: found, validThrough: replica.validThrough(object, copies), busy: busy() },
+      json: { extents: found, validThrough: replica.validThrough(object, copies), busy: busy(), damage },
       body: Buffer.alloc(0),
     }
   }

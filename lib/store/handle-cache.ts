@@ -12,6 +12,13 @@ const EMFILE = 24
 /** Handles looked at for one eviction, so that opening a file stays quick */
 const SWEEP_MAX = 64
 
+const HANDLES_DEFAULT = 4096
+
+/** A quarter of what the process may open: dirty files may double it, and clients need sockets. */
+export function handlesDefault(disk: Disk): number {
+  return Math.min(HANDLES_DEFAULT, Math.floor((disk.openFilesMax ?? Number.POSITIVE_INFINITY) / 4))
+}
+
 export class Handle {
   /** Requests that are using the file */
   pins = 0

@@ -13,7 +13,7 @@ import {
 import { assertOid, type Oid } from '../vdi/oid.js'
 import { completed } from './completed.js'
 import { ALLOCATE, DataOps, type DataPath, PUNCH, READ, READ_AS_IS, WRITE, ZERO } from './data-op.js'
-import { type Handle, HandleCache } from './handle-cache.js'
+import { type Handle, HandleCache, handlesDefault } from './handle-cache.js'
 import { assertEpoch, HEADER_BYTES } from './header.js'
 import { HeaderWriter } from './header-writer.js'
 import { IntentLog } from './intent-log.js'
@@ -28,15 +28,9 @@ import type { Damage, Intent, ObjectStore, ObjectSums, StagedObject, StoredObjec
 const ENOSPC = 28
 const EIO = 5
 
-const HANDLES_DEFAULT = 4096
 const INTENTS_DEFAULT = 4096
 const PARALLEL_SYNCS_DEFAULT = 2
 const TRUST_MS_DEFAULT = 600_000
-
-/** A quarter of what the process may open: dirty files may double it, and clients need sockets. */
-function handlesDefault(disk: Disk): number {
-  return Math.min(HANDLES_DEFAULT, Math.floor((disk.openFilesMax ?? Number.POSITIVE_INFINITY) / 4))
-}
 
 export interface StoreOptions {
   clock: Clock
@@ -468,6 +462,10 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
 
   damage(object: StoredObject): Promise<Damage | null> {
     return this.sealer.damage(object as ObjectFile)
+  }
+
+  pathOf(oid: Oid): string {
+    return objectPath(oid)
   }
 
   mend(object: StoredObject, chunk: number, bytes: Buffer): Promise<number> {

@@ -176,6 +176,9 @@ export interface ObjectStore {
    */
   mend(object: StoredObject, chunk: number, bytes: Buffer): Promise<number>
 
+  /** Where its file is, under the disk's root */
+  pathOf(oid: Oid): string
+
   space(): DiskSpace
   /** Closes all files; a clean stop after syncing all */
   close(): Promise<void>

@@ -10,7 +10,7 @@ import { assert } from '../assert.js'
 import { SheepError } from '../errors.js'
 import { MAX_COPIES } from '../placement/ring.js'
 import { checkName, checkTag, quoted, textFromField } from './name.js'
-import { MAX_VID } from './oid.js'
+import { KIND_DATA, KIND_INODE, kindOf, MAX_VID, type Oid } from './oid.js'
 import type { VdiEntry } from './types.js'
 
 export const INDEX_OFFSET = 4664
@@ -263,4 +263,11 @@ export function usedEntries(index: Uint32Array): number {
   let used = index.length
   while (used > 0 && index[used - 1] === 0) used--
   return used
+}
+
+/** Full size of an object of this VDI, bytes; 0: unknown. */
+export function objectBytes(oid: Oid, entry: VdiEntry | undefined): number {
+  if (entry === undefined) return 0
+  if (kindOf(oid) === KIND_DATA) return 2 ** entry.blockSizeShift
+  return kindOf(oid) === KIND_INODE ? INDEX_OFFSET + 4 * entriesFor(entry.size, entry.blockSizeShift) : 0
 }

@@ -32,6 +32,8 @@ class Slot {
   between: (Lineage | null)[] = []
   /** Created by a process that died before anything was written: nobody was told of it, nobody will sync it */
   orphan = false
+  /** An orphan that was written since: the next sync covers it */
+  adopted = false
   /** At the moment of power loss: what was there when nothing is lost */
   whole: Lineage | null = null
 
@@ -39,6 +41,7 @@ class Slot {
     this.now = content
     this.intent = false
     this.orphan = false
+    this.adopted = false
     this.past.push(content)
   }
 
@@ -157,7 +160,7 @@ class Rig {
         slot.busy = false
         this.#flying.splice(this.#flying.indexOf(failed), 1)
         slot.between = []
-        slot.orphan = false
+        slot.adopted = slot.orphan
         if (result < 0) this.verdict.report('write', String(result))
         else content.endWrite(write)
       })
@@ -202,18 +205,24 @@ class Rig {
 
   #sync(vid: number): void {
     const slots = OIDS.filter((oid) => vidOf(oid) === vid).map((oid) => this.slots.get(oid)!)
-    const covered = slots.map((slot) => ({ slot, content: slot.now, flush: slot.now?.beginFlush() }))
+    const covered = slots.map((slot) => ({
+      slot,
+      content: slot.now,
+      flush: slot.now?.beginFlush(),
+      adopted: slot.adopted,
+    }))
     this.log(`sync vdi ${vid}`)
     this.store!.syncVdi(
       vid,
       this.#done((result) => {
         this.log(`synced vdi ${vid}: ${result}`)
         if (result < 0) this.verdict.report('sync', String(result))
-        for (const { slot, content, flush } of covered) {
+        for (const { slot, content, flush, adopted } of covered) {
           // What was replaced or removed meanwhile may come back by power loss as it was: whoever replaces has made sure
           // before that nobody reads it.
           if (slot.now !== content) continue
           if (flush) content!.endFlush(flush)
+          if (adopted) slot.orphan = false
           slot.synced(content)
         }
       }),
@@ -223,12 +232,14 @@ class Rig {
   #syncObject(object: StoredObject, slot: Slot): void {
     const content = slot.now!
     const flush = content.beginFlush()
+    const { adopted } = slot
     this.store!.syncObject(
       object,
       this.#done((result) => {
         if (result < 0) this.verdict.report('sync', String(result))
         if (slot.now !== content) return
         content.endFlush(flush)
+        if (adopted) slot.orphan = false
         slot.synced(content)
       }),
     )
@@ -306,7 +317,10 @@ class Rig {
     this.log(power ? 'power loss' : 'crash')
     this.process.die()
     for (const failed of this.#flying.splice(0)) failed()
-    for (const slot of this.slots.values()) slot.busy = false
+    for (const slot of this.slots.values()) {
+      slot.busy = false
+      slot.adopted = false
+    }
     if (power) {
       this.disk.powerLoss()
       for (const slot of this.slots.values()) {
