@@ -103,6 +103,8 @@ const longFiles: Record<string, string> = {
   'lib/cluster/membership.ts': 'one state machine: every transition is read against the others',
   'lib/gateway/gateway.ts': 'opening, locking and what the cluster says meanwhile are one life of a volume',
   'lib/gateway/volume.ts': 'what each request becomes; they share the index, the flush and the epoch rules',
+  'lib/replication/replica.ts': 'what a request goes through, and the epoch rules it runs under',
+  'lib/store/object-store.ts': 'the table of objects and every way in which it changes',
   'test/unit/store/model.test.ts': 'all that a store promises, and the actions that try it: one model',
   'test/unit/vdi/operations.test.ts': 'one case for each promise of an operation, on one small world',
   'test/unit/vdi/registry.test.ts': 'one case for each rule of the registry',
