@@ -1,13 +1,13 @@
 /** An ObjectStore that keeps no bytes: which objects there are, and that nobody asks for what cannot be. */
 import type { Completion, DiskSpace, Extent } from '../../lib/host/interfaces.js'
-import type { ObjectStore, StagedObject, StoredObject } from '../../lib/store/types.js'
+import type { Intent, ObjectStore, StagedObject, StoredObject } from '../../lib/store/types.js'
 import { type Oid, vidOf } from '../../lib/vdi/oid.js'
 import type { SimRandom } from '../simulation/random.js'
 
 const OBJECT_BYTES_MAX = 0x80000000
 
 export class CountingStore implements ObjectStore {
-  readonly intentsAtOpen: ReadonlyMap<Oid, number> = new Map()
+  readonly intentsAtOpen: ReadonlyMap<Oid, Intent> = new Map()
   /** Requests that have not completed */
   waiting = 0
   private readonly objects = new Map<Oid, StoredObject>()
@@ -35,7 +35,7 @@ export class CountingStore implements ObjectStore {
     if (former !== undefined) former.removed = true
     const object: StoredObject = {
       ...{ oid, writeEpoch, checkEpoch: 0, dirty: true, intent: former?.intent ?? false, removed: false },
-      ...{ validEpoch: 0, suspect: false, incomplete: false, writer: '', lastWrite: 0 },
+      ...{ validEpoch: 0, suspect: false, incomplete: false, lostIn: 0, writer: '', lastWrite: 0 },
     }
     this.objects.set(oid, object)
     return object
@@ -51,6 +51,17 @@ export class CountingStore implements ObjectStore {
     this.present(object)
     this.within(buffer, start, length, at)
     this.end(done, length)
+  }
+
+  readAsIs(
+    object: StoredObject,
+    buffer: Uint8Array,
+    start: number,
+    length: number,
+    at: number,
+    done: Completion,
+  ): void {
+    this.read(object, buffer, start, length, at, done)
   }
 
   write(object: StoredObject, buffer: Uint8Array, start: number, length: number, at: number, done: Completion): void {
@@ -107,6 +118,31 @@ export class CountingStore implements ObjectStore {
 
   dropIntents(objects: readonly StoredObject[]): void {
     for (const object of objects) object.intent = false
+  }
+
+  async seal(object: StoredObject, _bytes: number, quiet: () => boolean): Promise<boolean> {
+    if (quiet()) object.intent = false
+    return !object.intent
+  }
+
+  async sums(): Promise<null> {
+    return null
+  }
+
+  async verify(): Promise<'unsealed'> {
+    return 'unsealed'
+  }
+
+  async damage(): Promise<null> {
+    return null
+  }
+
+  async mend(): Promise<number> {
+    throw new Error('nothing is rotten here')
+  }
+
+  pathOf(oid: Oid): string {
+    return String(oid)
   }
 
   space(): DiskSpace {

@@ -1,6 +1,7 @@
 /** The intent log as a crash or a rotten disk leaves it: read without trouble, and no whole entry forgotten. */
 import { crc32 } from 'node:zlib'
-import { type Intent, IntentLog } from '../../lib/store/intent-log.js'
+import { IntentLog } from '../../lib/store/intent-log.js'
+import type { Intent } from '../../lib/store/types.js'
 import { dataOid, highWord, inodeOid, lowWord, type Oid } from '../../lib/vdi/oid.js'
 import type { SimRandom } from '../simulation/random.js'
 import type { Harness } from './harness.js'

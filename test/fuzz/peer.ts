@@ -135,6 +135,7 @@ async function serve(input: readonly Buffer[], random: SimRandom): Promise<boole
     clock: stillClock,
     log: () => {},
     copiesOf,
+    bytesOf: () => 0,
     recoveredEpoch: () => EPOCH - 1,
     diskFailed: (errno, what) => {
       throw new Error(`a request made the disk fail: ${what}, errno ${errno}`)
@@ -157,7 +158,10 @@ async function serve(input: readonly Buffer[], random: SimRandom): Promise<boole
   const bugs: string[] = []
   const node = { cluster: { config: { clusterId: HELLO.clusterId } } } as unknown as SheepNode
   const sessions = new PeerSessions()
-  const calls = surveyCalls({ store, topology, replica, copiesOf, passedEpoch: () => 0, busy: () => false })
+  const calls = surveyCalls({
+    ...{ store, topology, replica, copiesOf, clock: stillClock },
+    ...{ passedEpoch: () => 0, busy: () => false, mend: async () => true },
+  })
   const answers = await converse(
     input,
     random,
