@@ -82,6 +82,11 @@ export class Flusher {
     }
   }
 
+  /** Nobody is left of those who have what was written to it. */
+  isOrphan(oid: Oid): boolean {
+    return this.orphans.has(oid)
+  }
+
   flush(vid: number, index: IndexTable, done: Completion): void {
     this.vid = vid
     this.waiting.push(done)
@@ -107,6 +112,7 @@ export class Flusher {
     this.covering = this.unflushed
     this.unflushed = new Map()
     const { changes } = index
+    index.flushBegins()
     // One for this loop: flushes may end inline.
     this.pending = nodes.size + 1
     const done: Completion = {
@@ -131,6 +137,7 @@ export class Flusher {
       this.flushedThrough = this.startedAt
       index.durable = changes
     }
+    index.flushEnded(this.result >= 0)
     this.covering = new Map()
     this.finish(index)
   }
@@ -152,7 +159,8 @@ export class Flusher {
           if (--this.pending === 0) this.flushed(index, changes)
         },
       }
-      router.submit(WRITE, oid, copiesOf(vidOf(oid)), EMPTY, 0, 0, 0, FLAG_FUA, true, done)
+      if (oid === inodeOid(index.vid)) index.rewrite(done)
+      else router.submit(WRITE, oid, copiesOf(vidOf(oid)), EMPTY, 0, 0, 0, FLAG_FUA, true, done)
     }
   }
 

@@ -2,6 +2,9 @@
  * The index of an open VDI, in memory and in its inode object: which vid owns each data object. A change is in the
  * inode object on all replicas before it counts. Changes that come while one is being written go together, neighbours in
  * one write. After a write that failed the inode object says which of its entries have changed all the same.
+ *
+ * Entries that no flush covers are known here. When every node that has them has left, its host may have lost them with its power,
+ * while this gateway goes on with them: so they are written again.
  */
 import type { Completion } from '../host/interfaces.js'
 import { FLAG_FUA } from '../protocol/header.js'
@@ -9,6 +12,9 @@ import { READ, WRITE } from '../replication/request.js'
 import { INDEX_OFFSET } from '../vdi/inode.js'
 import { inodeOid } from '../vdi/oid.js'
 import type { VolumeRouter } from './volume-router.js'
+
+/** In place of a vid: what the entry is when it is written */
+const AS_IT_IS = -1
 
 interface Change {
   index: number
@@ -22,6 +28,11 @@ export class IndexTable {
   changes = 1
   /** As many of those as a flush has covered */
   durable = 0
+  /** Entries were written that no flush covers yet */
+  onWritten: (() => void) | null = null
+  /** Those entries; and those that the flush which runs covers */
+  private unflushed = new Set<number>()
+  private covering = new Set<number>()
   private queue: Change[] = []
   private pending = 0
 
@@ -58,6 +69,34 @@ export class IndexTable {
     this.entries = entries
   }
 
+  flushBegins(): void {
+    for (const index of this.unflushed) this.covering.add(index)
+    this.unflushed = new Set()
+  }
+
+  flushEnded(ok: boolean): void {
+    if (!ok) for (const index of this.covering) this.unflushed.add(index)
+    this.covering = new Set()
+  }
+
+  /** Writes all entries again that no flush covers, durably. `done` with 0, or the negative errno of one that failed. */
+  rewrite(done: Completion): void {
+    const indexes = new Set([...this.covering, ...this.unflushed])
+    // One for this loop: a write may end inline.
+    let left = indexes.size + 1
+    let outcome = 0
+    const each: Completion = {
+      complete: (result) => {
+        if (result < 0) outcome = result
+        if (--left === 0) done.complete(outcome)
+      },
+    }
+    const busy = this.pending > 0
+    for (const index of indexes) this.queue.push({ index, vid: AS_IT_IS, durable: true, done: each })
+    if (!busy) this.write()
+    each.complete(0)
+  }
+
   /**
    * `done` with 0 once the inode object on all replicas says so, or a negative errno: then `get` tells what it says.
    * `durable`: also after power loss, which a removal of the object must wait for: an entry that came back would name what
@@ -72,11 +111,14 @@ export class IndexTable {
     if (this.queue.length === 0) return
     const changes = this.queue
     this.queue = []
+    // Stable: of two changes of one entry the later is written in the next round.
     changes.sort((a, b) => a.index - b.index)
     const runs: Change[][] = []
     for (const change of changes) {
       const run = runs[runs.length - 1]
-      if (run !== undefined && change.index === run[run.length - 1].index + 1) run.push(change)
+      const last = run?.[run.length - 1].index ?? -1
+      if (change.index === last) this.queue.push(change)
+      else if (change.index === last + 1 && run !== undefined) run.push(change)
       else runs.push([change])
     }
     this.pending = runs.length
@@ -87,7 +129,7 @@ export class IndexTable {
   private writeRun(run: Change[]): void {
     const bytes = Buffer.allocUnsafe(run.length * 4)
     run.forEach((change, i) => {
-      bytes.writeUInt32LE(change.vid, i * 4)
+      bytes.writeUInt32LE(change.vid === AS_IT_IS ? this.entries[change.index] : change.vid, i * 4)
     })
     const flags = run.some((change) => change.durable) ? FLAG_FUA : 0
     const done: Completion = {
@@ -99,6 +141,19 @@ export class IndexTable {
     }
     const position = INDEX_OFFSET + run[0].index * 4
     this.router.submit(WRITE, inodeOid(this.vid), this.copies, bytes, 0, bytes.length, position, flags, false, done)
+  }
+
+  private note(run: readonly Change[]): void {
+    const durable = run.some((change) => change.durable)
+    for (const { index } of run) {
+      if (!durable) {
+        this.unflushed.add(index)
+        continue
+      }
+      this.unflushed.delete(index)
+      this.covering.delete(index)
+    }
+    if (!durable) this.onWritten?.()
   }
 
   /** Some of it may have been written before it failed. */
@@ -115,6 +170,7 @@ export class IndexTable {
         this.entries[change.index] = bytes.readUInt32LE(i * 4)
       })
     }
+    if (outcome >= 0) this.note(run)
     this.pending--
     for (const change of run) change.done.complete(outcome)
     if (this.pending === 0) this.write()

@@ -92,6 +92,7 @@ export class GatewayVolume implements Volume {
     this.objectSize = 2 ** this.shift
     this.router = new VolumeRouter(options.router)
     this.index = new IndexTable(this.router, options.entry.vid, options.entry.copies, options.entries)
+    this.index.onWritten = () => this.flusher.touched(inodeOid(this.entry.vid))
     this.flusher = new Flusher({ ...options, self: options.router.options.self, router: this.router })
     this.copyOnWrite = new CopyOnWrite(this.router)
     this.gate = options.target
@@ -196,6 +197,8 @@ export class GatewayVolume implements Volume {
   /** `stayed`: the node was in the cluster before and is in it now. */
   epochChanged(stayed: (node: string) => boolean): void {
     this.flusher.epochChanged(stayed)
+    // The next flush does so too, and waits for it; but what is read here must not go until then.
+    if (this.flusher.isOrphan(inodeOid(this.entry.vid))) this.index.rewrite(IGNORED)
   }
 
   get isTarget(): boolean {

@@ -34,6 +34,10 @@ export const REGRESSIONS: readonly { seed: number; cause: string }[] = [
     cause: 'one whose host had lost power was believed, for it had been back an epoch, with the other away',
   },
   { seed: 6777, cause: 'members that froze waited for ever for an epoch that had not taken effect' },
+  {
+    seed: 7155,
+    cause: 'index entries went with the power of their only holders, while their gateway went on with them',
+  },
 ]
 
 /**

@@ -313,7 +313,13 @@ export class Actor {
       if (outcome.state === 'done') return outcome
       if (outcome.state === 'failed') {
         const code = outcome.error instanceof SheepError ? outcome.error.code : ''
-        if (tries > 0 && code === settled) return outcome
+        // Of what exists it may be that it is only being made, by a try that may yet be given up.
+        const pending = code === 'exists' && / is being created by node /.test(String(outcome.error))
+        if (tries > 0 && code === settled && !pending) return outcome
+        if (pending && tries > 0) {
+          await this.#world.sleep(this.random.between(100, 1000))
+          continue
+        }
         if (!this.#mayWait(outcome.error, begun)) {
           this.#world.unexpected(what, outcome.error)
           return null

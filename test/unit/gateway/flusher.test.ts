@@ -139,6 +139,25 @@ test('when all who had a write have left, the flush waits until the object is th
   t.is(router.submitted.length, 1, 'once is enough')
 })
 
+test('when all who had index entries have left, the flush waits until these are written again', (t) => {
+  const { router, flusher, index, flush, answer, results, settle } = setup()
+  index.onWritten = () => flusher.touched(inodeOid(VID))
+  settle()
+  index.set(3, VID, false, { complete: () => {} })
+  router.submitted[0].done.complete(4)
+  flusher.epochChanged((node) => node !== 'a')
+  t.false(flusher.isOrphan(inodeOid(VID)))
+  flusher.epochChanged((node) => node !== 'b')
+  t.true(flusher.isOrphan(inodeOid(VID)))
+  flush()
+  answer()
+  t.deepEqual(results, [])
+  const write = router.submitted[1]
+  t.deepEqual([write.kind, write.oid, write.bytes.length, write.flags], [WRITE, inodeOid(VID), 4, FLAG_FUA])
+  write.done.complete(4)
+  t.deepEqual(results, [0])
+})
+
 test('they may leave while the flush runs', (t) => {
   const { router, flusher, flush, answer, results, settle } = setup()
   settle()

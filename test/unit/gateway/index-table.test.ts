@@ -184,3 +184,52 @@ test('changes that end inline, one after another', (t) => {
   t.is(outcomes.length, 16)
   t.is(index.get(15), VID)
 })
+
+test('entries that no flush covers can be written again, as they are then, and durably', (t) => {
+  const { router, index, outcomes, set } = table()
+  const end = () => {
+    for (const one of router.submitted.splice(0)) one.done.complete(one.bytes.length)
+  }
+  set(1, VID)
+  end()
+  index.flushBegins()
+  set(3, VID)
+  set(4, VID, true)
+  end()
+  end()
+  index.flushEnded(false)
+  // 4 is durable; 3 is about to change, which must not be passed by what it was.
+  set(3, 0)
+  const again: number[] = []
+  index.rewrite({ complete: (result) => again.push(result) })
+  t.is(router.submitted.length, 1)
+  end()
+  const runs = router.submitted.map((run) => [
+    (run.position - INDEX_OFFSET) / 4,
+    Buffer.from(run.bytes).readUInt32LE(0),
+    run.flags,
+  ])
+  t.deepEqual(runs, [
+    [1, VID, FLAG_FUA],
+    [3, 0, FLAG_FUA],
+  ])
+  t.deepEqual(again, [])
+  end()
+  t.deepEqual(again, [0])
+  t.deepEqual(outcomes, ['1=0', '3=0', '4=0', '3=0'])
+  index.rewrite({ complete: (result) => again.push(result) })
+  t.deepEqual(again, [0, 0], 'nothing is left to write')
+})
+
+test('two changes of one entry are written one after the other', (t) => {
+  const { router, index, set } = table()
+  set(0, VID)
+  set(7, VID)
+  set(7, 0)
+  router.submitted[0].done.complete(4)
+  t.is(router.submitted.length, 2)
+  router.submitted[1].done.complete(4)
+  t.is(index.get(7), VID)
+  router.submitted[2].done.complete(4)
+  t.is(index.get(7), 0)
+})
