@@ -71,12 +71,15 @@ interface Extents {
 export class ObjectRecovery {
   /** Questions of this epoch that are not answered yet */
   private readonly asking = new Map<Oid, Promise<boolean>>()
+  /** See decide() */
+  patient = true
 
   constructor(private readonly options: ObjectRecoveryOptions) {}
 
   /** What was asked in an epoch says nothing in the next. */
   forget(): void {
     this.asking.clear()
+    this.patient = true
   }
 
   /** True when the task is over; false: to be tried again; 'passable': changes need not wait, and nobody else does. */
@@ -106,7 +109,7 @@ export class ObjectRecovery {
     // Created anew while the others were asked
     if (object !== undefined && replica.isValid(object)) return true
     const own = inquiry.ownReport(oid, copies)
-    const verdict = decide(topology, oid, copies, own, reports)
+    const verdict = decide(topology, oid, copies, own, reports, this.patient)
     if (verdict.kind === 'wait') {
       task.waitingFor = verdict.nodes
       return false

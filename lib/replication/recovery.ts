@@ -29,6 +29,8 @@ const TASKS_AT_ONCE = 4
 const TASKS_BESIDE_CLIENTS = 2
 const ON_DEMAND_AT_ONCE = 16
 const RETRY_MS = 1_000
+/** More than a host that is up needs to be seen again */
+const PATIENCE_MS = 120_000
 /** After which a disk that had no room for a copy is tried again */
 const NO_ROOM_RETRY_MS = 5_000
 
@@ -105,6 +107,7 @@ export class Recovery implements ObjectEnsurer {
   private bytesBefore = 0
   private since = 0
   private retryTimer: Timer | null = null
+  private patience: Timer | null = null
   private lastReported = 0
   /** Surveys begun: an older one of the same epoch gives way */
   private surveys = 0
@@ -149,6 +152,8 @@ export class Recovery implements ObjectEnsurer {
       for (const waiter of waiters) waiter.resume(0)
     }
     if (topology.node(topology.self) === undefined) return
+    this.patience?.cancel()
+    this.patience = clock.after(PATIENCE_MS, () => this.losePatience())
     void this.survey(epoch).catch((error: unknown) => {
       this.options.log('error', `survey of epoch ${epoch} failed: ${String(error)}`)
       throw error
@@ -229,6 +234,7 @@ export class Recovery implements ObjectEnsurer {
   stop(): void {
     this.stopped = true
     this.retryTimer?.cancel()
+    this.patience?.cancel()
   }
 
   settingsChanged(): void {
@@ -421,6 +427,20 @@ export class Recovery implements ObjectEnsurer {
     this.lettingPass = true
     for (const change of changes.splice(0)) change.resume(0)
     this.lettingPass = false
+  }
+
+  /**
+   * Hosts lost power, and one that may have more of what was not flushed is not back. A power cut takes such writes on any disk;
+   * waiting for a host that may never come keeps whole machines down.
+   */
+  private losePatience(): void {
+    this.objects.patient = false
+    const waiting = [...this.tasks.values()].filter((task) => task.waitingFor !== null)
+    if (waiting.length === 0) return
+    const text = `${waiting.length} objects have waited ${PATIENCE_MS / 1000} s for nodes that are away`
+    this.options.log('warning', `${text}: what hosts lost with their power and had not flushed is waited for no longer`)
+    for (const task of waiting) task.waitingFor = null
+    this.retry()
   }
 
   private retry(): void {

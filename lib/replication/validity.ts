@@ -55,7 +55,8 @@ export function validThrough(
 
 /**
  * What `self` does with its copy in the current epoch. `own` is our report, `others` those of every other present
- * member that stores objects (absent copies too, with present = false).
+ * member that stores objects (absent copies too, with present = false). `patient`: a node that is away is waited for even when
+ * all it can have more than those who are here is what was acknowledged and not flushed before their hosts lost power.
  */
 export function decide(
   topology: Topology,
@@ -63,11 +64,13 @@ export function decide(
   copies: number,
   own: CopyReport,
   others: readonly CopyReport[],
+  patient = true,
 ): Verdict {
   const present = others.filter((report) => report.present)
   if (own.present) present.push(own)
   // Nobody here has it; but who held it in some epoch may be away.
-  if (present.length === 0) return firstUnheardEpoch(topology, oid, copies, 0, own, others) ?? { kind: 'absent' }
+  if (present.length === 0)
+    return firstUnheardEpoch(topology, oid, copies, 0, own, others, patient) ?? { kind: 'absent' }
 
   // A valid copy that nobody doubts settles it: it has every acknowledged write.
   const sound = present.filter((report) => !report.suspect)
@@ -76,7 +79,7 @@ export function decide(
   const bestDoubted = newest(doubted)
   const reach = Math.max(bestSound?.validThrough ?? 0, bestDoubted?.validThrough ?? 0)
 
-  const unheard = firstUnheardEpoch(topology, oid, copies, reach, own, others)
+  const unheard = firstUnheardEpoch(topology, oid, copies, reach, own, others, patient)
   if (unheard !== null) return unheard
 
   const best = present.filter((report) => report.validThrough === reach)
@@ -89,7 +92,7 @@ export function decide(
     copies,
     trusted.length > 0 ? trusted : complete.length > 0 ? complete : best,
   )
-  if (choice.incomplete) {
+  if (choice.incomplete && patient) {
     // What it lost with the power, those who were replicas beside it to its end may have: none of them is here with it.
     const set = topology.replicasIn(choice.validThrough, oid, copies) ?? []
     const unheard = set.filter((node) => reportOf(node.id, own, others) === undefined).map((node) => node.id)
@@ -126,6 +129,7 @@ function firstUnheardEpoch(
   reach: number,
   own: CopyReport,
   others: readonly CopyReport[],
+  patient: boolean,
 ): Verdict | null {
   for (let epoch = topology.epoch - 1; epoch > reach; epoch--) {
     const set = topology.replicasIn(epoch, oid, copies)
@@ -133,7 +137,8 @@ function firstUnheardEpoch(
     if (set === null) return null
     if (set.length === 0) continue
     const heard = set.map((node) => reportOf(node.id, own, others))
-    if (heard.some((report) => report !== undefined && !report.incomplete && report.passedEpoch < epoch)) continue
+    const proves = (report: CopyReport): boolean => !(report.incomplete && patient) && report.passedEpoch < epoch
+    if (heard.some((report) => report !== undefined && proves(report))) continue
     const unheard = set.filter((_, i) => heard[i] === undefined).map((node) => node.id)
     if (unheard.length > 0) return { kind: 'wait', epoch, nodes: unheard }
   }

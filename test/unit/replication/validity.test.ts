@@ -136,6 +136,22 @@ const dramas: { what: string; epochs: number[][]; own: CopyReport; others: CopyR
     verdict: { kind: 'wait', epoch: 1, nodes: [nodeId(1)] },
   },
   {
+    what: 'the host lost power, and the other one has not come back for long',
+    epochs: [[0, 1], [1, 2], [2], [0, 2]],
+    own: { ...copy(0, 1, 1, true), incomplete: true },
+    others: [absent(2)],
+    verdict: keep,
+    patient: false,
+  },
+  {
+    what: 'without patience, too, a node that may have had writes is waited for when no host lost power',
+    epochs: [[0, 1], [1], [0]],
+    own: copy(0, 1, 1, true),
+    others: [],
+    verdict: { kind: 'wait', epoch: 2, nodes: [nodeId(1)] },
+    patient: false,
+  },
+  {
     what: 'the host lost power, and the other one has nothing either',
     epochs: [[0, 1], [1], [0, 1]],
     own: { ...copy(0, 1, 1, true), incomplete: true },
@@ -171,9 +187,9 @@ const dramas: { what: string; epochs: number[][]; own: CopyReport; others: CopyR
   },
 ]
 
-for (const { what, epochs, own, others, verdict } of dramas) {
+for (const { what, epochs, own, others, verdict, patient } of dramas) {
   test(what, (t) => {
-    t.deepEqual(decide(topologyOf(...epochs), oid, 2, own, others), verdict)
+    t.deepEqual(decide(topologyOf(...epochs), oid, 2, own, others, patient), verdict)
   })
 }
 
