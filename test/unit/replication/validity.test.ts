@@ -58,7 +58,14 @@ test('a copy stays valid through the epochs in which its node was a replica, and
 })
 
 /** Two replicas, nodes 0 (which decides) and 1, and often a third node that has been one. */
-const dramas: { what: string; epochs: number[][]; own: CopyReport; others: CopyReport[]; verdict: Verdict }[] = [
+const dramas: {
+  what: string
+  epochs: number[][]
+  own: CopyReport
+  others: CopyReport[]
+  verdict: Verdict
+  patient?: boolean
+}[] = [
   {
     what: 'away for an epoch in which nothing was written: nothing is moved',
     epochs: [[0, 1], [1], [0, 1]],
