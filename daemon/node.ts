@@ -60,7 +60,7 @@ export async function createNode(options: SheepOptions, hooks: NodeHooks, versio
     clock,
     random,
     disk,
-    network: new RealNetwork(log),
+    network: new RealNetwork(log, self.host),
     engine: engineOf(options, log),
     log,
     listen: { ...options.listen, socket: options.socket },

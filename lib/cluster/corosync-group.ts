@@ -203,9 +203,10 @@ export class Group {
   }
 
   private rest(): [Process, MemberId][] {
-    return [...this.members].filter(([process]) => {
+    const stays = (process: Process): boolean => {
       return process === this.self || (!this.gone.has(process) && this.processes.includes(process))
-    })
+    }
+    return [...this.members].filter(([process]) => stays(process)).sort(([a], [b]) => (a < b ? -1 : 1))
   }
 
   private introduce(): void {

@@ -93,9 +93,17 @@ export class CorosyncEngine implements Engine {
   private strangers = 0
 
   constructor(readonly options: CorosyncEngineOptions) {
+    const { log } = options
     this.group = new Group(this.self, {
-      view: (view) => this.events!.view(view),
-      quorum: (quorate) => this.events!.quorum(quorate, quorate ? '' : this.trouble),
+      view: (view) => {
+        const { members, joined, left } = view
+        log('debug', 'corosync: a view', { members: members.join(), joined: joined.join(), left: left.join() })
+        this.events!.view(view)
+      },
+      quorum: (quorate) => {
+        log('debug', quorate ? 'corosync: quorate' : 'corosync: no quorum')
+        this.events!.quorum(quorate, quorate ? '' : this.trouble)
+      },
       send: (intro) => {
         this.controls.push(JSON.stringify(intro))
         this.pump()

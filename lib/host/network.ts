@@ -7,11 +7,15 @@ import { LARGE, type Stream, type StreamHandler } from './stream.js'
 import { connectStream, listenStream, type StreamListener } from './stream-socket.js'
 
 export class RealNetwork implements Network {
-  constructor(private readonly log: Log) {}
+  /** @param host this one's address: the same socket path may exist on every host. '': no peer is near */
+  constructor(
+    private readonly log: Log,
+    private readonly host = '',
+  ) {}
 
   connect(address: PeerAddress, handler: LinkHandler): Link {
     const link = new StreamLink(handler, true)
-    const near = address.socket !== undefined && existsSync(address.socket)
+    const near = address.socket !== undefined && address.host === this.host && existsSync(address.socket)
     link.attach(
       connectStream(near ? { path: address.socket as string } : { host: address.host, port: address.port }, link),
     )

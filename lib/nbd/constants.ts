@@ -103,7 +103,6 @@ export function errorValue(errno: number): number {
     case ENOSPC:
     case EOVERFLOW:
     case ENOTSUP:
-    case ESHUTDOWN:
       return errno
     case EDQUOT:
     case EFBIG:

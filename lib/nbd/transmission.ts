@@ -279,7 +279,12 @@ export class Transmission implements StreamHandler {
     const { slab, length, type } = request
     request.slab = null
     const reads = type === nbd.CMD_READ
-    if (result < 0) {
+    if (result === -nbd.ESHUTDOWN) {
+      // Not the request's fault, and here it will not be served: a client that connects again asks again (QEMU's
+      // reconnect-delay), while a guest would take an answer for a bad disk.
+      slab?.release()
+      this.stream.close('the volume was taken away, or this daemon stops')
+    } else if (result < 0) {
       slab?.release()
       this.replyError(request, nbd.errorValue(-result))
     } else if (reads && slab !== null) {

@@ -237,7 +237,7 @@ export class SheepNode implements ClusterListener {
 
   /** A peer's HELLO; its node id. SheepError version, join-failed. */
   welcome(hello: unknown): string {
-    const { id, version, clusterId } = (hello ?? {}) as { id?: unknown; version?: unknown; clusterId?: unknown }
+    const { id, to, version, clusterId } = (hello ?? {}) as Record<'id' | 'to' | 'version' | 'clusterId', unknown>
     if (typeof id !== 'string' || !/^[0-9a-f]{16}$/.test(id))
       throw new SheepError('invalid', 'a peer without a node id')
     if (version !== PEER_VERSION) {
@@ -246,6 +246,9 @@ export class SheepNode implements ClusterListener {
     const own = this.cluster.config?.clusterId ?? ''
     if (own !== '' && clusterId !== '' && clusterId !== own) {
       throw new SheepError('join-failed', `peer ${id} belongs to another cluster`)
+    }
+    if (to !== this.parts.self.id) {
+      throw new SheepError('join-failed', `peer ${id} looks for node ${String(to)} at this one's address`)
     }
     return id
   }

@@ -287,7 +287,7 @@ class Peer implements LinkHandler {
     const link = this.options.network.connect({ host, port, socket }, this)
     this.link = link
     this.connected = this.options.clock.now()
-    const payload = encodeCall({ ...this.options.hello(), link: this.nextLink() }, undefined)
+    const payload = encodeCall({ ...this.options.hello(), to: this.node.id, link: this.nextLink() }, undefined)
     encodeRequest(this.header, 0, OP.PEER_HELLO, FLAG_WRITE, 0, this.take(this.pong), payload.length)
     link.send(this.header, payload, 0, payload.length)
   }

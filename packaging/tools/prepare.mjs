@@ -20,13 +20,20 @@ const debian = {
   e2fsprogs: ['mke2fs', 'mkfs.ext4'],
   mount: ['mount', 'umount'],
   openssl: ['openssl'],
+  debootstrap: ['debootstrap'],
+  'systemd-container': ['systemd-nspawn'],
+  iproute2: ['ip'],
 }
+
+const beds = process.getuid?.() === 0 ? ['debootstrap', 'systemd-container', 'iproute2'] : []
 
 const needs = {
   build: [],
   quickstart: ['qemu-utils', 'libnbd-bin', 'e2fsprogs'],
   bench: ['qemu-utils', 'fio'],
-  test: ['qemu-utils', 'qemu-system-x86', 'libnbd-bin', 'fio', 'e2fsprogs', 'mount', 'openssl'],
+  // Only root can use them, see test/system.
+  'test:system': beds,
+  test: [...beds, 'qemu-utils', 'qemu-system-x86', 'libnbd-bin', 'fio', 'e2fsprogs', 'mount', 'openssl'],
 }
 
 function say(text) {

@@ -1,0 +1,100 @@
+/**
+ * A bed: hosts with kernel network namespaces, systemd and our build, joined by bridges in a namespace of the bed's own. Beds do
+ * not see each other, nor this machine's network.
+ */
+import { cpSync, existsSync, mkdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { command, Ground } from './ground.js'
+import { Host } from './host.js'
+import { prepareRoot } from './root.js'
+
+const project = join(import.meta.dirname, '..', '..', '..')
+/** Run-time dependencies; koffi's binary is a package of its own. */
+const modules = ['koffi', '@koromix', 'commander']
+
+const programs = {
+  '/usr/bin/sheep': 'dist/daemon/sheep.js',
+  '/usr/bin/dog': 'dist/lib/dog/main.js',
+}
+
+export interface BedOptions {
+  hosts: number
+  say: (text: string) => void
+  /** Writes what the hosts need before they boot */
+  setUp?: (host: Host, bed: Bed) => void
+}
+
+export class Bed {
+  readonly hosts: Host[] = []
+  private readonly network: string
+  private readonly atExit = (): void => this.ground.giveBack()
+
+  private constructor(readonly ground: Ground) {
+    process.on('exit', this.atExit)
+    this.network = ground.namespace('net')
+    for (const bridge of ['lan', ...Array.from({ length: 4 }, (_, at) => `part${at}`)]) {
+      command('ip', '-n', this.network, 'link', 'add', bridge, 'type', 'bridge')
+      command('ip', '-n', this.network, 'link', 'set', bridge, 'up')
+    }
+  }
+
+  static async make({ hosts, say, setUp }: BedOptions): Promise<Bed> {
+    const root = await prepareRoot(say)
+    const bed = new Bed(Ground.take())
+    try {
+      const build = bed.stageBuild()
+      for (let number = 1; number <= hosts; number++) {
+        const address = `10.77.0.${10 + number}`
+        const host = new Host({
+          ground: bed.ground,
+          name: `host${number}`,
+          network: bed.network,
+          address,
+          root,
+          build,
+        })
+        for (const [path, target] of Object.entries(programs)) {
+          host.write(path, `#!/bin/sh\nexec node /usr/lib/sheepdog/${target} "$@"\n`)
+        }
+        host.write(
+          '/etc/systemd/system/sheepdog.service',
+          readFileSync(join(project, 'systemd/sheepdog.service'), 'utf8'),
+        )
+        bed.hosts.push(host)
+      }
+      for (const host of bed.hosts) setUp?.(host, bed)
+      await Promise.all(bed.hosts.map((host) => host.boot()))
+      return bed
+    } catch (error) {
+      bed.close()
+      throw error
+    }
+  }
+
+  /** A copy, so that a build meanwhile changes nothing under running hosts. */
+  private stageBuild(): string {
+    const build = join(this.ground.directory, 'build')
+    mkdirSync(join(build, 'node_modules'), { recursive: true })
+    cpSync(join(project, 'package.json'), join(build, 'package.json'))
+    cpSync(join(project, 'dist'), join(build, 'dist'), { recursive: true })
+    for (const name of modules) {
+      const module = join(project, 'node_modules', name)
+      if (existsSync(module)) cpSync(module, join(build, 'node_modules', name), { recursive: true, dereference: true })
+    }
+    return build
+  }
+
+  /** Hosts of one group see each other and nobody else; at most four groups. */
+  partition(...groups: Host[][]): void {
+    for (const [at, group] of groups.entries()) for (const host of group) host.plug(`part${at}`)
+  }
+
+  heal(): void {
+    for (const host of this.hosts) host.plug('lan')
+  }
+
+  close(): void {
+    process.off('exit', this.atExit)
+    this.ground.giveBack()
+  }
+}

@@ -1,0 +1,165 @@
+/** A Sheepdog cluster on the hosts of a bed: corosync, the daemon as a service, one volume under fio. */
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { ProcessError, until } from '../support/process.js'
+import { Bed } from './bed.js'
+import type { Host } from './host.js'
+import { cache } from './root.js'
+
+/** Corosync gives a silent host up after this, ms; with three nodes it adds 650. */
+export const tokenMs = 1_000
+const healLimit = 120_000
+const copies = 2
+
+export interface ClusterInfo {
+  status: string
+  reason: string
+  epochs: { number: number; nodes: unknown[] }[]
+  recovering: unknown[]
+}
+
+function corosyncConf(hosts: readonly Host[]): string {
+  const nodes = hosts.map(({ name, address }, at) => {
+    return `    node {\n        ring0_addr: ${address}\n        nodeid: ${at + 1}\n        name: ${name}\n    }\n`
+  })
+  return [
+    'totem {\n    version: 2\n    cluster_name: bed\n    transport: knet\n',
+    `    crypto_cipher: none\n    crypto_hash: none\n    token: ${tokenMs}\n}\n`,
+    `quorum {\n    provider: corosync_votequorum\n${hosts.length === 2 ? '    two_node: 1\n' : ''}}\n`,
+    `nodelist {\n${nodes.join('')}}\n`,
+    'logging {\n    to_syslog: yes\n}\n',
+  ].join('')
+}
+
+export class SystemCluster {
+  private constructor(
+    readonly bed: Bed,
+    readonly say: (text: string) => void,
+  ) {}
+
+  /** Formatted, with the daemon as a service that each boot starts. */
+  static async make(hosts: number, say: (text: string) => void): Promise<SystemCluster> {
+    const bed = await Bed.make({
+      hosts,
+      say,
+      setUp: (host, { hosts: all }) => {
+        host.write('/etc/corosync/corosync.conf', corosyncConf(all))
+        host.write('/etc/sheepdog/sheepdog.conf', 'SHEEP_OPTIONS=-c corosync -l level=debug\n')
+      },
+    })
+    const cluster = new SystemCluster(bed, say)
+    try {
+      await Promise.all(bed.hosts.map((host) => host.run('systemctl', ['enable', '--now', 'sheepdog'])))
+      await until('the daemons to meet', healLimit, async () => {
+        const seen = await Promise.all(bed.hosts.map((host) => cluster.info(host)))
+        return seen.every((info) => info?.status === 'waiting-for-format')
+      })
+      await bed.hosts[0].run('dog', ['cluster', 'format', '-c', String(copies)])
+      await cluster.healthy()
+      return cluster
+    } catch (error) {
+      say(await cluster.keepJournals('start'))
+      bed.close()
+      throw error
+    }
+  }
+
+  get hosts(): readonly Host[] {
+    return this.bed.hosts
+  }
+
+  /** What a host's own daemon says; null when it does not answer. */
+  async info(host: Host): Promise<ClusterInfo | null> {
+    const { code, stdout } = await host.try('dog', ['cluster', 'info', '--json'])
+    return code === 0 ? JSON.parse(stdout) : null
+  }
+
+  async status(host: Host): Promise<string> {
+    return (await this.info(host))?.status ?? 'down'
+  }
+
+  /** All hosts are members, and every copy is where it belongs. */
+  async healthy(hosts: readonly Host[] = this.hosts): Promise<void> {
+    await until('recovery to end', healLimit, async () => {
+      const seen = await Promise.all(hosts.map((host) => this.info(host)))
+      return seen.every((info) => {
+        return (
+          info?.status === 'running' && info.epochs[0].nodes.length === hosts.length && info.recovering.length === 0
+        )
+      })
+    })
+  }
+
+  /** Writes of all volumes that this host's daemon has completed. */
+  async writes(host: Host): Promise<number> {
+    const { nodes } = JSON.parse(await host.run('dog', ['node', 'stat', '--json']))
+    const total = nodes[0]?.answer?.clients?.write
+    if (typeof total !== 'number')
+      throw new Error(`dog node stat --json has no count of writes: ${JSON.stringify(nodes)}`)
+    return total
+  }
+
+  /** fio on that host writes the volume for so long, then reads all back and compares. Resolves when it has ended well. */
+  fio(host: Host, volume: string, seconds: number): Promise<string> {
+    const uri = `nbd+unix:///${volume}?socket=/var/lib/sheepdog/nbd.sock`
+    const job = ['--name=job', '--ioengine=nbd', `--uri=${uri}`, '--verify_state_save=0']
+    const load = ['--rw=randwrite', '--bs=4k', '--iodepth=8', '--rate_iops=400', '--verify=crc32c', '--size=64m']
+    const time = ['--time_based', `--runtime=${seconds}`, '--fsync=64']
+    return host.run('fio', [...job, ...load, ...time], { limit: (seconds + 120) * 1000 })
+  }
+
+  /** Writes numbered blocks for so long, coming back when its connection is cut, then checks all (writer.ts). */
+  async writer(host: Host, volume: string, seconds: number): Promise<void> {
+    const program = '/usr/lib/sheepdog/dist/test/system/writer.js'
+    const limit = (seconds + 240) * 1000
+    const said = await host.run('node', [program, volume, String(seconds)], { limit })
+    this.say(`  the writer: ${said.trim()}`)
+  }
+
+  /** All copies of a volume are the same bytes, says the cluster itself. */
+  async identical(volume: string): Promise<void> {
+    const { code, stdout, stderr } = await this.hosts[0].try('dog', ['vdi', 'check', volume])
+    if (code !== 0) throw new ProcessError('dog vdi check', { code, stdout, stderr, bytes: Buffer.alloc(0), ms: 0 })
+  }
+
+  async digest(host: Host, volume: string): Promise<string> {
+    const uri = `nbd+unix:///${volume}?socket=/var/lib/sheepdog/nbd.sock`
+    return await host.run('sh', ['-c', `set -o pipefail 2>/dev/null; nbdcopy '${uri}' - | sha256sum`])
+  }
+
+  /** How long until `check` holds, ms. */
+  async took(what: string, check: () => Promise<boolean>, limit = 60_000): Promise<number> {
+    const start = performance.now()
+    await until(what, limit, check)
+    return Math.round(performance.now() - start)
+  }
+
+  /** Does something while `load` writes, beginning a moment after it. */
+  async underLoad(host: Host, start: () => Promise<unknown>, act: () => Promise<void>): Promise<void> {
+    const before = await this.writes(host)
+    const load = start()
+    // What goes wrong in it is told when it is waited for.
+    load.catch(() => undefined)
+    await until('the load to write', 30_000, async () => (await this.writes(host)) > before + 100)
+    await act()
+    await load
+  }
+
+  /** Everything that sheep and corosync said, into a file of its own: the path. */
+  async keepJournals(name: string): Promise<string> {
+    const script = 'journalctl -u sheepdog -u corosync --no-pager -o short-precise | grep -v KNET'
+    const parts = await Promise.all(
+      this.hosts.map(async (host) => {
+        const outcome = await host.try('sh', ['-c', script]).catch(() => null)
+        return `--- ${host.name}\n${outcome?.stdout || host.console}`
+      }),
+    )
+    const path = join(cache, `${name}.journal`)
+    writeFileSync(path, parts.join('\n'))
+    return `journals of the hosts: ${path}`
+  }
+
+  close(): void {
+    this.bed.close()
+  }
+}

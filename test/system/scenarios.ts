@@ -1,0 +1,251 @@
+/** What happens to hosts, and what must hold. Each takes a healthy cluster of three hosts and leaves one. */
+import { sleep, until } from '../support/process.js'
+import { type SystemCluster, tokenMs } from './cluster.js'
+import type { Host } from './host.js'
+
+export interface Scenario {
+  name: string
+  title: string
+  /** Part of npm test */
+  short: boolean
+  run(cluster: SystemCluster): Promise<void>
+}
+
+/** Corosync's token time for three nodes (corosync.conf(5): token + token_coefficient), its consensus, and 2 s. */
+const switchLimit = (tokenMs + 650) * 2.2 + 2_000
+
+async function volume(cluster: SystemCluster, name: string): Promise<string> {
+  await cluster.hosts[0].run('dog', ['vdi', 'create', name, '64M'])
+  return name
+}
+
+async function finish(cluster: SystemCluster, name: string): Promise<void> {
+  await cluster.healthy()
+  await cluster.identical(name)
+  const digests = new Set<string>()
+  for (const host of cluster.hosts) digests.add(await cluster.digest(host, name))
+  if (digests.size !== 1) throw new Error(`the hosts read different bytes: ${[...digests].join(' ')}`)
+  await cluster.hosts[0].run('dog', ['vdi', 'delete', name])
+}
+
+/** It completes further writes. */
+async function goesOn(cluster: SystemCluster, host: Host, limit: number): Promise<void> {
+  const start = performance.now()
+  const before = await cluster.writes(host)
+  await until(`writes at ${host.name} to go on`, limit, async () => (await cluster.writes(host)) > before + 50)
+  cluster.say(`  ${host.name} went on after ${Math.round(performance.now() - start)} ms`)
+}
+
+async function standsStill(cluster: SystemCluster, host: Host): Promise<void> {
+  await until(`${host.name} to halt`, switchLimit, async () => (await cluster.status(host)) === 'halted')
+  const before = await cluster.writes(host)
+  await sleep(2_000)
+  const after = await cluster.writes(host)
+  if (after !== before) throw new Error(`${host.name} completed ${after - before} writes without quorum`)
+}
+
+export const scenarios: readonly Scenario[] = [
+  {
+    name: 'form',
+    title: 'hosts form a cluster, with the addresses that corosync knows them by',
+    short: true,
+    async run(cluster) {
+      const list = await cluster.hosts[2].run('dog', ['node', 'list'])
+      for (const { name, address } of cluster.hosts) {
+        if (!list.includes(`${address}:7000`) || !list.includes(name)) throw new Error(`${name} is not in\n${list}`)
+      }
+      const name = await volume(cluster, 'form')
+      await cluster.fio(cluster.hosts[0], name, 2)
+      await finish(cluster, name)
+    },
+  },
+  {
+    name: 'many-operations',
+    title: 'operations of the cluster from three hosts at once: several hundred messages a second',
+    short: false,
+    async run(cluster) {
+      const names = Array.from({ length: 60 }, (_, at) => `many${at}`)
+      const start = performance.now()
+      await Promise.all(
+        cluster.hosts.map(async (host, at) => {
+          const list = names.filter((_, number) => number % cluster.hosts.length === at).join(' ')
+          await host.run('sh', ['-c', `for name in ${list}; do dog vdi create $name 64M || exit 1; done`])
+        }),
+      )
+      cluster.say(`  ${names.length} volumes made in ${Math.round(performance.now() - start)} ms`)
+      const listed = await cluster.hosts[1].run('dog', ['vdi', 'list', '-r'])
+      const missing = names.filter((name) => !listed.includes(name))
+      if (missing.length > 0) throw new Error(`not listed: ${missing.join(' ')}`)
+      await cluster.hosts[2].run('sh', [
+        '-c',
+        `for name in ${names.join(' ')}; do dog vdi delete $name || exit 1; done`,
+      ])
+    },
+  },
+  {
+    name: 'power-off',
+    title: 'a host loses power under a writing volume, and comes back',
+    short: true,
+    async run(cluster) {
+      const [first, , third] = cluster.hosts
+      const name = await volume(cluster, 'power')
+      await cluster.underLoad(
+        first,
+        () => cluster.fio(first, name, 20),
+        async () => {
+          await third.powerOff()
+          await until('the epoch without it', switchLimit, async () => {
+            return (await cluster.info(first))?.epochs[0].nodes.length === 2
+          })
+          await goesOn(cluster, first, 5_000)
+          await third.boot()
+          await cluster.healthy()
+        },
+      )
+      await finish(cluster, name)
+    },
+  },
+  {
+    name: 'writer-cut-off',
+    title: 'the writing host is cut off from the others: it completes nothing, and goes on after healing',
+    short: true,
+    async run(cluster) {
+      const [first, second, third] = cluster.hosts
+      const name = await volume(cluster, 'minority')
+      await cluster.underLoad(
+        first,
+        () => cluster.writer(first, name, 20),
+        async () => {
+          cluster.bed.partition([first], [second, third])
+          await standsStill(cluster, first)
+          await until('the others to go on', switchLimit, async () => {
+            return (await cluster.info(second))?.epochs[0].nodes.length === 2
+          })
+          await second.run('dog', ['vdi', 'create', 'meanwhile', '64M'])
+          cluster.bed.heal()
+          await goesOn(cluster, first, 30_000)
+        },
+      )
+      await finish(cluster, name)
+      await first.run('dog', ['vdi', 'delete', 'meanwhile'])
+    },
+  },
+  {
+    name: 'other-cut-off',
+    title: 'another host is cut off: the writing one goes on, the other one joins again by itself',
+    short: false,
+    async run(cluster) {
+      const [first, second, third] = cluster.hosts
+      const name = await volume(cluster, 'majority')
+      await cluster.underLoad(
+        first,
+        () => cluster.fio(first, name, 20),
+        async () => {
+          third.unplug()
+          await until('the epoch without it', switchLimit, async () => {
+            return (await cluster.info(second))?.epochs[0].nodes.length === 2
+          })
+          await goesOn(cluster, first, 5_000)
+          if ((await cluster.status(third)) !== 'halted') throw new Error('the host that was cut off is not halted')
+          cluster.bed.heal()
+          await cluster.healthy()
+        },
+      )
+      await finish(cluster, name)
+    },
+  },
+  {
+    name: 'corosync-restart',
+    title: 'corosync is restarted, then killed, under the writing host and under another',
+    short: true,
+    async run(cluster) {
+      const [first, second] = cluster.hosts
+      const name = await volume(cluster, 'corosync')
+      await cluster.underLoad(
+        first,
+        () => cluster.writer(first, name, 45),
+        async () => {
+          for (const host of [second, first]) {
+            await host.run('systemctl', ['restart', 'corosync'])
+            await goesOn(cluster, first, 30_000)
+            await cluster.healthy()
+          }
+          await first.run('systemctl', ['kill', '--signal=KILL', 'corosync'])
+          await until('it to halt', switchLimit, async () => (await cluster.status(first)) === 'halted')
+          const { reason } = (await cluster.info(first))!
+          if (!/corosync does not run on this host/.test(reason)) throw new Error(`dog does not say why: ${reason}`)
+          await first.run('systemctl', ['reset-failed', 'corosync'])
+          await first.run('systemctl', ['start', 'corosync'])
+          await goesOn(cluster, first, 30_000)
+        },
+      )
+      await finish(cluster, name)
+    },
+  },
+  {
+    name: 'paused',
+    title: 'a host stands still for 30 s: the others go on, it serves nothing stale and joins again',
+    short: false,
+    async run(cluster) {
+      const [first, , third] = cluster.hosts
+      const name = await volume(cluster, 'paused')
+      await cluster.underLoad(
+        first,
+        () => cluster.fio(first, name, 45),
+        async () => {
+          third.pause()
+          await until('the epoch without it', switchLimit, async () => {
+            return (await cluster.info(first))?.epochs[0].nodes.length === 2
+          })
+          await goesOn(cluster, first, 5_000)
+          await sleep(30_000)
+          third.resume()
+          await cluster.healthy()
+        },
+      )
+      await finish(cluster, name)
+    },
+  },
+  {
+    name: 'flapping',
+    title: 'a cable that comes and goes, shorter and longer than the token time',
+    short: false,
+    async run(cluster) {
+      const [first, , third] = cluster.hosts
+      const name = await volume(cluster, 'flapping')
+      await cluster.underLoad(
+        first,
+        () => cluster.writer(first, name, 60),
+        async () => {
+          for (const ms of [300, 900, 1_500, 2_200, 3_000, 4_500]) {
+            for (const host of [third, first]) {
+              host.unplug()
+              await sleep(ms)
+              cluster.bed.heal()
+              await sleep(500)
+            }
+          }
+          await goesOn(cluster, first, 30_000)
+        },
+      )
+      await finish(cluster, name)
+    },
+  },
+  {
+    name: 'all-at-once',
+    title: 'every host loses power at once: they start again by themselves, with everything that was flushed',
+    short: false,
+    async run(cluster) {
+      const [first] = cluster.hosts
+      const name = await volume(cluster, 'all')
+      await cluster.fio(first, name, 3)
+      const before = await cluster.digest(first, name)
+      await Promise.all(cluster.hosts.map((host) => host.powerOff()))
+      await Promise.all(cluster.hosts.map((host) => host.boot()))
+      await cluster.healthy()
+      const after = await cluster.digest(first, name)
+      if (after !== before) throw new Error('other bytes than before')
+      await finish(cluster, name)
+    },
+  },
+]
