@@ -39,9 +39,3 @@ export const REGRESSIONS: readonly { seed: number; cause: string }[] = [
     cause: 'index entries went with the power of their only holders, while their gateway went on with them',
   },
 ]
-
-/**
- * Seeds that still fail: bugs that are known and not mended yet. They are not run by the tests; the commit that mends one
- * moves it up. `npm run simulate -- --seed N` shows each.
- */
-export const OPEN: readonly { seed: number; cause: string }[] = []
