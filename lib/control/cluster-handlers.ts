@@ -1,6 +1,6 @@
 import { SheepError } from '../errors.js'
 import type { Handlers } from './dispatch.js'
-import { nodeSummaries } from './nodes.js'
+import { askNodes, nodeSummaries } from './nodes.js'
 import type { ControlServices } from './services.js'
 import type { ClusterInfo } from './verbs.js'
 
@@ -48,6 +48,10 @@ export const clusterHandlers: Handlers<'cluster'> = {
     if (held !== null || limit !== null) await cluster.propose({ type: 'recovery', held, limit })
     return cluster.recovery
   },
+
+  'cluster.scrub': async (services, { action }) => ({
+    nodes: await askNodes(services, nodeSummaries(services), (node) => node.scrub(action)),
+  }),
 
   'cluster.check': async (services, { repair }, progress) => services.check(services.volumes.list(), repair, progress),
 }

@@ -5,6 +5,7 @@
 import type { ClusterView } from '../cluster/types.js'
 import type { VolumeOpener } from '../gateway/types.js'
 import type { Clock, Log, LogLevel, Random } from '../host/interfaces.js'
+import type { Incident } from '../replication/mender.js'
 import type { RecoveryProgress } from '../replication/recovery.js'
 import type { VdiEntry, VdiLock, VdiMigration } from '../vdi/types.js'
 
@@ -68,10 +69,11 @@ export interface CheckProblem {
   /** 16 hex digits */
   oid: string
   /**
-   * missing: a replica lacks the object; differs: its bytes differ from the others'; lost: no replica has it;
-   * unreadable: its disk fails
+   * missing: a replica lacks the object; stale: it is not known to have all writes, and recovery has not come to it yet;
+   * differs: its bytes differ from the others', each true to its checksums; bit-rot: its bytes are not what it once stored;
+   * lost: no replica has it; unreadable: its disk fails
    */
-  kind: 'missing' | 'differs' | 'lost' | 'unreadable'
+  kind: 'missing' | 'stale' | 'differs' | 'bit-rot' | 'lost' | 'unreadable'
   /** ids of the nodes whose copy is wrong */
   nodes: string[]
   repaired: boolean
@@ -82,6 +84,41 @@ export interface CheckReport {
   /** Compared, over all replicas */
   bytes: number
   problems: CheckProblem[]
+}
+
+/** Something that a node found wrong with one of its copies at rest. */
+export interface ScrubIncident extends Incident {
+  /** Name of the VDI or snapshot; '' none has the vid any more */
+  volume: string
+}
+
+/** One node's scrub. Counts are of the pass that runs, or else of the last one; times in ms since the Unix epoch, 0 never. */
+export interface ScrubReport {
+  state: 'idle' | 'running' | 'stopped'
+  /** Of the pass, 0 to 1 */
+  done: number
+  began: number
+  /** Of the last whole pass */
+  ended: number
+  /** When the next pass begins by itself; 0: one runs, or they are stopped */
+  due: number
+  /** Looked at, and those that the node has */
+  objects: number
+  objectsTotal: number
+  /** Read */
+  bytes: number
+  /** Bytes read a second at most */
+  rate: number
+  /** Objects that had rotted */
+  found: number
+  repaired: number
+  unrepaired: number
+  /** Objects whose replicas differ, each true to its checksums */
+  diverged: number
+  /** Objects that are rotten now: nobody has their bytes */
+  rotten: number
+  /** The newest last, since the daemon started */
+  incidents: ScrubIncident[]
 }
 
 export interface ObjectLocation {
@@ -165,6 +202,7 @@ export interface NodeService {
   statistics(): Promise<NodeStatistics>
   disks(): Promise<DiskInfo[]>
   log(lines: number): Promise<LogLine[]>
+  scrub(action: 'status' | 'start' | 'stop'): Promise<ScrubReport>
   /** Starts its orderly leave and returns */
   stop(): Promise<void>
 }

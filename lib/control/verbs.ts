@@ -3,6 +3,7 @@
  * (dog, D-Bus) import this one list, so neither can drift from it. docs/control-protocol.md describes the transport.
  */
 import type { ClusterStatus, NodeInfo, RecoverySettings } from '../cluster/types.js'
+import { SheepError } from '../errors.js'
 import { MAX_COPIES } from '../placement/ring.js'
 import { MIGRATION_MS_MAX, SESSION_MAX } from '../vdi/command.js'
 import { checkShift, checkSize } from '../vdi/inode.js'
@@ -17,6 +18,7 @@ import type {
   NodeStatistics,
   ObjectLocation,
   RecoveryReport,
+  ScrubReport,
 } from './services.js'
 
 export const COPIES_MAX = MAX_COPIES
@@ -120,6 +122,12 @@ const blockSizeShift: Checker<number> = optional((value) => {
   if (value !== 0) checkShift(value)
   return value as number
 }, 0)
+const scrubAction: Checker<'status' | 'start' | 'stop'> = (value, path) => {
+  if (value !== 'status' && value !== 'start' && value !== 'stop') {
+    throw new SheepError('invalid', `${path} must be status, start or stop`)
+  }
+  return value
+}
 const node = optional(text(NAME_BYTES_MAX), '')
 const lockName = object({ node: text(SESSION_MAX), session: text(SESSION_MAX) })
 /** Longest time that an announced migration waits for its target. */
@@ -151,6 +159,7 @@ export const VERBS = {
     limit: nullable(integer(0, Number.MAX_SAFE_INTEGER)),
   }),
   /** Every object of every VDI. Progress in bytes */
+  'cluster.scrub': verb<{ nodes: OfNode<ScrubReport>[] }>()({ action: scrubAction }),
   'cluster.check': verb<CheckReport>()({ repair: optional(flag, false) }),
 
   /** Progress in bytes when preallocating */

@@ -29,11 +29,14 @@ export function printCheck(session: Session, what: string, report: CheckReport):
   }
   if (open.length === 0) return
   const lost = open.some((problem) => problem.kind === 'lost')
+  const rotten = open.some((problem) => problem.kind === 'bit-rot')
   throw new SheepError(
     'io',
     `${what}: ${open.length} ${open.length === 1 ? 'object is' : 'objects are'} not right`,
     lost
       ? 'lost objects come back only with a node that has them: dog node list, dog cluster info'
-      : 'run it again with --repair; if that does not help, dog node log says why',
+      : rotten
+        ? 'bytes that rotted on every node are unreadable until they are written anew: dog cluster scrub says which'
+        : 'run it again with --repair; if that does not help, dog node log says why',
   )
 }

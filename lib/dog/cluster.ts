@@ -7,6 +7,7 @@ import type { Add, ParsedOptions } from './command.js'
 import { confirm } from './confirm.js'
 import { hostPort } from './location.js'
 import { sentencesOf } from './recovery.js'
+import { scrub } from './scrub.js'
 import type { Session } from './session.js'
 import { formatSize, formatTime } from './size.js'
 import { type Column, printable } from './table.js'
@@ -59,6 +60,16 @@ export function addClusterCommands(cluster: Command, add: Add): void {
     .run(async (session, _words, { repair }) => {
       printCheck(session, 'cluster', await session.call('cluster.check', { repair: repair === true }, 'checking'))
     })
+
+  add(cluster, 'scrub [ACTION]', 'read all objects at rest, and repair what has rotted')
+    .notes(
+      'ACTION is status, start or stop; without it, status. Every node reads its objects once a week by itself, slowly,',
+      'slower still beside clients; start begins now, and stop lasts until start. What does not match its checksum is',
+      'repaired from another node. Replicas that differ though each matches its checksum are only reported:',
+      'dog cluster check --repair decides.',
+    )
+    .examples('dog cluster scrub', 'dog cluster scrub start', 'dog cluster scrub stop')
+    .run((session, words) => scrub(session, words))
 
   add(cluster, 'recover', 'go on without nodes that the cluster waits for', yesOption)
     .notes('What only the missing nodes have is lost for good if they are not started again.')

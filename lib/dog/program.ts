@@ -20,7 +20,7 @@ Commands:
   dog vdi      create, list, snapshot, clone, rollback, delete, resize, rename,
                tree, read, write, check, object, lock
   dog node     list, info, recovery, stat, kill, md, log
-  dog cluster  info, format, shutdown, check, recover`
+  dog cluster  info, format, shutdown, check, scrub, recover`
 
 const AFTER = `
 Examples:

@@ -1,18 +1,20 @@
 /**
- * `dog vdi check`: compares all replicas of a VDI's objects, and repairs. An object that differs while its VDI is being
- * written is looked at again with the writes held back, so that what is reported is true.
+ * `dog vdi check`: reads all replicas of a VDI's objects, compares each with its checksums and with the others, and repairs.
+ * Rot is mended as soon as it is seen, like everywhere. An object that differs while its VDI is being written is looked at
+ * again with the writes held back, so that what is reported is true.
  */
 import type { NodeInfo } from '../cluster/types.js'
 import type { CheckProblem, CheckReport, Progress } from '../control/services.js'
 import { asSheepError, SheepError } from '../errors.js'
 import type { Gateway } from '../gateway/gateway.js'
+import type { Clock } from '../host/interfaces.js'
 import { digestOf, grainsOf } from '../replication/grains.js'
 import type { CallHandler } from '../replication/peer-session.js'
 import type { Peers } from '../replication/peers.js'
 import type { Recovery } from '../replication/recovery.js'
 import type { Replica } from '../replication/replica.js'
 import type { Topology } from '../replication/topology.js'
-import type { ObjectStore } from '../store/types.js'
+import type { ObjectStore, StoredObject } from '../store/types.js'
 import { entriesFor } from '../vdi/inode.js'
 import { readIndex } from '../vdi/inode-io.js'
 import { dataOid, inodeOid, type Oid, oidToHex, vidOf } from '../vdi/oid.js'
@@ -27,15 +29,23 @@ export interface CheckParts {
   recovery: Recovery
   peers: Peers
   gateway: Gateway
+  clock: Clock
+  /** Makes the known rot of an object good; whether all of it is */
+  mend: (object: StoredObject) => Promise<boolean>
 }
 
 interface Copy {
   node: NodeInfo
   state: 'present' | 'missing' | 'unreadable'
   valid: boolean
+  /** Some of it did not match its checksums: mended, or not */
+  rot: '' | 'mended' | 'rotten'
+  /** '' of one that is rotten */
   digest: string
   bytes: number
 }
+
+type OwnCopy = Pick<Copy, 'valid' | 'rot' | 'digest' | 'bytes'> & { present: boolean }
 
 export class Checker {
   constructor(private readonly parts: CheckParts) {}
@@ -67,8 +77,7 @@ export class Checker {
     const worker = async () => {
       while (next < oids.length && !progress.cancelled) {
         const { oid, size } = oids[next++]
-        const found = await this.checkObject(oid, repair, report)
-        if (found !== null) report.problems.push(found)
+        report.problems.push(...(await this.checkObject(oid, repair, report)))
         done += size
         progress.report(done, total, '')
       }
@@ -91,29 +100,38 @@ export class Checker {
     return [...found].map(([oid, size]) => ({ oid, size }))
   }
 
-  private async checkObject(oid: Oid, repair: boolean, report: CheckReport): Promise<CheckProblem | null> {
+  private async checkObject(oid: Oid, repair: boolean, report: CheckReport): Promise<CheckProblem[]> {
     let copies = await this.compare(oid)
     for (const copy of copies) report.bytes += copy.bytes
-    if (alike(copies)) return null
+    const problems: CheckProblem[] = []
+    const found = (kind: CheckProblem['kind'], bad: readonly Copy[], repaired: boolean) => {
+      if (bad.length === 0) return
+      problems.push({ oid: oidToHex(oid), kind, nodes: bad.map((copy) => copy.node.id), repaired })
+    }
+    const mended = copies.filter((copy) => copy.rot === 'mended')
+    found('bit-rot', mended, true)
+    if (alike(copies)) return problems
     const release = await this.parts.gateway.hold(vidOf(oid))
     try {
       copies = await this.compare(oid)
-      if (alike(copies)) return null
-      const present = copies.filter((copy) => copy.state === 'present')
-      if (present.length === 0) {
-        const nodes = copies.map((copy) => copy.node.id)
-        return { oid: oidToHex(oid), kind: 'lost', nodes, repaired: false }
+      if (alike(copies)) return problems
+      const whole = copies.filter((copy) => copy.state === 'present' && copy.rot !== 'rotten')
+      const rotten = copies.filter((copy) => copy.rot === 'rotten')
+      if (whole.length === 0) {
+        // Which bytes were right nobody can tell: what is rotten stays unreadable until it is written anew.
+        found('bit-rot', rotten, false)
+        if (rotten.length === 0) found('lost', copies, false)
+        return problems
       }
-      const good = majority(present)
-      const bad = copies.filter((copy) => copy.state !== 'present' || copy.digest !== good.digest)
+      const good = majority(whole)
+      const bad = copies.filter((copy) => !whole.includes(copy) || copy.digest !== good.digest)
       let repaired = repair
       if (repair) for (const copy of bad) repaired = (await this.repair(oid, copy.node, good.node)) && repaired
-      const kind = bad.some((copy) => copy.state === 'unreadable')
-        ? 'unreadable'
-        : bad.some((copy) => copy.state === 'missing')
-          ? 'missing'
-          : 'differs'
-      return { oid: oidToHex(oid), kind, nodes: bad.map((copy) => copy.node.id), repaired }
+      for (const kind of ['bit-rot', 'unreadable', 'missing', 'stale', 'differs'] as const) {
+        const those = bad.filter((copy) => kindOf(copy) === kind)
+        found(kind, those, repaired)
+      }
+      return problems
     } finally {
       release()
     }
@@ -128,12 +146,12 @@ export class Checker {
           const answer =
             node.id === topology.self
               ? await this.digestHere(oid)
-              : ((await peers.call(node.id, 'digest', { oid })).json as Awaited<ReturnType<Checker['digestHere']>>)
+              : ((await peers.call(node.id, 'digest', { oid })).json as OwnCopy)
           const state = answer.present ? 'present' : 'missing'
-          return { node, state, valid: answer.valid, digest: answer.digest, bytes: answer.bytes }
+          return { node, state, valid: answer.valid, rot: answer.rot, digest: answer.digest, bytes: answer.bytes }
         } catch (error) {
           if (asSheepError(error).code !== 'io') throw error
-          return { node, state: 'unreadable', valid: false, digest: '', bytes: 0 }
+          return { node, state: 'unreadable', valid: false, rot: '', digest: '', bytes: 0 }
         }
       }),
     )
@@ -146,22 +164,35 @@ export class Checker {
     return true
   }
 
-  private async digestHere(oid: Oid): Promise<{ present: boolean; valid: boolean; digest: string; bytes: number }> {
-    const { store, replica, recovery } = this.parts
+  private async digestHere(oid: Oid): Promise<OwnCopy> {
+    const { store, replica, recovery, clock, mend } = this.parts
     // A copy that recovery has not looked at yet would be called different: it is only not finished.
-    const known = store.get(oid)
-    if (known === undefined || !replica.isValid(known)) {
+    const former = store.get(oid)
+    if (former === undefined || !replica.isValid(former)) {
       await new Promise<void>((resolve) => recovery.ensure(oid, { resume: () => resolve() }))
     }
     const object = store.get(oid)
-    if (object === undefined) return { present: false, valid: false, digest: '', bytes: 0 }
+    if (object === undefined) return { present: false, valid: false, rot: '', digest: '', bytes: 0 }
+    const rest = () => new Promise<void>((resolve) => clock.after(0, resolve))
+    const known = (await store.damage(object)) !== null
+    await store.verify(object, rest)
+    const rotten = known || (await store.damage(object)) !== null
+    const rot = !rotten ? '' : (await mend(object)) ? 'mended' : 'rotten'
+    const valid = replica.isValid(object)
+    if (rot === 'rotten') return { present: true, valid, rot, digest: '', bytes: 0 }
     const grains = await grainsOf(store, object)
-    return { present: true, valid: replica.isValid(object), digest: digestOf(grains), bytes: grains.bytes }
+    return { present: true, valid: replica.isValid(object), rot, digest: digestOf(grains), bytes: grains.bytes }
   }
 }
 
 function alike(copies: readonly Copy[]): boolean {
-  return copies.every((copy) => copy.state === 'present' && copy.digest === copies[0].digest)
+  return copies.every((copy) => copy.state === 'present' && copy.rot !== 'rotten' && copy.digest === copies[0].digest)
+}
+
+function kindOf({ state, rot, valid }: Copy): CheckProblem['kind'] {
+  if (rot === 'rotten') return 'bit-rot'
+  if (state !== 'present') return state
+  return valid ? 'differs' : 'stale'
 }
 
 /** The copy that most agree with; the first in ring order among equals. */

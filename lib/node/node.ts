@@ -192,7 +192,6 @@ export class SheepNode implements ClusterListener {
       log,
       reachable: (oids) => this.operations.reclaim.reachable(oids),
     })
-    this.checker = new Checker({ store, topology, replica, recovery, peers, gateway })
     const passedEpoch = () => this.nodeState.passedEpoch
     this.scrub = new Scrub({
       ...{ store, topology, replica, recovery, peers, clock, log, copiesOf, bytesOf, disk },
@@ -200,6 +199,7 @@ export class SheepNode implements ClusterListener {
       rate: parts.scrubRate ?? RATE_DEFAULT,
     })
     const mend = (object: StoredObject) => this.scrub.mender.mend(object)
+    this.checker = new Checker({ store, topology, replica, recovery, peers, gateway, clock, mend })
     this.replica.mend = mend
     store.onRot = mend
     const busy = () => recovery.pacer.busy

@@ -11,6 +11,7 @@
  * A pass goes through the store's directories in order; how far it is is on disk now and then, so that it goes on there
  * after a restart. Objects with an intent are not at rest: a torn write is recovery's business.
  */
+import type { ScrubReport } from '../control/services.js'
 import { asSheepError } from '../errors.js'
 import { type Clock, type Disk, DiskError, type Log, type Timer } from '../host/interfaces.js'
 import { Mender } from '../replication/mender.js'
@@ -82,16 +83,6 @@ const NEVER: Kept = {
   diverged: 0,
 }
 
-export interface ScrubProgress extends Kept {
-  /** When the next pass begins by itself; 0: one runs, or they are stopped */
-  due: number
-  objectsTotal: number
-  /** Bytes read a second: what is allowed */
-  rate: number
-  /** Objects that are rotten now and that nobody could mend yet */
-  rotten: number
-}
-
 export class Scrub {
   readonly mender: Mender
   private kept: Kept
@@ -122,11 +113,12 @@ export class Scrub {
     return new Map([['sums', sums]])
   }
 
-  progress(): ScrubProgress {
+  progress(): Omit<ScrubReport, 'incidents'> {
     const { store, rate } = this.options
     const { state, began, ended } = this.kept
     const due = state !== 'idle' ? 0 : began === 0 ? this.options.clock.wall() : Math.max(began + WEEK_MS, ended)
-    return { ...this.kept, due, objectsTotal: store.count, rate, rotten: this.mender.rotten }
+    const { next, ...counts } = this.kept
+    return { ...counts, done: next / DIRECTORIES, due, objectsTotal: store.count, rate, rotten: this.mender.rotten }
   }
 
   /** A pass begins now, from the first directory; one that runs or was stopped goes on. */

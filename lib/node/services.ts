@@ -10,6 +10,7 @@ import type {
   ObjectLocation,
   RecoveryReport,
   RequestCounts,
+  ScrubReport,
   VdiService,
 } from '../control/services.js'
 import { UsageReader } from '../control/usage.js'
@@ -19,6 +20,7 @@ import type { CallHandler } from '../replication/peer-session.js'
 import type { SdServices } from '../sd/session.js'
 import { entriesFor } from '../vdi/inode.js'
 import { readIndex } from '../vdi/inode-io.js'
+import { formatReference } from '../vdi/name.js'
 import { dataOid, inodeOid, type Oid, oidToHex, vidOf } from '../vdi/oid.js'
 import { liveParent } from '../vdi/tree.js'
 import type { VdiEntry } from '../vdi/types.js'
@@ -72,6 +74,7 @@ export function serviceCalls(node: SheepNode, facts: ProcessFacts): Map<string, 
     ['node.statistics', async () => answer(await here.statistics())],
     ['node.disks', async () => answer(await here.disks())],
     ['node.log', async (argument) => answer(await here.log(Number((argument as { lines?: unknown })?.lines ?? 100)))],
+    ['node.scrub', async (argument) => answer(await here.scrub(actionIn(argument)))],
     ['node.stop', async () => answer(await here.stop())],
     ['locate', async (argument) => answer(locateHere(node, Number((argument as { oid?: unknown })?.oid)))],
   ])
@@ -91,6 +94,7 @@ function nodeService(node: SheepNode, facts: ProcessFacts, id: string): NodeServ
     statistics: () => ask<NodeStatistics>('node.statistics'),
     disks: () => ask<DiskInfo[]>('node.disks'),
     log: (lines) => ask<LogLine[]>('node.log', { lines }),
+    scrub: (action) => ask<ScrubReport>('node.scrub', { action }),
     stop: () => ask<void>('node.stop'),
   }
 }
@@ -122,8 +126,28 @@ function localService(node: SheepNode, facts: ProcessFacts): NodeService {
     },
     disks: async () => [{ path: facts.storePath, ...space(), state: 'working' as const }],
     log: async (lines) => facts.recentLog(Math.min(Math.max(1, lines), LOG_LINES_MAX)),
+    scrub: async (action) => {
+      if (action === 'start') node.scrub.start()
+      if (action === 'stop') node.scrub.halt()
+      return scrubReport(node)
+    },
     stop: async () => facts.requestStop('dog node kill'),
   }
+}
+
+function actionIn(argument: unknown): 'status' | 'start' | 'stop' {
+  const action = (argument as { action?: unknown } | null)?.action
+  if (action !== 'status' && action !== 'start' && action !== 'stop') throw new SheepError('invalid', 'scrub: action')
+  return action
+}
+
+function scrubReport(node: SheepNode): ScrubReport {
+  const incidents = node.scrub.mender.incidents.map((incident) => {
+    const entry = node.cluster.registry.get(incident.vid)
+    const volume = entry?.state === 'live' ? formatReference(entry.name, entry.tag) : ''
+    return { ...incident, volume }
+  })
+  return { ...node.scrub.progress(), incidents }
 }
 
 // --- VDIs ---------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import type {
   NodeService,
   ObjectLocation,
   RecoveryReport,
+  ScrubReport,
   VdiService,
 } from '../../lib/control/services.js'
 import { SheepError } from '../../lib/errors.js'
@@ -140,7 +141,7 @@ export class FakeServices implements ControlServices {
       const away = async () => {
         throw new SheepError('unreachable', 'no link to node host2')
       }
-      return { space: away, recovery: away, statistics: away, disks: away, log: away, stop: away }
+      return { space: away, recovery: away, statistics: away, disks: away, log: away, scrub: away, stop: away }
     }
     const space = { total: 100 * 1024 * MIB, free: 75 * 1024 * MIB, used: 25 * 1024 * MIB, objects: 6400 }
     const counts = { active: 1, total: 30, read: 10, write: 20, flush: 0, remove: 0, readBytes: MIB, writeBytes: 2048 }
@@ -154,11 +155,32 @@ export class FakeServices implements ControlServices {
           { time: NOON, level: 'notice' as const, message: 'sheep starts' },
           { time: NOON + 1000, level: 'warning' as const, message: 'odd \u001b[31mred' },
         ].slice(-lines),
+      scrub: async (action) => this.scrub(action),
       stop: async () => {
         this.stopped.push(id)
         const { epoch } = this.cluster
         if (epoch !== null) this.cluster.epoch = { ...epoch, nodes: epoch.nodes.filter((node) => node.id !== id) }
       },
+    }
+  }
+
+  private scrub(action: 'status' | 'start' | 'stop'): ScrubReport {
+    const state = action === 'start' ? 'running' : action === 'stop' ? 'stopped' : 'idle'
+    const counts = { found: 2, repaired: 1, unrepaired: 1, diverged: 1, rotten: 1, objects: 800, bytes: 3200 * MIB }
+    const about = {
+      time: NOON,
+      vid: 0xab12ce,
+      oid: '00ab12ce00000003',
+      path: 'obj/03/00ab12ce00000003',
+      volume: 'disk',
+    }
+    return {
+      ...{ state, done: 0.25, began: NOON - 3_600_000, ended: NOON, due: 0, objectsTotal: 6400, rate: 32 * MIB },
+      ...counts,
+      incidents: [
+        { ...about, ...{ kind: 'bit-rot', position: 65536, length: 65536 }, outcome: 'repaired', detail: 'from host3' },
+        { ...about, ...{ kind: 'divergence', position: 0, length: 0 }, outcome: 'unrepaired', detail: 'differs' },
+      ],
     }
   }
 
