@@ -122,12 +122,10 @@ const blockSizeShift: Checker<number> = optional((value) => {
   if (value !== 0) checkShift(value)
   return value as number
 }, 0)
-const scrubAction: Checker<'status' | 'start' | 'stop'> = (value, path) => {
-  if (value !== 'status' && value !== 'start' && value !== 'stop') {
-    throw new SheepError('invalid', `${path} must be status, start or stop`)
-  }
-  return value
-}
+const scrubAction: Checker<'status' | 'start' | 'stop'> = optional((value, path) => {
+  if (value === 'status' || value === 'start' || value === 'stop') return value
+  throw new SheepError('invalid', `${path} must be status, start or stop`)
+}, 'status')
 const node = optional(text(NAME_BYTES_MAX), '')
 const lockName = object({ node: text(SESSION_MAX), session: text(SESSION_MAX) })
 /** Longest time that an announced migration waits for its target. */
