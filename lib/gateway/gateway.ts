@@ -209,6 +209,7 @@ export class Gateway implements VolumeOpener {
     while (ours()) {
       const entry = registry().get(volume.vid) as VdiEntry
       try {
+        await this.handOver.reachedEverywhere(this.options.topology.epoch)
         const entries = await this.readIndex(entry)
         if (!ours()) return
         // Resized meanwhile
@@ -377,6 +378,8 @@ export class Gateway implements VolumeOpener {
     const command = { op: 'lock', vid: entry.vid, session, mode, holder: request.holder } as const
     const locked = (await cluster.propose({ type: 'vdi', command })) as VdiEntry
     try {
+      // Until then its former holder, if it lost the volume and did not close it, may have writes on the wire.
+      await this.handOver.reachedEverywhere(topology.epoch)
       const isTarget = this.ownLock(session)?.mode === 'target'
       const entries = isTarget
         ? new Uint32Array(entriesFor(locked.size, locked.blockSizeShift))

@@ -50,6 +50,9 @@ export interface HandOverOptions {
 }
 
 export class HandOver {
+  /** Every member has been in this epoch */
+  private everywhere = 0
+
   constructor(private readonly options: HandOverOptions) {}
 
   // --- for administrators -----------------------------------------------------------------------------------------
@@ -87,6 +90,46 @@ export class HandOver {
     }
     if (target.node === cluster.self.id) await this.takeOver(target.session)
     else await peers.call(target.node, 'take-over', { session: target.session }, undefined, FENCE_MS_MAX)
+  }
+
+  /**
+   * Every member takes no request of an epoch before this one: who has lost a volume before it can do nothing to it any more. Asked once
+   * an epoch. SheepError timeout
+   */
+  async reachedEverywhere(epoch: number): Promise<void> {
+    if (epoch <= this.everywhere) return
+    const { topology, peers, replica, clock, cluster } = this.options
+    const deadline = clock.now() + FENCE_MS_MAX
+    const reached = new Set<string>()
+    let waitingFor = ''
+    while (clock.now() < deadline) {
+      // Our own list of members may be of the epoch before.
+      const missing = (topology.current?.nodes ?? []).filter((node) => !reached.has(node.id))
+      if (topology.epoch >= epoch && missing.length === 0) {
+        this.everywhere = Math.max(this.everywhere, epoch)
+        return
+      }
+      waitingFor = missing.map((node) => node.name).join(', ')
+      const asked = missing.map(async (node) => {
+        if (node.id === cluster.self.id) {
+          if (replica.activeEpoch >= epoch) reached.add(node.id)
+          return
+        }
+        try {
+          await peers.call(node.id, 'fenced', { epoch }, undefined, FENCE_RETRY_MS * 10)
+          reached.add(node.id)
+        } catch (error) {
+          this.options.log('debug', `node ${node.name} is not in epoch ${epoch} yet: ${asSheepError(error).message}`)
+        }
+      })
+      await Promise.all(asked)
+      if (topology.epoch < epoch || missing.some((node) => !reached.has(node.id))) await this.sleep(RETRY_MS)
+    }
+    throw new SheepError(
+      'timeout',
+      `${waitingFor || 'the cluster'} has not said yet that it takes nothing of a former holder any more`,
+      'dog node list, dog node recovery: is a node in trouble?',
+    )
   }
 
   // --- at the target ----------------------------------------------------------------------------------------------
@@ -249,39 +292,6 @@ export class HandOver {
 
   private propose(command: VdiCommand): Promise<unknown> {
     return this.options.cluster.propose({ type: 'vdi', command })
-  }
-
-  /** Every member takes no request of an epoch before this one. */
-  private async reachedEverywhere(epoch: number): Promise<void> {
-    const { topology, peers, replica, clock, cluster } = this.options
-    const deadline = clock.now() + FENCE_MS_MAX
-    const reached = new Set<string>()
-    let waitingFor = ''
-    while (clock.now() < deadline) {
-      // Our own list of members may be of the epoch before.
-      const missing = (topology.current?.nodes ?? []).filter((node) => !reached.has(node.id))
-      if (topology.epoch >= epoch && missing.length === 0) return
-      waitingFor = missing.map((node) => node.name).join(', ')
-      const asked = missing.map(async (node) => {
-        if (node.id === cluster.self.id) {
-          if (replica.activeEpoch >= epoch) reached.add(node.id)
-          return
-        }
-        try {
-          await peers.call(node.id, 'fenced', { epoch }, undefined, FENCE_RETRY_MS * 10)
-          reached.add(node.id)
-        } catch (error) {
-          this.options.log('debug', `node ${node.name} is not in epoch ${epoch} yet: ${asSheepError(error).message}`)
-        }
-      })
-      await Promise.all(asked)
-      if (topology.epoch < epoch || reached.size < missing.length) await this.sleep(RETRY_MS)
-    }
-    throw new SheepError(
-      'timeout',
-      `the lock is taken away, but ${waitingFor || 'the cluster'} has not said yet that the former holder is shut out`,
-      'dog node list, dog node recovery: is a node in trouble?',
-    )
   }
 
   private sleep(ms: number): Promise<void> {

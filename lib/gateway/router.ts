@@ -53,6 +53,8 @@ export class Router {
   private readonly active = new Set<ReplicatedOp>()
   /** Changes that no op waits for any more, and that may yet be done */
   readonly strays = new Set<Leg>()
+  /** What needs no replica, and must not be answered while this node may be out of the cluster */
+  private waiting: (() => void)[] = []
   private stopped = false
 
   constructor(readonly options: RouterOptions) {}
@@ -106,11 +108,28 @@ export class Router {
     return this.running
   }
 
+  /** What this node knows of its volumes is true now. */
+  get serves(): boolean {
+    return this.running && this.options.inLease()
+  }
+
+  /** Calls `run` once it is so again, or nothing more will come of it. */
+  whenServing(run: () => void): void {
+    this.waiting.push(run)
+  }
+
+  private wake(): void {
+    const waiting = this.waiting
+    this.waiting = []
+    for (const run of waiting) run()
+  }
+
   /** Lets operations go on after `suspend`, or in a new epoch: what is in flight from an older one is sent again. */
   resume(): void {
     if (this.stopped) return
     this.running = true
     for (const op of [...this.active]) op.goOn()
+    this.wake()
   }
 
   suspend(): void {
@@ -122,6 +141,7 @@ export class Router {
     this.stopped = true
     this.running = false
     for (const op of [...this.active]) op.fail(ESHUTDOWN)
+    this.wake()
   }
 
   get isStopped(): boolean {
@@ -136,6 +156,7 @@ export class Router {
   /** Fails operations on this vid's objects: its lock is gone. */
   revoke(matches: (oid: Oid) => boolean): void {
     for (const op of [...this.active]) if (matches(op.oid)) op.fail(ESHUTDOWN)
+    this.wake()
   }
 
   /**
@@ -206,7 +227,7 @@ class ReplicatedOp {
   constructor(private readonly router: Router) {}
 
   dispatch(): void {
-    if (!this.router.isRunning || !this.router.options.inLease()) return
+    if (!this.router.serves) return
     this.tried = 0
     if (this.kind === READ) this.readFrom()
     else if (this.kind === FLUSH) this.sendFlush()

@@ -32,6 +32,19 @@ export class VolumeRouter {
     else this.router.flush(node, oid, done)
   }
 
+  /** What needs no replica may be answered: this node is in the cluster, or the volume is not this node's and all must fail. */
+  get answers(): boolean {
+    return this.revoked || this.router.isStopped || this.router.serves
+  }
+
+  get isRevoked(): boolean {
+    return this.revoked || this.router.isStopped
+  }
+
+  whenAnswering(run: () => void): void {
+    this.router.whenServing(run)
+  }
+
   /** Fails those in flight for which `matches` holds, and all that follow. */
   revoke(matches: (oid: Oid) => boolean): void {
     this.revoked = true

@@ -10,6 +10,7 @@
  * An answer to a client means that all of this is on all replicas, the index entry included.
  */
 import { assert } from '../assert.js'
+import { SheepError } from '../errors.js'
 import type { Clock, Completion, Extent, Log, Timer } from '../host/interfaces.js'
 import { FLAG_CREATE, FLAG_FUA, FLAG_KEEP_BLOCKS } from '../protocol/header.js'
 import { PIECE_MAX } from '../replication/peer-session.js'
@@ -144,6 +145,8 @@ export class GatewayVolume implements Volume {
   }
 
   async extents(length: number, offset: number): Promise<Extent[]> {
+    while (!this.router.answers) await new Promise<void>((resolve) => this.router.whenAnswering(resolve))
+    if (this.revoked) throw new SheepError('shutting-down', `"${this.entry.name}" is no longer open here`)
     if (this.gate !== null) return [{ offset, length }]
     const found: Extent[] = []
     const end = offset + length
@@ -529,6 +532,7 @@ class Piece implements Completion {
   private read(owner: number): void {
     const { request, volume, index } = this
     if (owner === 0) {
+      if (!this.mayAnswer()) return
       request.buffer.fill(0, this.bufferOffset, this.bufferOffset + this.length)
       this.end(this.length)
       return
@@ -546,6 +550,15 @@ class Piece implements Completion {
       true,
       this,
     )
+  }
+
+  /** Without a word with any replica. False: it has failed, or begins again once this node knows that the volume is its own. */
+  private mayAnswer(): boolean {
+    const { router } = this.volume
+    if (router.isRevoked) this.end(ESHUTDOWN)
+    else if (router.answers) return true
+    else router.whenAnswering(() => this.begin())
+    return false
   }
 
   private readAgain(): void {
@@ -586,7 +599,7 @@ class Piece implements Completion {
     const objectEnd = Math.min(volume.objectSize, volume.size - index * volume.objectSize)
     const whole = this.position === 0 && this.length >= objectEnd
     if (owner === 0 && !keep) {
-      this.end(this.length)
+      if (this.mayAnswer()) this.end(this.length)
       return
     }
     if (whole && !keep) {

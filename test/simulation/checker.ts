@@ -32,6 +32,8 @@ export interface Read {
   readonly expected: Int32Array
   /** cells about which there was more to know at issue */
   readonly open: Map<number, Expectation>
+  /** By another client than the one that writes: what was issued since may be read, too */
+  readonly since: Write[] | null
 }
 
 interface Expectation {
@@ -82,6 +84,8 @@ export class Lineage {
   #time = 0
   /** Snapshots being taken: they may or may not see what is written now */
   readonly #watchers = new Set<Lineage>()
+  /** Reads of a second client that are under way */
+  readonly #besides = new Set<Read>()
 
   constructor(
     readonly name: string,
@@ -106,6 +110,7 @@ export class Lineage {
       cell.later.push(write)
     }
     for (const watcher of this.#watchers) watcher.#mayHold(write)
+    for (const read of this.#besides) read.since!.push(write)
     return write
   }
 
@@ -138,7 +143,8 @@ export class Lineage {
 
   // reads
 
-  beginRead(first: number, count: number): Read {
+  /** `beside`: by another client than the one that writes. Then `endRead` or `dropRead` must follow. */
+  beginRead(first: number, count: number, beside = false): Read {
     this.#time++
     const open = new Map<number, Expectation>()
     for (let i = first; i < first + count; i++) {
@@ -153,16 +159,25 @@ export class Lineage {
         generation: cell.generation,
       })
     }
-    return { first, count, expected: this.#stable.slice(first, first + count), open }
+    const expected = this.#stable.slice(first, first + count)
+    const read: Read = { first, count, expected, open, since: beside ? [] : null }
+    if (beside) this.#besides.add(read)
+    return read
+  }
+
+  dropRead(read: Read): void {
+    this.#besides.delete(read)
   }
 
   endRead(read: Read, bytes: Buffer, who: string): void {
     this.#time++
+    this.#besides.delete(read)
     const wrong: string[] = []
     for (let i = 0; i < read.count; i++) {
       const index = read.first + i
       const stamp = stampOf(bytes, i * this.cellSize, this.cellSize, index)
       const expectation = read.open.get(index)
+      if (read.since?.some((write) => write.stamp === stamp && covers(write, index))) continue
       const problem =
         stamp === TORN
           ? `holds ${describeCell(bytes, i * this.cellSize, this.cellSize)}`
@@ -312,6 +327,10 @@ export class Lineage {
     this.#stable[index] = cell.visible[0]
     this.#open.delete(index)
   }
+}
+
+function covers(write: Write, index: number): boolean {
+  return index >= write.first && index < write.first + write.count
 }
 
 function remove(list: Write[], write: Write): void {

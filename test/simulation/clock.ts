@@ -163,7 +163,7 @@ export class SimClock implements Clock {
     const timer = this.scheduler.after(ms / this.rate, () =>
       this.process.enter(() => {
         if (!cancelled) fn()
-      }),
+      }, 'timer'),
     )
     return {
       cancel: () => {

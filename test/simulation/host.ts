@@ -205,7 +205,7 @@ export class Host {
           if (process.alive) end(outcome)
         })
       }
-      world.scheduler.after(this.random.exponential(0.05), () => process.enter(() => call(sheep, answer)))
+      world.scheduler.after(this.random.exponential(0.05), () => process.enter(() => call(sheep, answer), 'client'))
     })
   }
 }

@@ -78,7 +78,7 @@ export class Planner {
     const host = up.length > 0 ? random.pick(up) : null
     switch (kind) {
       case 'kill':
-        if (host) this.#kill(host)
+        if (host) this.kill(host)
         break
       case 'stop':
         if (host) this.#stop(host)
@@ -90,7 +90,7 @@ export class Planner {
         if (random.chance(0.5)) this.#power(this.#living)
         break
       case 'pause':
-        if (host) this.#pause(host)
+        if (host) this.pause(host)
         break
       case 'isolate':
         if (host) this.#partition([host])
@@ -134,7 +134,8 @@ export class Planner {
     }
   }
 
-  #kill(host: Host): void {
+  kill(host: Host): void {
+    if (!host.up || this.#over) return
     this.#troubled.add(host)
     host.kill(this.random.chance(0.5) ? this.random.between(1, 60) : 0)
     this.#restartLater(host)
@@ -186,7 +187,8 @@ export class Planner {
     })
   }
 
-  #pause(host: Host): void {
+  pause(host: Host): void {
+    if (!host.up || host.paused || this.#over) return
     this.#troubled.add(host)
     const process = host.process
     host.pause()

@@ -19,7 +19,8 @@ export const running: { process: Process | null } = { process: null }
 export class Process {
   alive = true
   paused = false
-  readonly #waiting: (() => void)[] = []
+  /** By what calls, in the order in which a process that goes on sees to them: the worst for one that was voted out meanwhile */
+  readonly #waiting = { client: [] as (() => void)[], peer: [] as (() => void)[], timer: [] as (() => void)[] }
   #callsLeft = -1
 
   constructor(
@@ -32,13 +33,15 @@ export class Process {
   ) {}
 
   /** Calls code under test now, or when the process goes on, or never. */
-  enter(call: () => void): void {
+  enter(call: () => void, by: 'client' | 'peer' | 'timer' = 'peer'): void {
     if (!this.alive) return
-    if (this.paused || this.#waiting.length > 0) {
-      this.#waiting.push(call)
-      return
-    }
-    this.#call(call)
+    if (this.paused || this.#waits > 0) this.#waiting[by].push(call)
+    else this.#call(call)
+  }
+
+  get #waits(): number {
+    const { client, peer, timer } = this.#waiting
+    return client.length + peer.length + timer.length
   }
 
   #call(call: () => void): void {
@@ -79,7 +82,7 @@ export class Process {
   die(): void {
     if (!this.alive) return
     this.alive = false
-    this.#waiting.length = 0
+    for (const queue of Object.values(this.#waiting)) queue.length = 0
     this.onDeath(this)
   }
 
@@ -90,15 +93,16 @@ export class Process {
   resume(): void {
     if (!this.paused) return
     this.paused = false
-    if (this.#waiting.length > 0) this.scheduler.after(0, () => this.#catchUp())
+    if (this.#waits > 0) this.scheduler.after(0, () => this.#catchUp())
   }
 
   /** One waiting call an event; new ones queue behind until the last has run. */
   #catchUp(): void {
     if (!this.alive || this.paused) return
-    if (this.#waiting.length > 1) this.scheduler.after(0, () => this.#catchUp())
-    const call = this.#waiting[0]
-    this.#call(call)
-    this.#waiting.shift()
+    const { client, peer, timer } = this.#waiting
+    const queue = client.length > 0 ? client : peer.length > 0 ? peer : timer
+    if (this.#waits > 1) this.scheduler.after(0, () => this.#catchUp())
+    this.#call(queue[0])
+    queue.shift()
   }
 }

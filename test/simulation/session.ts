@@ -8,6 +8,7 @@ import type { Completion } from '../../lib/host/interfaces.js'
 import type { Flush, Lineage, Read, Write } from './checker.js'
 import type { Host } from './host.js'
 import type { Process } from './process.js'
+import type { SimRandom } from './random.js'
 import { fillCells } from './stamps.js'
 import type { World } from './world.js'
 
@@ -19,6 +20,12 @@ export class Session {
   readonly over: Promise<void>
   ended = false
   revoked = false
+  /** Beside the writer, as the target of a migration */
+  beside = false
+  /** Asks for nothing any more; what is on its way to the daemon gets lost */
+  quiet = false
+  /** Its lock is gone for certain: nothing may be answered, and nothing of what it asks for may be done */
+  #fenced = false
   readonly #writes = new Set<Write>()
   #end!: () => void
   readonly #process: Process
@@ -49,6 +56,37 @@ export class Session {
     for (const write of this.#writes) this.lineage.failWrite(write)
     this.#writes.clear()
     this.#end()
+  }
+
+  get isFenced(): boolean {
+    return this.#fenced
+  }
+
+  /** Whoever took its lock has been told that this client is shut out. What was in flight may have happened or not. */
+  fence(): void {
+    if (this.ended) return
+    this.world.log(`client of ${this.lineage.name} at ${this.#process.name} is shut out`)
+    this.#fenced = true
+    this.quiet = false
+    for (const write of this.#writes) this.lineage.failWrite(write)
+    this.#writes.clear()
+  }
+
+  /** Asks once more for this and that, in vain. */
+  async knock(random: SimRandom): Promise<void> {
+    const { cells } = this.lineage
+    for (let i = random.between(1, 6); i > 0 && !this.ended; i--) {
+      const count = Math.min(cells, random.between(1, 8))
+      const first = random.below(cells - count + 1)
+      const asked = random.chance(0.6)
+        ? this.write(first, count, this.world.workload.nextStamp(), false)
+        : this.read(first, count)
+      await Promise.race([asked, this.world.sleep(random.exponential(2000))])
+    }
+    // What a daemon that stands still has not looked at yet counts most.
+    while (this.host.paused && !this.ended) await this.world.sleep(500)
+    await this.world.sleep(2000)
+    this.abandon()
   }
 
   /** The client is gone (its machine was fenced, it lost patience): the daemon sees its connection close. */
@@ -118,14 +156,16 @@ export class Session {
     return this.#request(
       `${what} ${stamp} of cells ${first}+${count}${fua ? ' fua' : ''}`,
       (done) => {
-        write = this.lineage.beginWrite(stamp, first, count, fua)
-        this.#writes.add(write)
+        if (!this.#fenced) {
+          write = this.lineage.beginWrite(stamp, first, count, fua)
+          this.#writes.add(write)
+        }
         call(done)
       },
       (result) => {
-        this.#writes.delete(write!)
-        if (result >= 0) this.lineage.endWrite(write!)
-        else this.lineage.failWrite(write!)
+        if (write === null || !this.#writes.delete(write)) return
+        if (result >= 0) this.lineage.endWrite(write)
+        else this.lineage.failWrite(write)
       },
     )
   }
@@ -137,11 +177,12 @@ export class Session {
     return this.#request(
       `read cells ${first}+${count}`,
       (done) => {
-        read = this.lineage.beginRead(first, count)
+        read = this.lineage.beginRead(first, count, this.beside)
         this.volume.read(buffer, 0, buffer.length, first * cellSize, done)
       },
       (result) => {
         if (result >= 0) this.lineage.endRead(read!, buffer, `at ${this.#process.name}`)
+        else this.lineage.dropRead(read!)
       },
     )
   }
@@ -171,9 +212,11 @@ export class Session {
     const text = `${what} of ${this.lineage.name}`
     world.workload.requests++
     let completed = false
+    let forbidden = false
     const request = this.host.requestRaw<number>(text, (_sheep, done) => {
       // The client gave up while the request was on its way.
-      if (this.ended) return done({ state: 'gone' })
+      if (this.ended || this.quiet) return done({ state: 'gone' })
+      forbidden = this.#fenced && what !== 'flush'
       if (world.trace.on) world.log(`${text} at ${this.#process.name}`)
       call({
         complete: (result) => {
@@ -187,6 +230,9 @@ export class Session {
       if (this.ended || outcome.state === 'gone') return
       const result = outcome.state === 'done' ? outcome.value : 0
       if (world.trace.on) world.log(`${text}: ${result}`)
+      if (forbidden && result >= 0) world.verdict.report('served after its lock was gone', `${text}: ${result}`)
+      // The answer may have been on its way when the lock went; nobody waits for it any more.
+      if (this.#fenced) return
       answered(result)
       if (result < 0) this.#refused(text, result)
     })

@@ -8,6 +8,7 @@ import { Lineage } from './checker.js'
 import type { Host, Outcome, Sheep } from './host.js'
 import type { SimRandom } from './random.js'
 import { Session } from './session.js'
+import { migrate, type Owner, takeAway } from './takeover.js'
 import type { World } from './world.js'
 
 /** Answers that ask for patience. */
@@ -110,9 +111,12 @@ export class Actor {
       objects * 2 ** this.#world.shape.blockSizeShift - (random.chance(0.3) ? 4096 * random.between(0, 3) : 0)
     this.#lineage = cloned ?? new Lineage(name, cellSize, bytes / cellSize, this.#world.verdict)
     this.#exists = cloned !== null
+    this.#drama = random.split()
   }
 
   #exists: boolean
+  /** Of its own, so that what happens to locks does not shift what else is drawn */
+  readonly #drama: SimRandom
 
   lineages(): Lineage[] {
     return [this.#lineage, ...this.snapshots.values(), ...(this.#taking ? [this.#taking] : [])]
@@ -133,6 +137,12 @@ export class Actor {
 
   async #step(): Promise<void> {
     const { random } = this
+    const session = this.#session
+    if (session && !session.ended && this.#drama.chance(0.04)) {
+      this.#session = null
+      this.#session = await (this.#drama.chance(0.5) ? takeAway : migrate)(this.#owner(), session)
+      return
+    }
     const choice = random.float()
     if (choice < 0.82) await this.#work()
     else if (choice < 0.87) await this.#close()
@@ -143,6 +153,12 @@ export class Actor {
     else if (choice < 0.985) await this.#deleteSnapshot()
     else if (choice < 0.99) await this.#readSnapshot()
     else if (choice < 0.994 && this.#clonedFrom()) await this.#delete()
+  }
+
+  #owner(): Owner {
+    const request = (session: Session) => this.#request(session)
+    const mayWait = (error: unknown, since: number) => this.#mayWait(error, since)
+    return { world: this.#world, random: this.#drama, name: this.name, lineage: this.#lineage, request, mayWait }
   }
 
   /** A volume with a life of its own is only deleted when it is a clone, so that every run keeps some. */
