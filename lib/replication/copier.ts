@@ -2,8 +2,9 @@
 import { SheepError } from '../errors.js'
 import type { Clock, Completion } from '../host/interfaces.js'
 import { FLAG_AS_IS, FLAG_RECOVERY } from '../protocol/header.js'
-import type { ObjectStore, StagedObject, StoredObject } from '../store/types.js'
+import type { ObjectStore, StoredObject } from '../store/types.js'
 import { type Oid, oidToHex } from '../vdi/oid.js'
+import type { Filling } from './filling.js'
 import { decodeGrains, differingGrains, GRAIN, grainsOf } from './grains.js'
 import { Pacer, RateMeter } from './pacer.js'
 import type { Peers } from './peers.js'
@@ -31,11 +32,11 @@ export class Copier {
   }
 
   /**
-   * Fills `staged` with what `from` holds; `asIs`: also what is rotten there; `hurried` says whether somebody waits for it.
+   * Fills it with what `from` holds; `asIs`: also what is rotten there; `hurried` says whether somebody waits for it.
    * SheepError unreachable, no-space, io.
    */
   async copyExtents(
-    staged: StagedObject,
+    filling: Filling,
     from: string,
     epoch: number,
     oid: Oid,
@@ -57,7 +58,7 @@ export class Copier {
         if (delay > 0) await sleep(clock, delay)
         const began = clock.now()
         const buffer = await this.fetch(from, epoch, oid, position, length, asIs ? FLAG_AS_IS : 0)
-        const put = await until((done) => staged.write(buffer, 0, length, position, done))
+        const put = await filling.put(buffer, length, position)
         if (put < 0) throw diskTrouble(put)
         const rest = Pacer.rest(clock.now() - began, length)
         if (rest > 0 && (sourceBusy || pacer.busy) && !hurried()) await sleep(clock, rest)

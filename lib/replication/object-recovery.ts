@@ -5,11 +5,12 @@ import type { Clock, Log } from '../host/interfaces.js'
 import type { Damage, ObjectStore, StagedObject, StoredObject } from '../store/types.js'
 import { type Oid, oidToHex, vidOf } from '../vdi/oid.js'
 import { type Copier, diskTrouble, until } from './copier.js'
+import { Filling } from './filling.js'
 import type { Inquiry } from './inquiry.js'
 import type { PassedWrites } from './passed-writes.js'
 import type { Peers } from './peers.js'
 import type { EnsureWaiter, Replica } from './replica.js'
-import { NO_OBJECT, WRONG_EPOCH } from './request.js'
+import { ENOSPC, NO_OBJECT, WRONG_EPOCH } from './request.js'
 import type { Topology } from './topology.js'
 import { type CopyReport, decide, type Verdict } from './validity.js'
 
@@ -31,6 +32,8 @@ export interface ObjectRecoveryOptions {
   bytesOf: (oid: Oid) => number
   /** A copy came from another node: it may be a leftover there, too, which nobody has told yet */
   taken: (oid: Oid) => void
+  /** Writes may go into the copy that is being taken */
+  opened: (task: Task) => void
   /** Whether what has gone by here of this object's changes, by that gateway, is done on all of `sources` */
   settled: (gateway: string, oid: Oid, sources: readonly string[]) => Promise<boolean>
   /** Is the object reached by the registry and inodes? Asked only for copies that nobody else has. */
@@ -55,6 +58,8 @@ export interface Task {
   waitingFor: readonly string[] | null
   /** The copy under way */
   staged: StagedObject | null
+  /** The same, while clients' writes may go into it */
+  filling: Filling | null
 }
 
 /** What a node answers to the call `extents` */
@@ -147,7 +152,8 @@ export class ObjectRecovery {
   sources(oid: Oid, copies: number, reports: readonly CopyReport[]): readonly string[] {
     const { store, replica, topology } = this.options
     const own = store.get(oid)
-    if (own !== undefined && replica.validThrough(own, copies) >= topology.epoch) return []
+    // One that lost power inherits nothing only as long as that is known.
+    if (own !== undefined && (own.incomplete || replica.validThrough(own, copies) >= topology.epoch)) return []
     return reports
       .filter((report) => report.present && !report.suspect && report.validThrough >= topology.epoch)
       .map((report) => report.node)
@@ -186,8 +192,14 @@ export class ObjectRecovery {
    * Our copy equals a valid one, or is the truth. It is made durable before its intent goes. `writer`: a gateway whose write
    * may be in it, and not everywhere yet: then the intent stays, so that the copy is doubted when that gateway leaves.
    */
-  private async keep(task: Task, epoch: number, object: StoredObject, writer = ''): Promise<boolean> {
-    const { store, replica, topology } = this.options
+  private async keep(
+    task: Task,
+    epoch: number,
+    object: StoredObject,
+    writer = '',
+    filling: Filling | null = null,
+  ): Promise<boolean> {
+    const { store, replica, topology, clock } = this.options
     const usable = () => !task.cancelled && !object.removed && topology.epoch === epoch
     if (!usable() || store.get(task.oid) !== object) return false
     if (writer !== '' && !object.intent) {
@@ -205,7 +217,8 @@ export class ObjectRecovery {
     store.setCheckEpoch(object, epoch)
     object.suspect = false
     object.incomplete = false
-    object.writer = writer
+    object.writer = filling !== null && filling.writer !== '' ? filling.writer : writer
+    if (filling !== null) object.lastWrite = clock.now()
     object.validEpoch = epoch
     if (writer !== '') replica.hot.add(object)
     else if (object.intent) replica.sealing.add(object)
@@ -245,19 +258,31 @@ export class ObjectRecovery {
     if (topology.epoch !== epoch || task.cancelled) return false
     const staged = store.stage(oid)
     task.staged = staged
+    const filling = new Filling(store, oid, staged)
+    // What is known to be rotten there stays known here by its checksums: of those a write would know nothing.
+    if (damage === null && task.sources?.includes(from)) {
+      task.filling = filling
+      this.options.opened(task)
+    }
     let committed = false
     try {
       const hurried = () => task.waiters.length + task.changes.length > 0
-      await copier.copyExtents(staged, from, epoch, oid, extents, busy, damage !== null, hurried)
+      await copier.copyExtents(filling, from, epoch, oid, extents, busy, damage !== null, hurried)
       // Another copy may have taken the place of the one that was read. And what was read may hold a write that is under way
       // and may never be done anywhere else: then nothing must believe this copy before it has an intent of its own.
       const after = await inquiry.statusOf(from, oid, epoch)
       if (!after.present || after.validThrough !== validThrough) return false
-      const heir = after.hot && !after.suspect
+      if (filling.full) throw diskTrouble(ENOSPC)
+      const written = filling.writer !== ''
+      if (written && after.suspect) return false
+      const heir = written || (after.hot && !after.suspect)
+      // Without an intent of its own it is believed at once: then no write may be in it that is not everywhere.
+      if (!heir) filling.closed = true
       const writeEpoch = heir ? 0 : after.suspect ? epoch : Math.max(after.writeEpoch, 1)
       if (task.cancelled || replica.activeEpoch < epoch || !this.isOurs(oid)) return false
       const former = store.get(oid)
-      const received = { bytes: bytesOf(oid), damage }
+      // What clients may write into at this very moment has checksums when it rests.
+      const received = heir && damage === null ? null : { bytes: bytesOf(oid), damage }
       const result = await until((done) => staged.commit(writeEpoch, heir ? 0 : epoch, done, received))
       committed = true
       // Cancelled while it was being synced (removed, or created anew): nothing was put in place.
@@ -275,11 +300,12 @@ export class ObjectRecovery {
         store.remove(object)
       } else if (heir) {
         object.suspect = true
-        return this.keep(task, epoch, object, after.writer)
+        return await this.keep(task, epoch, object, written ? filling.writer : after.writer, filling)
       }
       return topology.epoch === epoch
     } finally {
       task.staged = null
+      task.filling = null
       if (!committed) staged.abort()
     }
   }

@@ -16,6 +16,7 @@ import { type Clock, DiskError, type Log, type Timer } from '../host/interfaces.
 import type { ObjectStore } from '../store/types.js'
 import { type Oid, oidToHex, vidOf } from '../vdi/oid.js'
 import { Copier } from './copier.js'
+import type { Filling } from './filling.js'
 import { Inquiry, type Survey } from './inquiry.js'
 import { ObjectRecovery, resumeAll, type Task } from './object-recovery.js'
 import { Pacer } from './pacer.js'
@@ -121,7 +122,13 @@ export class Recovery implements ObjectEnsurer {
     this.pacer = new Pacer(options.clock, () => options.replica.foreground)
     this.inquiry = new Inquiry(options)
     this.copier = new Copier({ ...options, pacer: this.pacer })
-    this.objects = new ObjectRecovery({ ...options, inquiry: this.inquiry, copier: this.copier, passed: this.passed })
+    this.objects = new ObjectRecovery({
+      ...options,
+      inquiry: this.inquiry,
+      copier: this.copier,
+      passed: this.passed,
+      opened: (task) => this.letPass(task),
+    })
   }
 
   /** The epoch is active in the replica. */
@@ -148,6 +155,7 @@ export class Recovery implements ObjectEnsurer {
       // Who waited has requests of the former epoch, which end as refused and come again; or of this one, and asks anew.
       const waiters = [...task.waiters.splice(0), ...task.changes.splice(0)]
       task.sources = null
+      task.filling = null
       if (!task.running) this.tasks.delete(oid)
       for (const waiter of waiters) waiter.resume(0)
     }
@@ -176,11 +184,21 @@ export class Recovery implements ObjectEnsurer {
     const task = this.tasks.get(oid)
     // While the object is compared or copied nothing may go by: it could be missed.
     if (task === undefined || task.running || task.sources === null || task.sources.length === 0) return false
-    const { topology, passedEpoch, passing } = this.options
-    if (passedEpoch() < topology.epoch) passing(topology.epoch)
-    if (!this.passed.add(oid, writer)) return false
+    if (!this.remember(oid, writer)) return false
     this.next(task)
     return true
+  }
+
+  filling(oid: Oid, writer: string, start: number, end: number): Filling | null {
+    const filling = this.tasks.get(oid)?.filling ?? null
+    // When the copy is given up, what went into it has gone by.
+    return filling?.takes(start, end) && this.remember(oid, writer) ? filling : null
+  }
+
+  private remember(oid: Oid, writer: string): boolean {
+    const { topology, passedEpoch, passing } = this.options
+    if (passedEpoch() < topology.epoch) passing(topology.epoch)
+    return this.passed.add(oid, writer)
   }
 
   wanted(oid: Oid): void {
@@ -210,6 +228,7 @@ export class Recovery implements ObjectEnsurer {
     const task = this.tasks.get(oid)
     if (task === undefined) return
     task.cancelled = true
+    task.filling = null
     task.staged?.abort()
     if (!task.running) this.finish(task, 0)
   }
@@ -339,6 +358,7 @@ export class Recovery implements ObjectEnsurer {
         urgent: false,
         waitingFor: null,
         staged: null,
+        filling: null,
       }
       this.tasks.set(oid, task)
     }

@@ -23,6 +23,7 @@ import {
 } from '../protocol/header.js'
 import type { ObjectStore, StoredObject } from '../store/types.js'
 import { type Oid, oidToHex, vidOf } from '../vdi/oid.js'
+import type { Filling } from './filling.js'
 import {
   ALLOCATE,
   EIO,
@@ -70,6 +71,8 @@ export interface ObjectEnsurer {
   ensureOrPass(oid: Oid, waiter: EnsureWaiter): void
   /** Whether a change of `writer` goes by: other replicas of this epoch hold the object, and do it */
   pass(oid: Oid, writer: string): boolean
+  /** What takes this writer's change of the range, though it is no valid copy yet; null: nothing does now */
+  filling(oid: Oid, writer: string, start: number, end: number): Filling | null
   /** Somebody wanted to read it here, and reads it elsewhere */
   wanted(oid: Oid): void
   /** The object is being removed: a copy under way must not come back */
@@ -344,6 +347,8 @@ class ReplicaOp implements Completion, EnsureWaiter {
         }
         if (result < 0) replica.failed(result, 'object')
         if (result < 0 || (request.flags & FLAG_FUA) === 0 || request.kind === READ) this.finish(result)
+        // It went into a copy that is being taken: it is durable where there is a valid one.
+        else if (this.object === undefined) this.finish(result)
         // A newer epoch has begun, and in it the object was removed or made anew
         else if ((this.object as StoredObject).removed) this.finish(result)
         else {
@@ -425,7 +430,11 @@ class ReplicaOp implements Completion, EnsureWaiter {
     const request = this.request as ObjectRequest
     assert(replica.ensurer !== null, 'recovery is wired before requests are served')
     if (request.kind !== READ && (request.flags & FLAG_CREATE) === 0) {
-      if (replica.ensurer.pass(request.oid, request.writer)) this.finish(0)
+      const { oid, position, writer } = request
+      const filling =
+        request.kind === WRITE ? replica.ensurer.filling(oid, writer, position, position + request.length) : null
+      if (filling !== null) this.fill(filling)
+      else if (replica.ensurer.pass(request.oid, request.writer)) this.finish(0)
       else replica.ensurer.ensureOrPass(request.oid, this)
     } else if ((request.flags & FLAG_IF_VALID) !== 0) {
       replica.ensurer.wanted(request.oid)
@@ -499,6 +508,16 @@ class ReplicaOp implements Completion, EnsureWaiter {
     } else {
       store.punch(object, request.position, request.length, this)
     }
+  }
+
+  /** It counts as a valid copy's once that copy is whole. */
+  private fill(filling: Filling): void {
+    const request = this.request as ObjectRequest
+    this.object = undefined
+    this.stage = Stage.Access
+    request.atDisk = true
+    this.replica.began()
+    filling.write(request.writer, request.buffer, request.bufferOffset, request.length, request.position, this)
   }
 
   private finish(result: number): void {

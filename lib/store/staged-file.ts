@@ -41,6 +41,9 @@ export class StagedFile implements StagedObject {
   /** Chunks that are known not to match them */
   rot: readonly number[] = []
   private inFlight = 0
+  private fdClosed = false
+  /** Called when nothing is in flight any more */
+  private drained: (() => void) | null = null
   private readonly fd: number
 
   constructor(
@@ -50,11 +53,15 @@ export class StagedFile implements StagedObject {
     this.fd = owner.openStaged(stagePath(oid))
   }
 
+  get placed(): boolean {
+    return this.state === 'placed'
+  }
+
   write(buffer: Uint8Array, bufferOffset: number, length: number, position: number, done: Completion): void {
-    assert(this.state === 'open', 'a staged object is written before its commit')
+    assert(this.state !== 'placed', 'a staged object is written until it is in its place')
     assert(position >= 0 && length >= 0, 'a range lies within its object')
-    if (length === 0) {
-      done.complete(0)
+    if (length === 0 || this.state === 'ended') {
+      done.complete(length === 0 ? 0 : -ECANCELED)
       return
     }
     this.inFlight++
@@ -67,19 +74,24 @@ export class StagedFile implements StagedObject {
     })
   }
 
-  commit(writeEpoch: number, checkEpoch: number, done: Completion, received?: Received): void {
-    assert(this.state === 'open' && this.inFlight === 0, 'a staged object is committed once, after its writes')
+  commit(writeEpoch: number, checkEpoch: number, done: Completion, received?: Received | null): void {
+    assert(this.state === 'open', 'a staged object is committed once')
     assertEpoch(writeEpoch)
     assertEpoch(checkEpoch)
     this.state = 'committing'
     void this.place(writeEpoch, checkEpoch, done, received)
   }
 
-  private async place(writeEpoch: number, checkEpoch: number, done: Completion, received?: Received): Promise<void> {
+  private async place(
+    writeEpoch: number,
+    checkEpoch: number,
+    done: Completion,
+    received?: Received | null,
+  ): Promise<void> {
     const { disk } = this.owner
     const header = Buffer.alloc(HEADER_BYTES)
     this.inFlight++
-    let result = await this.sum(received)
+    let result = received === null ? 0 : await this.sum(received)
     if (result >= 0) {
       encodeHeader(header, this.oid, writeEpoch, checkEpoch, this.checksums)
       result = await completed((step) => disk.write(this.fd, header, 0, HEADER_BYTES, 0, step))
@@ -87,6 +99,8 @@ export class StagedFile implements StagedObject {
     if (result >= 0 && result < HEADER_BYTES) result = -EIO
     if (result >= 0 && this.state === 'committing') result = await completed((step) => disk.sync(this.fd, step))
     this.inFlight--
+    // The object's handle may be closed between its writes, which are counted elsewhere.
+    while (this.inFlight > 0) await new Promise<void>((resolve) => (this.drained = resolve))
     if (result >= 0 && this.state === 'committing') {
       try {
         disk.rename(stagePath(this.oid), objectPath(this.oid))
@@ -100,7 +114,7 @@ export class StagedFile implements StagedObject {
       this.owner.stageEnded(this)
       this.owner.takeOver(this, this.fd, writeEpoch, checkEpoch, done)
     } else if (this.state === 'ended') {
-      disk.close(this.fd)
+      this.close()
       done.complete(-ECANCELED)
     } else {
       this.abort()
@@ -141,11 +155,21 @@ export class StagedFile implements StagedObject {
     this.state = 'ended'
     this.owner.stageEnded(this)
     this.owner.discardStaged(stagePath(this.oid))
-    if (this.inFlight === 0) this.owner.disk.close(this.fd)
+    if (this.inFlight === 0) this.close()
   }
 
   private leave(): void {
     this.inFlight--
-    if (this.state === 'ended' && this.inFlight === 0) this.owner.disk.close(this.fd)
+    if (this.inFlight > 0) return
+    if (this.state === 'ended') this.close()
+    const { drained } = this
+    this.drained = null
+    drained?.()
+  }
+
+  private close(): void {
+    if (this.fdClosed) return
+    this.fdClosed = true
+    this.owner.disk.close(this.fd)
   }
 }

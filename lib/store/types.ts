@@ -69,9 +69,12 @@ export interface Received {
 /** An object being received: invisible until committed. */
 export interface StagedObject {
   readonly oid: Oid
+  /** In the object's place: from now on write to that */
+  readonly placed: boolean
+  /** Also during a commit, which need not cover it: the object is synced again before what was written is said to be durable */
   write(buffer: Uint8Array, bufferOffset: number, length: number, position: number, done: Completion): void
-  /** Syncs, then replaces the object atomically and durably. The new StoredObject is `store.get(oid)` afterwards. */
-  commit(writeEpoch: number, checkEpoch: number, done: Completion, received?: Received): void
+  /** Syncs, then replaces the object atomically and durably. `received` null: writes go on, checksums come later. The new StoredObject is `store.get(oid)` afterwards. */
+  commit(writeEpoch: number, checkEpoch: number, done: Completion, received?: Received | null): void
   /** Also during a commit: then nothing is put in place and commit's done gets -125 (ECANCELED); unless the copy is in place
    *  already and only its durability is outstanding. Then, and after completion, no effect: remove the object instead. */
   abort(): void

@@ -150,7 +150,7 @@ async function serve(input: readonly Buffer[], random: SimRandom): Promise<boole
     })
   }
   const pass = (): boolean => false
-  replica.ensurer = { ensure, ensureOrPass: ensure, pass, wanted: () => {}, cancel: () => {} }
+  replica.ensurer = { ensure, ensureOrPass: ensure, pass, filling: () => null, wanted: () => {}, cancel: () => {} }
   replica.epochChanged([], NONE, () => {})
   const log: Log = (level, text) => {
     if (level === 'error') bugs.push(text)

@@ -28,7 +28,7 @@ export class Planner {
     readonly random: SimRandom,
   ) {
     this.#throttle = new SimRandom(world.seed, 0x7407)
-    this.#throttles = this.#throttle.chance(0.3)
+    this.#throttles = this.#throttle.chance(0.5)
   }
 
   get #living(): Host[] {
@@ -62,7 +62,7 @@ export class Planner {
     if (this.#over) return 1000
     const { random } = this
     this.healthy()
-    if (this.#throttles) this.#settings(this.#throttle.chance(0.5))
+    if (this.#throttles) this.#settings(this.#throttle.chance(0.3))
     const { faults, faultEvery } = this.world.shape
     if (faults.length > 0) {
       this.faults++
@@ -117,7 +117,8 @@ export class Planner {
   #settings(held: boolean): void {
     const up = this.#living.filter((host) => host.serving && !host.paused)
     if (up.length === 0) return
-    const limit = this.#throttle.pick([null, 0, 256 << 10, 4 << 20])
+    // A few objects a second at most: writes meet copies that are missing, or under way.
+    const limit = this.#throttle.pick([null, 64 << 10, 128 << 10, 512 << 10])
     this.world.log(`recovery is ${held ? 'held' : 'released'}, limit ${limit}`)
     void this.#throttle
       .pick(up)
