@@ -342,9 +342,15 @@ export class Stream {
       this.lastLarge = length >= LARGE ? length : 0
       this.handler.message(slab, start, start + length)
     }
-    if (this.ending) this.start = this.filled
+    if (this.ending) this.dropReceived()
     this.parsing = false
     this.flush()
+  }
+
+  /** What comes after the end is read and forgotten, and the message that was not whole with it. */
+  private dropReceived(): void {
+    this.start = this.filled
+    this.wanted = 0
   }
 
   // --- life
@@ -367,7 +373,7 @@ export class Stream {
     if (!this.isOpen || this.ending) return
     this.ending = true
     this.reason = reason
-    this.start = this.filled
+    this.dropReceived()
     this.flush()
     if (!this.isOpen) return
     this.socket.end()

@@ -85,7 +85,9 @@ export class Connection {
     const { lease } = session
     this.lease = lease
     this.exportName = session.exportName
-    lease.onRevoked = () => this.end('the volume was taken away')
+    // An answer could only be a failure, which a guest takes for a broken disk. A client that is cut off comes again, if it can,
+    // and sends what was not answered to whoever serves the volume then.
+    lease.onRevoked = () => this.cut('the volume was taken away')
     const { structured, blockStatus } = session
     this.transmission = new Transmission(this.stream, lease.volume, structured, blockStatus, {
       finished: (reason) => this.finished(reason),

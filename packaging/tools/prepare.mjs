@@ -15,6 +15,7 @@ const aptMinutesMax = 10
 const debian = {
   'qemu-utils': ['qemu-img', 'qemu-io', 'qemu-nbd'],
   'qemu-system-x86': ['qemu-system-x86_64'],
+  'qemu-system-common': ['qemu-storage-daemon'],
   'libnbd-bin': ['nbdinfo', 'nbdcopy'],
   fio: ['fio'],
   e2fsprogs: ['mke2fs', 'mkfs.ext4'],
@@ -33,7 +34,17 @@ const needs = {
   bench: ['qemu-utils', 'fio'],
   // Only root can use them, see test/system.
   'test:system': beds,
-  test: [...beds, 'qemu-utils', 'qemu-system-x86', 'libnbd-bin', 'fio', 'e2fsprogs', 'mount', 'openssl'],
+  test: [
+    ...beds,
+    'qemu-utils',
+    'qemu-system-x86',
+    'qemu-system-common',
+    'libnbd-bin',
+    'fio',
+    'e2fsprogs',
+    'mount',
+    'openssl',
+  ],
 }
 
 function say(text) {

@@ -8,6 +8,7 @@ import fc from 'fast-check'
 import type { Slab } from '../../../lib/host/slab.js'
 import { MESSAGE_MAX, Stream, type StreamHandler } from '../../../lib/host/stream.js'
 import { connectStream, listenStream, type StreamAddress } from '../../../lib/host/stream-socket.js'
+import { Conversation } from '../../fuzz/memory-socket.js'
 
 const log = () => {}
 
@@ -402,3 +403,34 @@ test('a socket file left by a dead process is replaced, one in use is not, nor i
   t.is(statSync(path).mode & 0o777, 0o640)
   second.close()
 })
+
+test('a stream that ends in the middle of a large message reads on to the end', async (t) => {
+  const MIB = 1 << 20
+  const { promise, resolve } = gate()
+  const talk = new Conversation(() => ({
+    messageLength: () => MIB,
+    message: () => t.fail('the message was never whole'),
+    closed: resolve,
+  }))
+  const say = (length: number): void => {
+    for (let left = length; left > 0; ) {
+      const taken = Math.min(left, talk.stream.receiveBuffer().length)
+      talk.stream.received(taken)
+      left -= taken
+    }
+  }
+  say(100_000)
+  talk.stream.end('enough')
+  say(3 * MIB)
+  talk.hangUp()
+  await promise
+  t.false(talk.stream.open)
+})
+
+function gate(): { promise: Promise<void>; resolve: () => void } {
+  let resolve = (): void => {}
+  const promise = new Promise<void>((done) => {
+    resolve = done
+  })
+  return { promise, resolve }
+}

@@ -328,6 +328,26 @@ test('a volume whose tie is cut ends its connections; the next one opens it anew
   other.destroy()
 })
 
+test('requests under way when a volume is taken away are not answered: their client comes again and repeats them', async (t) => {
+  const { path, opener } = await serve(t)
+  const client = await NbdClient.open(path, 'disk')
+  const [volume] = opener.volumes
+  volume.freeze()
+  let answered = false
+  client.call(nbd.CMD_READ, 0, 512).then(
+    () => {
+      answered = true
+    },
+    () => {},
+  )
+  await until('the request to run', 2000, () => volume.calls.length > 0)
+  volume.failWith = -108
+  volume.onChange?.('revoked')
+  volume.unfreeze()
+  await client.closed()
+  t.false(answered)
+})
+
 test('a resize is seen by those who connect afterwards', async (t) => {
   const { path, opener } = await serve(t)
   const before = await NbdClient.open(path, 'disk')

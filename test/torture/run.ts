@@ -1,0 +1,48 @@
+/**
+ * npm run torture -- [--kind KIND] [--rounds N] [--seed S]
+ *
+ * --kind    kill: a random daemon, the gateway too, is killed (default 100 rounds); kill-all: all at once under flushes (20);
+ *           stop: a random daemon is stopped and continued (10); full: a file system of 200 MB is filled (1). Default: all
+ * --rounds  of each kind
+ * --seed    default 1
+ */
+import { optionsOf, refuse } from '../support/options.js'
+import { fillDisks } from './full.js'
+import { type Kind, kinds, torture } from './torture.js'
+
+const usage = 'npm run torture -- [--kind kill|kill-all|stop|full] [--rounds N] [--seed S]'
+const roundsDefault: Record<Kind | 'full', number> = { kill: 100, 'kill-all': 20, stop: 10, full: 1 }
+
+const { values } = optionsOf(usage, {
+  options: {
+    kind: { type: 'string' },
+    rounds: { type: 'string' },
+    seed: { type: 'string', default: '1' },
+  },
+})
+const log = (text: string): void => console.log(text)
+
+function number(text: string, what: string): number {
+  if (!/^\d{1,9}$/.test(text)) refuse(usage, `--${what} takes a number, not ${text}`)
+  return Number(text)
+}
+
+const all = [...kinds, 'full'] as const
+const chosen = values.kind === undefined ? all : all.filter((kind) => kind === values.kind)
+if (chosen.length === 0) refuse(usage, `no kind ${values.kind}`)
+for (const kind of chosen) {
+  const rounds = values.rounds === undefined ? roundsDefault[kind] : number(values.rounds, 'rounds')
+  try {
+    if (kind === 'full') for (let round = 0; round < rounds; round++) await fillDisks(log)
+    else {
+      const result = await torture({ kind, rounds, seed: number(values.seed, 'seed'), log })
+      log(
+        `${kind}: ${result.rounds} rounds in ${result.seconds.toFixed(0)} s, ${result.verified} blocks written and verified, ` +
+          `the longest wait for one ${result.longest.toFixed(1)} s: no error, all copies identical`,
+      )
+    }
+  } catch (error) {
+    log(`${kind}: FAILED: ${(error as Error).message}`)
+    process.exitCode = 1
+  }
+}
