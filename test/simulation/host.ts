@@ -19,6 +19,8 @@ export const PORT = 7000
 export interface SheepParts {
   name: string
   zone: string
+  /** Offers no disk space */
+  gatewayOnly: boolean
   /** Listens on, and is reached at, this host's name and PORT */
   host: string
   clock: Clock
@@ -63,6 +65,7 @@ export class Host {
     readonly world: World,
     readonly name: string,
     readonly zone: string,
+    readonly gatewayOnly: boolean,
     readonly random: SimRandom,
     shape: DiskShape,
   ) {
@@ -103,6 +106,7 @@ export class Host {
       const opened = world.makeSheep({
         name: this.name,
         zone: this.zone,
+        gatewayOnly: this.gatewayOnly,
         host: this.name,
         clock: new SimClock(world.scheduler, process, rate, this.random.below(600_000) - 300_000),
         random,

@@ -147,7 +147,15 @@ export function perfectSheep(flaw: Flaw, rarely: () => boolean): MakeSheep {
         volume.entry.size = size
         return volume.entry
       },
-      rename: () => Promise.reject(new SheepError('unsupported', 'rename')),
+      rename: async (name, newName) => {
+        find(name, '')
+        for (const [key, volume] of [...stored]) {
+          if (!key.startsWith(`${name}@`)) continue
+          stored.delete(key)
+          volume.entry.name = newName
+          stored.set(`${newName}${key.slice(name.length)}`, volume)
+        }
+      },
       usage: () => Promise.resolve([]),
       locks: () => [],
       migration: () => undefined,

@@ -35,6 +35,10 @@ export class Planner {
     return this.world.hosts.filter((host) => !host.buried)
   }
 
+  get #storing(): Host[] {
+    return this.#living.filter((host) => !host.gatewayOnly)
+  }
+
   /** Every host serves in one epoch and has all its share. */
   healthy(): boolean {
     const living = this.#living
@@ -44,7 +48,9 @@ export class Planner {
       if (!host.serving) return false
       const { cluster } = host.sheep!
       if (cluster.epoch?.number !== epoch || cluster.epoch.nodes.length !== living.length) return false
-      for (const node of cluster.epoch.nodes) if (cluster.recovered.get(node.id) !== epoch) return false
+      for (const { id, vnodes } of cluster.epoch.nodes) {
+        if (vnodes > 0 && cluster.recovered.get(id) !== epoch) return false
+      }
     }
     this.#troubled.clear()
     return true
@@ -52,7 +58,7 @@ export class Planner {
 
   /** So many hosts are away that there may be objects which none of the others has. */
   allCopiesMayBeAway(): boolean {
-    const zones = new Set(this.#living.map((host) => host.zone)).size
+    const zones = new Set(this.#storing.map((host) => host.zone)).size
     const away = this.#living.filter((host) => !host.serving).length
     return away >= Math.min(this.world.shape.copies, zones)
   }
@@ -160,7 +166,7 @@ export class Planner {
     for (const host of hosts) this.#troubled.add(host)
     this.#doubtUnrecovered()
     for (const host of hosts) host.cutPower()
-    const zones = new Set(this.#living.map((host) => host.zone)).size
+    const zones = new Set(this.#storing.map((host) => host.zone)).size
     if (this.#troubled.size >= Math.min(this.world.shape.copies, zones)) {
       this.world.log('what was not flushed may be lost')
       this.world.workload.powerLoss()
@@ -173,7 +179,7 @@ export class Planner {
     for (const { sheep } of this.#living) {
       const epoch = sheep?.cluster.epoch
       for (const node of epoch?.nodes ?? []) {
-        if (sheep?.cluster.recovered.get(node.id) === epoch?.number) continue
+        if (node.vnodes === 0 || sheep?.cluster.recovered.get(node.id) === epoch?.number) continue
         const host = this.#living.find(({ name }) => name === node.name)
         if (host) this.#troubled.add(host)
       }
@@ -246,7 +252,7 @@ export class Planner {
     const buried = world.hosts.filter((each) => each.buried).length
     const remaining = this.#living.length - 1
     if (!this.healthy() || this.#undo.size > 0) return
-    if (buried + 1 >= world.shape.copies || remaining * 2 <= world.hosts.length || remaining < 2) return
+    if (buried + 1 >= world.shape.copies || remaining * 2 <= world.hosts.length || this.#storing.length < 3) return
     world.log(`${host.name} burns down`)
     host.cutPower()
     host.buried = true

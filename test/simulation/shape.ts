@@ -9,6 +9,8 @@ export interface Shape {
   zones: number
   copies: number
   blockSizeShift: number
+  /** Hosts, the last ones, that offer no disk: gateways only */
+  gateways: number
   volumes: number
   /** Simulated ms of work under faults */
   duration: number
@@ -75,5 +77,6 @@ export function shapeOf(random: SimRandom): Shape {
       syncLatency: random.pick([0.5, 5]),
       inline: random.pick([0, 0.5, 0.95]),
     },
+    gateways: hosts >= 4 && random.chance(0.25) ? 1 : 0,
   }
 }

@@ -6,7 +6,7 @@ import { Session } from '../../lib/node/sessions.js'
 import { type MakeSheep, PORT } from './host.js'
 
 const STATE = 'node-state'
-/** All nodes offer the same space: placement is then the same in every run of a world. */
+/** All nodes that store offer the same space: placement is then the same in every run of a world. */
 const SPACE = 2 ** 30
 
 /** 16 hex digits, made of the host's name: a store keeps its node's id. */
@@ -15,7 +15,7 @@ function nodeId(name: string): string {
 }
 
 export const sheep: MakeSheep = async (parts) => {
-  const { name, zone, host, clock, random, disk, network, engine, log, fatal } = parts
+  const { name, zone, gatewayOnly, host, clock, random, disk, network, engine, log, fatal } = parts
   const id = nodeId(name)
   const facts: ProcessFacts = {
     version: 'simulated',
@@ -28,7 +28,7 @@ export const sheep: MakeSheep = async (parts) => {
     clients: () => ({ active: 0, total: 0, read: 0, write: 0, flush: 0, remove: 0, readBytes: 0, writeBytes: 0 }),
   }
   const node = await SheepNode.open({
-    self: { id, name, host, port: PORT, zone, space: SPACE, vnodes: 0 },
+    self: { id, name, host, port: PORT, zone, space: gatewayOnly ? 0 : SPACE, vnodes: 0 },
     clock,
     random,
     disk,

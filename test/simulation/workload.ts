@@ -100,7 +100,8 @@ export class Actor {
   constructor(
     readonly workload: Workload,
     readonly random: SimRandom,
-    readonly name: string,
+    /** Of the VDI; a rename changes it */
+    public name: string,
     /** The content of a clone; null: a new volume, to be created */
     cloned: Lineage | null = null,
   ) {
@@ -141,6 +142,10 @@ export class Actor {
     if (session && !session.ended && this.#drama.chance(0.04)) {
       this.#session = null
       this.#session = await (this.#drama.chance(0.5) ? takeAway : migrate)(this.#owner(), session)
+      return
+    }
+    if (this.#drama.chance(0.01)) {
+      await this.#rename()
       return
     }
     const choice = random.float()
@@ -403,6 +408,15 @@ export class Actor {
       sheep.vdis.resize(this.name, size, true),
     )
     if (done) this.#lineage.resize(size / cellSize)
+  }
+
+  /** With all its snapshots, open or not. */
+  async #rename(): Promise<void> {
+    const name = this.workload.nextName(this.name.slice(0, 1))
+    const done = await this.#operate(`rename ${this.name} to ${name}`, 'not-found', (sheep) =>
+      sheep.vdis.rename(this.name, name),
+    )
+    if (done) this.name = name
   }
 
   async #deleteSnapshot(): Promise<void> {

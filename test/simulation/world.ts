@@ -67,7 +67,17 @@ export class World {
     this.network = new SimNetwork(this.scheduler, this.random.split(), this.verdict, shape.network)
     const names = Array.from({ length: shape.hosts }, (_, i) => `n${i + 1}`)
     this.hub = new EngineHub(this.scheduler, this.random.split(), shape.engine, names)
-    this.hosts = names.map((name, i) => new Host(this, name, `z${i % shape.zones}`, this.random.split(), shape.disk))
+    this.hosts = names.map(
+      (name, i) =>
+        new Host(
+          this,
+          name,
+          `z${i % shape.zones}`,
+          i >= names.length - shape.gateways,
+          this.random.split(),
+          shape.disk,
+        ),
+    )
     this.workload = new Workload(this, this.random.split())
     this.planner = new Planner(this, this.random.split())
   }
