@@ -60,7 +60,7 @@ export class ObjectFile extends SyncUnit implements StoredObject {
   /** Bit i: chunk i was changed since its checksum was taken (two halves of CHUNKS bits) */
   writtenLow = 0
   writtenHigh = 0
-  /** Bit i: chunk i need not be looked at before it is read, in the store's current `trust` */
+  /** Bit i: chunk i need not be looked at before it is read, in the store's current `trust` (0: trust nothing) */
   sureLow = 0
   sureHigh = 0
   sureTrust = 0
@@ -130,7 +130,7 @@ export class ObjectFile extends SyncUnit implements StoredObject {
 
   /** Whether a read of this range may go ahead without a look at checksums. */
   isSure(position: number, length: number, trust: number): boolean {
-    if (this.sureTrust !== trust) {
+    if (this.sureTrust !== trust || trust === 0) {
       this.sureTrust = trust
       this.sureLow = this.writtenLow
       this.sureHigh = this.writtenHigh

@@ -43,7 +43,7 @@ export interface StoreOptions {
   reserve?: number
   /** The last epoch that this node was in before it stopped; default 0, none */
   lastEpoch?: number
-  /** A chunk that was compared with its checksum is read without another look for at most so long, ms */
+  /** A chunk that was compared with its checksum is read without another look for at most so long, ms; 0: never */
   trustMs?: number
   /** Intents above which `onIntentPressure` is called */
   intents?: number
@@ -59,7 +59,7 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
 
   /** A copy's bytes were found not to match their checksums, for the first time */
   onRot: ((object: StoredObject) => void) | null = null
-  trust = 1
+  trust: number
 
   private readonly log: Log
   private readonly lastEpoch: number
@@ -89,6 +89,7 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
     this.lastEpoch = options.lastEpoch ?? 0
     this.clock = options.clock
     this.trustMs = options.trustMs ?? TRUST_MS_DEFAULT
+    this.trust = this.trustMs === 0 ? 0 : 1
     this.gauge = new SpaceGauge(disk, options.clock, options.reserve ?? -1)
     this.handles = new HandleCache(disk, options.handles ?? handlesDefault(disk), (file) => this.syncs.syncSoon(file))
     this.headers = new HeaderWriter(disk, this.handles)
@@ -444,7 +445,6 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
   // checksums
 
   look(file: ObjectFile, handle: Handle, position: number, length: number, done: Completion): void {
-    if (this.trustMs === 0) this.trust++
     this.sealer.look(file, handle, position, length, done)
   }
 

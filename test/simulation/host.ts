@@ -7,6 +7,7 @@ import type { ClusterView } from '../../lib/cluster/types.js'
 import type { VdiService } from '../../lib/control/services.js'
 import type { VolumeOpener } from '../../lib/gateway/types.js'
 import type { Clock, Disk, Log, Network, Random } from '../../lib/host/interfaces.js'
+import type { Oid } from '../../lib/vdi/oid.js'
 import { SimClock } from './clock.js'
 import { type DiskShape, SimDisk } from './disk.js'
 import { DiskView } from './disk-view.js'
@@ -42,6 +43,10 @@ export interface Sheep {
   start(): Promise<void>
   /** Orderly */
   stop(): Promise<void>
+  /** The object is quiet: its checksums are in force */
+  resting(oid: Oid): boolean
+  startScrub(): void
+  scrubbing(): boolean
 }
 
 /** Opens its store; SheepError when it cannot. */

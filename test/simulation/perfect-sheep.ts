@@ -204,6 +204,9 @@ export function perfectSheep(flaw: Flaw, rarely: () => boolean): MakeSheep {
         alive = false
         for (const volume of stored.values()) if (volume.holder === parts) volume.holder = null
       },
+      resting: () => false,
+      startScrub: () => {},
+      scrubbing: () => false,
     }
     return sheep
   }

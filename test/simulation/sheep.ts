@@ -47,6 +47,8 @@ export const sheep: MakeSheep = async (parts) => {
     calls: (running) => serviceCalls(running, facts),
     fatal,
     stopRequested: () => {},
+    // Every read is compared: rot may come at any time.
+    trustMs: 0,
   })
   return {
     volumes: node.gateway,
@@ -54,5 +56,8 @@ export const sheep: MakeSheep = async (parts) => {
     cluster: node.cluster,
     start: () => node.start(),
     stop: () => node.stop(),
+    resting: (oid) => node.store.get(oid)?.intent === false,
+    startScrub: () => node.scrub.start(),
+    scrubbing: () => node.scrub.progress().state !== 'idle',
   }
 }

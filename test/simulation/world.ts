@@ -2,6 +2,7 @@
  * One run: hosts, their network and engine, the clients and the faults, all from one seed. In order:
  *
  *   start and format -> clients work while the planner breaks things -> heal -> clients end -> everything recovers
+ *   -> perhaps bits turn over at rest
  *   -> each volume and snapshot is read whole through a fresh gateway -> the disks are compared byte by byte
  */
 import { InvariantError } from '../../lib/assert.js'
@@ -15,6 +16,7 @@ import { Planner } from './planner.js'
 import type { Process } from './process.js'
 import { SimRandom } from './random.js'
 import { watchRejections } from './rejections.js'
+import { Rot } from './rot.js'
 import { type Shape, shapeOf } from './shape.js'
 import { Trace, Verdict } from './trace.js'
 import { Violation } from './violation.js'
@@ -48,6 +50,7 @@ export class World {
   readonly shape: Shape
   readonly workload: Workload
   readonly planner: Planner
+  readonly rot: Rot
   /** Compare the disks at the end */
   audit = true
   readonly #waiting = new Map<number, string>()
@@ -80,6 +83,7 @@ export class World {
     )
     this.workload = new Workload(this, this.random.split())
     this.planner = new Planner(this, this.random.split())
+    this.rot = new Rot(this, new SimRandom(seed, 0xb17))
   }
 
   log(text: string): void {
@@ -159,11 +163,16 @@ export class World {
     await this.#until('clients end', work)
     await this.#until('recovery is released', this.planner.release())
     await this.#until('everything is recovered', this.#recovered())
+    if (this.audit && this.rot.random.chance(0.5)) await this.#rot()
     this.log('---- verifying')
     await this.#until('volumes are read', this.workload.verify())
     await this.#until('everything is recovered', this.#recovered())
     await this.#pass(this.shape.settle, null)
     await this.#until('everything is recovered', this.#recovered())
+    if (this.rot.flips > 0) {
+      this.rot.startScrubs()
+      await this.#until('everything is scrubbed', this.#scrubbed())
+    }
     const problem = this.audit ? auditDisks(this) : ''
     if (problem) this.verdict.report('disks', problem)
   }
@@ -185,6 +194,20 @@ export class World {
       await this.sleep(50)
     }
     while (!this.planner.healthy()) await this.sleep(50)
+  }
+
+  /** The bits turn over while nobody writes. */
+  async #rot(): Promise<void> {
+    this.log('---- rotting')
+    await this.#pass(this.shape.settle, null)
+    if (this.rot.flip() === 0) return
+    this.rot.trouble()
+    await this.#pass(10_000, null)
+    await this.#until('everything is recovered', this.#recovered())
+  }
+
+  async #scrubbed(): Promise<void> {
+    while (this.rot.scrubbing) await this.sleep(200)
   }
 
   async #recovered(): Promise<void> {
