@@ -17,4 +17,6 @@ export const mutations = {
   trustFenced: false,
   /** A daemon that stood still serves what clients asked meanwhile before it asks the cluster */
   trustPausedGateway: false,
+  /** Take what is read at rest for what was written, whatever its checksum says */
+  trustRot: false,
 }
