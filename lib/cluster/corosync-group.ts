@@ -300,7 +300,11 @@ export class Group {
     if (!quorate && before !== false) this.events.quorum(false)
     if (change !== null) {
       const { joined, left } = change
-      this.events.view({ members: [...this.members.values()].sort(), joined: [...joined].sort(), left })
+      this.events.view({
+        members: [...this.members.values()].sort(),
+        joined: [...joined].sort(),
+        left: [...left].sort(),
+      })
     }
     if (quorate && before !== true) this.events.quorum(true)
   }

@@ -60,8 +60,23 @@ export const scenarios: readonly Scenario[] = [
     },
   },
   {
+    name: 'messages',
+    title: 'the engine alone: thousands of messages from three hosts, large ones between, one order',
+    short: true,
+    async run(cluster) {
+      const words = ['/usr/lib/sheepdog/dist/test/system/talker.js', 'talk', '3', '1000', '300']
+      const said = await Promise.all(cluster.hosts.map((host) => host.run('node', words)))
+      const results = said.map((text) => JSON.parse(text) as { heard: number; order: string; ms: number })
+      if (new Set(results.map(({ order }) => order)).size !== 1) throw new Error(`other orders: ${said.join('')}`)
+      const slowest = Math.max(...results.map(({ ms }) => ms))
+      const rate = Math.round((results[0].heard * 1000) / slowest)
+      cluster.say(`  ${results[0].heard} messages and 24 MiB in ${slowest} ms: ${rate} messages/s`)
+      if (rate < 300) throw new Error('fewer than 300 messages a second')
+    },
+  },
+  {
     name: 'many-operations',
-    title: 'operations of the cluster from three hosts at once: several hundred messages a second',
+    title: 'volumes made and deleted from three hosts at once',
     short: false,
     async run(cluster) {
       const names = Array.from({ length: 60 }, (_, at) => `many${at}`)
