@@ -406,6 +406,7 @@ test.serial(
       const random = generator(seed)
       const hosts = 2 + random(4)
       const world = new World(t.context.clock, hosts, random)
+      world.corosync.slowQuorum = seed % 2 === 0
       for (let host = 0; host < hosts; host++) world.start(host)
       for (let step = 0; step < 400; step++) {
         const what = random(100)

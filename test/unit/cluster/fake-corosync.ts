@@ -59,7 +59,10 @@ export class FakeCorosync {
   readonly nodes: FakeNode[] = []
   readonly quorateRings = new Map<string, boolean>()
   private rings = 0
+  /** It takes no messages */
   busy = false
+  /** libquorum's events come late */
+  slowQuorum = false
 
   constructor(
     readonly hosts: number,
@@ -150,10 +153,13 @@ export class FakeCorosync {
   deliver(): boolean {
     const waiting = this.nodes.flatMap(({ client }) => {
       if (client === null) return []
-      return [client.inbox, client.quorumInbox].filter((inbox) => inbox.length > 0).map((inbox) => ({ client, inbox }))
+      const inboxes = [client.inbox, client.quorumInbox].filter((inbox) => inbox.length > 0)
+      return inboxes.map((inbox) => ({ client, inbox }))
     })
     if (waiting.length === 0) return false
-    const { client, inbox } = waiting[this.random(waiting.length)]
+    const quick = waiting.filter(({ client, inbox }) => inbox !== client.quorumInbox)
+    const from = this.slowQuorum && quick.length > 0 && this.random(20) > 0 ? quick : waiting
+    const { client, inbox } = from[this.random(from.length)]
     const event = inbox.shift()!
     if (event.type === 'processes') this.lists.set(client, event.processes)
     if (event.type === 'ring') client.ring = event.ring
