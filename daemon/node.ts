@@ -7,35 +7,39 @@ import type { NodeInfo } from '../lib/cluster/types.js'
 import type { ControlServices, RequestCounts } from '../lib/control/services.js'
 import { SheepError } from '../lib/errors.js'
 import { RealClock } from '../lib/host/clock.js'
-import { RealDisk } from '../lib/host/disk.js'
 import { RealNetwork } from '../lib/host/network.js'
 import { RealRandom } from '../lib/host/random.js'
 import { type NbdServer, startNbdServer } from '../lib/nbd/server.js'
 import { SheepNode } from '../lib/node/node.js'
 import { controlServices, type ProcessFacts, serviceCalls } from '../lib/node/services.js'
 import { Session } from '../lib/node/sessions.js'
-import { openIdentity } from '../lib/store/identity.js'
+import { type AttachedDisk, findDisks, type UnusableDisk } from '../lib/store/node-disks.js'
 import type { NodeHooks, RunningNode } from './hooks.js'
 import type { SheepOptions } from './options.js'
+import { attachStore } from './store-directory.js'
 
 /** How long a start waits for the cluster before it says that it is waiting. */
 const READY_MS = 20_000
 
 /** SheepError: whatever keeps this node from serving, with what to do. */
-export async function createNode(options: SheepOptions, hooks: NodeHooks, version: string): Promise<RunningNode> {
+export async function createNode(
+  options: SheepOptions,
+  disks: { attached: AttachedDisk[]; unusable: UnusableDisk[] },
+  hooks: NodeHooks,
+  version: string,
+): Promise<RunningNode> {
   const { log } = hooks
   const clock = new RealClock()
   const random = new RealRandom()
-  const disk = new RealDisk(options.store, { sync: options.sync })
-  const identity = openIdentity(disk, { random, clock })
-  const space = disk.space().total
+  const found = findDisks(disks.attached, disks.unusable, { random, clock, log })
+  const space = found.disks.reduce((sum, { attached }) => sum + attached.disk.space().total, 0)
   const self: NodeInfo = {
-    id: identity.id,
+    id: found.id,
     name: options.name,
     host: options.address.host || ringAddress(),
     port: options.address.port,
     socket: options.socket,
-    zone: options.zone !== '' ? options.zone : options.cluster.engine === 'local' ? identity.id : options.name,
+    zone: options.zone !== '' ? options.zone : options.cluster.engine === 'local' ? found.id : options.name,
     space: options.gatewayOnly ? 0 : space,
     vnodes: 0,
   }
@@ -44,7 +48,6 @@ export async function createNode(options: SheepOptions, hooks: NodeHooks, versio
   const started = clock.now()
   const facts: ProcessFacts = {
     version,
-    storePath: options.store,
     uptime: () => (clock.now() - started) / 1000,
     cpu: () => {
       const { user, system } = process.cpuUsage()
@@ -59,12 +62,12 @@ export async function createNode(options: SheepOptions, hooks: NodeHooks, versio
     self,
     clock,
     random,
-    disk,
+    disks: found,
+    attach: (path) => attachStore(path, options.sync),
     network: new RealNetwork(log, self.host),
     engine: engineOf(options, log),
     log,
     listen: { ...options.listen, socket: options.socket },
-    state: { load: () => identity.loadState(), save: (state) => identity.saveState(state) },
     accept: (running, link) => {
       services ??= controlServices(running, facts)
       return new Session(running, services, link, clientOf(link, options))

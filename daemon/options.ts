@@ -13,6 +13,7 @@ export const DEFAULT_PORT = 7000
 /** The process group of corosync in which daemons find each other */
 export const DEFAULT_GROUP = 'sheepdog'
 export const DEFAULT_STORE = '/var/lib/sheepdog'
+export const DISKS_MAX = 64
 
 /** sockaddr_un.sun_path is 108 bytes with its final NUL (unix(7)). */
 const SOCKET_PATH_BYTES_MAX = 107
@@ -41,8 +42,8 @@ export interface NbdOptions {
 }
 
 export interface SheepOptions {
-  /** Absolute. Created when missing */
-  store: string
+  /** A directory for each disk, absolute. Created when missing. The first holds the sockets and the log by default */
+  stores: string[]
   cluster: ClusterChoice
   /** Control, peers and legacy clients over TCP */
   listen: TcpAddress
@@ -133,11 +134,11 @@ interface RawOptions {
 function sheepCommand(version: string): Command {
   return new Command('sheep')
     .description(
-      'Serve a store directory of this host as part of a Sheepdog cluster.\n' +
+      'Serve store directories of this host, one for each disk, as part of a Sheepdog cluster.\n' +
         'Without -f it goes to the background and returns once it serves, or says what it waits for.',
     )
-    .usage('[options] [STORE]')
-    .argument('[STORE]', `directory of this host's objects, made when missing (default: ${DEFAULT_STORE})`)
+    .usage('[options] [DIR[,DIR...]]')
+    .argument('[DIRS]', `this host's disks: directories, made when missing (default: ${DEFAULT_STORE})`)
     .allowExcessArguments(false)
     .addOption(new Option('-c, --cluster <ENGINE>', 'local[:DIR] or corosync[:GROUP]').default('local'))
     .addOption(new Option('-p, --port <PORT>', 'TCP port for dog, peers and clients').default(String(DEFAULT_PORT)))
@@ -149,7 +150,7 @@ function sheepCommand(version: string): Command {
     .option('-l, --log <SETTINGS>', 'level=error|warning|notice|info|debug, dir=DIR, separated by commas')
     .option('-P, --pidfile <FILE>', "write the daemon's process id there")
     .option('-n, --nosync', 'never sync to disk: faster, and a power loss loses data')
-    .option('--nbd-socket <PATH>', 'Unix socket of the NBD server (default: STORE/nbd.sock)')
+    .option('--nbd-socket <PATH>', 'Unix socket of the NBD server (default: DIR/nbd.sock)')
     .option('--nbd-port <PORT>', 'serve NBD over TCP too, on this port (usual: 10809)')
     .option('--nbd-bind <ADDRESS>', 'address for NBD over TCP (default: 127.0.0.1)')
     .option('--tls <DIR>', 'TLS for NBD over TCP: DIR has server-cert.pem, server-key.pem, ca-cert.pem')
@@ -163,15 +164,20 @@ function sheepCommand(version: string): Command {
 const EXAMPLES = `
 Examples:
   sheep /srv/sheepdog                              one daemon on this host
+  sheep /srv/disk1,/srv/disk2                      two disks; when one fails the daemon goes on with the other
   sheep -p 7001 /srv/sheepdog1                     a second one beside it; they find each other
   sheep -z rack1 -l level=debug /srv/sheepdog      name the failure domain, log more
   sheep --nbd-port 10809 /srv/sheepdog             NBD over TCP for clients of this host
+
+Each disk needs a file system of its own. Sockets and log are in the first DIR (--nbd-socket, -l dir=DIR move them).
+dog node md info shows the disks, dog node md plug and unplug add and remove some while the daemon runs.
 
 Then: dog cluster format -c 1    (once), dog vdi create NAME SIZE, dog node list
 `
 
 function checked(raw: RawOptions, words: string[], facts: HostFacts): SheepOptions {
-  const store = storeOf(words[0] ?? DEFAULT_STORE, facts)
+  const stores = storesOf(words[0] ?? DEFAULT_STORE, facts)
+  const [store] = stores
   const cluster = clusterOf(raw.cluster, facts)
   const port = portOf(raw.port, '-p')
   const bind = addressOf(raw.bind ?? (cluster.engine === 'local' ? '127.0.0.1' : '0.0.0.0'), '-b')
@@ -195,7 +201,7 @@ function checked(raw: RawOptions, words: string[], facts: HostFacts): SheepOptio
     )
   }
   return {
-    store,
+    stores,
     cluster,
     listen: { host: bind, port },
     socket: socketOf(join(store, 'sock'), 'the store directory'),
@@ -221,16 +227,12 @@ function checked(raw: RawOptions, words: string[], facts: HostFacts): SheepOptio
   }
 }
 
-function storeOf(word: string, facts: HostFacts): string {
-  const stores = word.split(',')
-  if (stores.length > 1) {
-    throw new SheepError(
-      'unsupported',
-      `${stores.length} store directories were given; a daemon uses one for now`,
-      `start with one, e.g. sheep ${stores[0]}, or one daemon with its own -p for each directory`,
-    )
-  }
-  return pathOf(word, 'STORE', facts)
+function storesOf(word: string, facts: HostFacts): string[] {
+  const stores = word.split(',').map((part) => pathOf(part, 'DIR', facts))
+  const twice = stores.find((store, i) => stores.indexOf(store) !== i)
+  if (twice !== undefined) throw invalid(`${twice} is given twice`, 'give each directory once')
+  if (stores.length > DISKS_MAX) throw invalid(`${stores.length} directories were given, at most ${DISKS_MAX} are used`)
+  return stores
 }
 
 function clusterOf(text: string, facts: HostFacts): ClusterChoice {

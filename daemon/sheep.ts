@@ -11,7 +11,9 @@ import type { NodeHooks, RunningNode } from './hooks.js'
 import { LogFile, RecentLines } from './log-file.js'
 import { createNode } from './node.js'
 import { hostFacts, parseOptions, type SheepOptions } from './options.js'
-import { lockStore, makeStoreDirectory } from './store-directory.js'
+import { attachStores, makeStoreDirectory } from './store-directory.js'
+
+type Disks = ReturnType<typeof attachStores>
 
 /** For leaving, syncing and closing; who stops a daemon waits no longer. */
 const STOP_MS = 30_000
@@ -25,7 +27,7 @@ async function main(): Promise<void> {
   }
   const starter = background()
   if (!options.foreground && starter === null) {
-    makeStoreDirectory(options.store)
+    makeStoreDirectory(options.stores[0])
     process.stdout.write(`${await startInBackground(fileURLToPath(import.meta.url), words, options.logFile)}\n`)
     return
   }
@@ -49,12 +51,11 @@ function say(text: string): void {
 /** Resolves when it serves or waits, with what to tell the user. */
 async function serve(options: SheepOptions, inBackground: boolean): Promise<string> {
   const daemon = new Daemon(options, inBackground)
-  makeStoreDirectory(options.store)
-  lockStore(options.store)
+  const disks = attachStores(options.stores, options.sync)
   if (inBackground) process.chdir('/')
   if (!options.sync) daemon.log('warning', '-n: nothing is synced to disk, a power loss loses data')
   if (options.pidFile !== '') writePidFile(options.pidFile)
-  await daemon.start()
+  await daemon.start(disks)
   return daemon.describe()
 }
 
@@ -81,8 +82,8 @@ class Daemon {
     this.handleSignals()
   }
 
-  async start(): Promise<void> {
-    this.log('notice', `sheep ${VERSION} starts`, { store: this.options.store, pid: process.pid })
+  async start(disks: Disks): Promise<void> {
+    this.log('notice', `sheep ${VERSION} starts`, { store: this.options.stores.join(), pid: process.pid })
     const hooks: NodeHooks = {
       log: this.log,
       recentLog: (lines) => this.recent.newest(lines),
@@ -90,7 +91,7 @@ class Daemon {
       requestStop: (reason) => void this.stop(reason),
     }
     try {
-      this.node = await createNode(this.options, hooks, VERSION)
+      this.node = await createNode(this.options, disks, hooks, VERSION)
     } catch (error) {
       if (error instanceof SheepError) throw error
       if (error instanceof DiskError) throw new SheepError('system', error.message, 'see its permissions, and dmesg')
@@ -101,10 +102,10 @@ class Daemon {
 
   /** For whoever started it: where it is and what it does or waits for. */
   describe(): string {
-    const { store, listen } = this.options
+    const { stores, listen } = this.options
     const { status, statusReason } = (this.node as RunningNode).cluster
     const what = status === 'running' ? 'serving' : statusReason || status
-    return `sheep: ${store} on ${listen.host}:${listen.port}, process ${process.pid}: ${what}`
+    return `sheep: ${stores.join()} on ${listen.host}:${listen.port}, process ${process.pid}: ${what}`
   }
 
   private handleSignals(): void {

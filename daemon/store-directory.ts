@@ -1,8 +1,10 @@
 /** The store directory: made when missing, ours or empty, and one daemon's at a time. */
-import { ftruncateSync, mkdirSync, openSync, readdirSync, readFileSync, writeSync } from 'node:fs'
+import { closeSync, ftruncateSync, mkdirSync, openSync, readdirSync, readFileSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
-import { SheepError } from '../lib/errors.js'
+import { asSheepError, SheepError } from '../lib/errors.js'
+import { RealDisk } from '../lib/host/disk.js'
 import { lockExclusive } from '../lib/host/native.js'
+import type { AttachedDisk, UnusableDisk } from '../lib/store/node-disks.js'
 
 /** Made first in a new store: it marks the directory as one. */
 const LOCK = 'lock'
@@ -35,8 +37,38 @@ export function makeStoreDirectory(store: string): void {
   }
 }
 
-/** Held until the process ends, however it ends. SheepError busy, system */
-export function lockStore(store: string): void {
+/**
+ * A directory for this daemon alone: it is made when missing, and locked until it is closed or the process ends, however it ends.
+ * SheepError as of makeStoreDirectory; busy.
+ */
+export function attachStore(path: string, sync: boolean): AttachedDisk {
+  makeStoreDirectory(path)
+  const lock = lockStore(path)
+  return { path, disk: new RealDisk(path, { sync }), close: () => closeSync(lock) }
+}
+
+/** All of them. One that cannot be used as it is now is told of, and left out, as long as there is another. SheepError */
+export function attachStores(
+  paths: readonly string[],
+  sync: boolean,
+): { attached: AttachedDisk[]; unusable: UnusableDisk[] } {
+  const attached: AttachedDisk[] = []
+  const unusable: UnusableDisk[] = []
+  for (const path of paths) {
+    try {
+      attached.push(attachStore(path, sync))
+    } catch (error) {
+      const failure = asSheepError(error)
+      if (failure.code !== 'system' || paths.length === 1) throw error
+      unusable.push({ id: '', path, state: 'failed', reason: failure.message })
+    }
+  }
+  if (attached.length > 0) return { attached, unusable }
+  throw new SheepError('system', unusable.map(({ reason }) => reason).join('; '), 'mount the disks, or replace them')
+}
+
+/** Its descriptor holds the lock. SheepError busy, system */
+function lockStore(store: string): number {
   const path = join(store, LOCK)
   let fd: number
   try {
@@ -49,6 +81,7 @@ export function lockStore(store: string): void {
     )
   }
   if (lockExclusive(fd) !== 0) {
+    closeSync(fd)
     const owner = readFileSync(path, 'utf8').trim()
     throw new SheepError(
       'busy',
@@ -56,6 +89,16 @@ export function lockStore(store: string): void {
       'give another directory, or stop that daemon first',
     )
   }
-  ftruncateSync(fd)
-  writeSync(fd, `${process.pid}\n`)
+  try {
+    ftruncateSync(fd)
+    writeSync(fd, `${process.pid}\n`)
+  } catch (error) {
+    closeSync(fd)
+    throw new SheepError(
+      'system',
+      `cannot write in the store directory ${store}: ${(error as NodeJS.ErrnoException).message}`,
+      'see dmesg, and whether its file system is read-only',
+    )
+  }
+  return fd
 }

@@ -19,4 +19,8 @@ export const mutations = {
   trustPausedGateway: false,
   /** Take what is read at rest for what was written, whatever its checksum says */
   trustRot: false,
+  /** What a node lacks proves that it was never written, also when the node has lost a disk */
+  trustLostDisk: false,
+  /** Believe the copies on a disk that was away as those of the others */
+  trustReturningDisk: false,
 }

@@ -6,7 +6,7 @@
  */
 import { assert } from '../assert.js'
 import { asSheepError, SheepError } from '../errors.js'
-import { type Clock, type Disk, DiskError, type Log, type Random, type Timer } from '../host/interfaces.js'
+import { type Clock, DiskError, type Log, type Random, type Timer } from '../host/interfaces.js'
 import { Registry } from '../vdi/registry.js'
 import type { Engine, EngineView, MemberId } from './engine.js'
 import { Exclusive } from './exclusive.js'
@@ -17,7 +17,7 @@ import { Probes } from './probes.js'
 import { Proposals } from './proposals.js'
 import { refusalIn } from './standing.js'
 import { ClusterState, RECOVERY_DEFAULT } from './state.js'
-import { StateDisk } from './state-disk.js'
+import { type LogDisks, StateDisks } from './state-disks.js'
 import type { MembershipEvent, Numbered, OrderedAction, Standing, TimerName, UrgentAction } from './steps.js'
 import type {
   ClusterCommand,
@@ -34,8 +34,8 @@ export const PROPOSAL_TIMEOUT_MS = 60_000
 
 export interface ClusterOptions {
   engine: Engine
-  /** The store's; this uses cluster/ and epoch/ of it */
-  disk: Disk
+  /** The store's; this uses cluster/ and epoch/ of each */
+  disks: LogDisks
   clock: Clock
   random: Random
   log: Log
@@ -49,7 +49,7 @@ export interface ClusterOptions {
 export class Cluster implements ClusterView {
   /** Called in this order for each event. */
   readonly listeners: ClusterListener[] = []
-  private readonly stateDisk: StateDisk
+  private readonly stateDisk: StateDisks
   private readonly proposals: Proposals
   private readonly claims: Exclusive
   private readonly timeoutMs: number
@@ -81,10 +81,10 @@ export class Cluster implements ClusterView {
   private readonly noRegistry = new Registry()
 
   constructor(readonly options: ClusterOptions) {
-    const { clock, disk, listener, proposalTimeoutMs = PROPOSAL_TIMEOUT_MS } = options
+    const { clock, disks, log, listener, proposalTimeoutMs = PROPOSAL_TIMEOUT_MS } = options
     this.timeoutMs = proposalTimeoutMs
     if (listener !== undefined) this.listeners.push(listener)
-    this.stateDisk = new StateDisk(disk)
+    this.stateDisk = new StateDisks(disks, log)
     this.proposals = new Proposals({
       clock,
       waiting: () => refusalIn(this.standing),
@@ -151,14 +151,19 @@ export class Cluster implements ClusterView {
     return this.state?.registry ?? this.noRegistry
   }
 
-  /** Resolves when the engine has taken this member; `status` tells the rest. SheepError, DiskError. */
-  async start(): Promise<void> {
+  /** What is on disk. The newest epoch that this member's own disks know of; 0 none. SheepError, DiskError. */
+  async load(): Promise<number> {
     const loaded = await this.stateDisk.load()
     if (loaded !== null) {
       this.state = loaded.state
       this.durable = loaded.state.history.seq
       this.effective = loaded.effective
     }
+    return this.stateDisk.ownEpoch
+  }
+
+  /** After `load`. Resolves when the engine has taken this member; `status` tells the rest. SheepError, DiskError. */
+  async start(): Promise<void> {
     await this.options.engine.join({
       view: (view) => this.viewed(view),
       message: (sender, payload) => this.received(sender, payload),
@@ -330,7 +335,7 @@ export class Cluster implements ClusterView {
       }
       this.acknowledge()
       if (this.queue.length === 0 && this.state !== null && this.status !== 'stopped')
-        this.stateDisk.compact(this.state)
+        this.stateDisk.compact(this.state, this.membership!.effective)
     } catch (error) {
       if (!(error instanceof DiskError)) throw error
       this.diskFailed(error.errno, error.message)
@@ -382,8 +387,12 @@ export class Cluster implements ClusterView {
         this.stateDisk.close()
         return
       }
-      if (result < 0) {
+      if (result < 0 && !this.writeElsewhere()) {
         this.diskFailed(-result, 'the log of cluster changes could not be written')
+        return
+      }
+      if (result < 0) {
+        this.work()
         return
       }
       this.durable = entries[entries.length - 1].seq
@@ -391,6 +400,19 @@ export class Cluster implements ClusterView {
       this.work()
       this.proposals.recheck()
     })
+  }
+
+  /** The disks that had the log have failed, and another has not had it yet: what was applied goes there, the rest again. */
+  private writeElsewhere(): boolean {
+    if (!this.stateDisk.hasSpare) return false
+    try {
+      this.stateDisk.install(this.state!, this.membership!.effective)
+    } catch (error) {
+      if (!(error instanceof DiskError)) throw error
+      return false
+    }
+    this.durable = this.state!.history.seq
+    return true
   }
 
   private perform(action: OrderedAction): void {
@@ -449,7 +471,7 @@ export class Cluster implements ClusterView {
 
   private announce(): void {
     const { epoch: current, epochs } = this.state!.history
-    this.stateDisk.saveEpochs(epochs)
+    this.stateDisk.saveEpochs(epochs, this.state!)
     this.membership!.effective = current.number
     const previous = this.announced
     const left = [...this.left]

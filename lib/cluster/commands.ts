@@ -5,6 +5,7 @@ import type { MemberId } from './engine.js'
 import { type Membership, REJOIN_MS } from './membership.js'
 import type { Proposal } from './messages.js'
 import { sponsor } from './newcomers.js'
+import { withSpace } from './start.js'
 import { alreadyFormatted, format, startCommand } from './starting.js'
 import type { ClusterCommand } from './types.js'
 
@@ -42,6 +43,8 @@ function take(machine: Membership, sender: string, proposal: Proposal, by: numbe
       return 'done'
     case 'expel':
       return expel(machine, command, by)
+    case 'disks':
+      return disks(machine, sender, command, by)
     case 'format':
       if (!command.force) return alreadyFormatted(machine.history!.config.clusterId)
       machine.waiting.clear()
@@ -72,6 +75,21 @@ function take(machine: Membership, sender: string, proposal: Proposal, by: numbe
 /** A new epoch with the same nodes: what is on the wire, of the one that ends, no replica takes any more. */
 function fence(machine: Membership): void {
   machine.makeEpoch(machine.history!.epoch.nodes, [], 0, machine.established.keys(), null)
+}
+
+/** Nobody leaves; what is in flight is sent again all the same, since the sender may have lost what it had of it. */
+function disks(
+  machine: Membership,
+  sender: string,
+  { space, lost }: Extract<ClusterCommand, { type: 'disks' }>,
+  by: number,
+): SheepError | 'later' {
+  if (!Number.isSafeInteger(space) || space < 0) return new SheepError('invalid', 'space is a number of bytes')
+  const { epoch } = machine.history!
+  const nodes = epoch.nodes.map((node) => (node.id === sender ? withSpace(node, space) : node))
+  const changed = nodes.map((node) => (lost && node.id === sender ? { ...node, lost: epoch.number + 1 } : node))
+  machine.makeEpoch(changed, [], by, machine.established.keys(), null)
+  return 'later'
 }
 
 function expel(

@@ -237,6 +237,13 @@ export function withVnodes(
   })
 }
 
+/** Its disks have changed: its share changes in proportion. A gateway stays one. */
+export function withSpace(node: NodeInfo, space: number): NodeInfo {
+  if (node.vnodes === 0 || node.space <= 0) return node
+  const vnodes = Math.min(VNODES_MAX, Math.max(1, Math.round((node.vnodes * space) / node.space)))
+  return { ...node, space, vnodes }
+}
+
 export interface FormatWish {
   command: Extract<ClusterCommand, { type: 'format' }>
   /** ms since the Unix epoch, the proposer's */

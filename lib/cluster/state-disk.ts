@@ -113,6 +113,7 @@ export class StateDisk {
   private logBytes = 0
   private snapshotBytes = 0
   private writing = false
+  private closing = false
   /** Number -> content, of the files below epoch/ */
   private readonly epochs = new Map<number, string>()
 
@@ -180,15 +181,18 @@ export class StateDisk {
     this.logBytes = bytes
   }
 
-  /** The whole state, whatever was there before: durable on return. DiskError. */
-  install(state: ClusterState): void {
+  /**
+   * The whole state, whatever was there before, of which epochs up to number `effective` have taken effect: durable on return.
+   * DiskError.
+   */
+  install(state: ClusterState, effective = Number.POSITIVE_INFINITY): void {
     assert(!this.writing, 'a snapshot does not pass entries on their way to the log')
     const json = JSON.stringify(state)
     const text = `{"crc32":${crc32(json)},"state":${json}}\n`
     this.disk.writeFileAtomic(SNAPSHOT, text)
     this.snapshotBytes = Buffer.byteLength(text)
     this.openLog(this.replaceLog(state))
-    this.saveEpochs(state.history.epochs)
+    this.saveEpochs(state.history.epochs.filter(({ number }) => number <= effective))
   }
 
   /** `done` gets 0 when the entries are on disk, else a negative errno; then nothing more can be written. */
@@ -201,6 +205,7 @@ export class StateDisk {
     )
     const end = (result: number): void => {
       this.writing = false
+      if (this.closing) this.close()
       done(result)
     }
     const written = (result: number): void => {
@@ -241,7 +246,10 @@ export class StateDisk {
     }
   }
 
+  /** Now, or when what is being written has ended. */
   close(): void {
+    this.closing = this.writing
+    if (this.writing) return
     if (this.fd >= 0) this.disk.close(this.fd)
     this.fd = -1
   }

@@ -13,8 +13,10 @@ export interface NodeInfo {
   zone: string
   /** bytes of disk this node offers; 0: gateway only */
   space: number
-  /** fixed when the node first joins, in proportion to space; 0: gateway only */
+  /** in proportion to space: fixed when the node first joins, and again when its disks change; 0: gateway only */
   vnodes: number
+  /** The last epoch that began because this node had lost a disk */
+  lost?: number
 }
 
 export interface EpochRecord {
@@ -49,6 +51,8 @@ export type ClusterCommand =
   | { type: 'expel'; node: string; epoch: number; reason: string }
   /** null: as it is */
   | { type: 'recovery'; held: boolean | null; limit: number | null }
+  /** The sender's disks have changed: begins an epoch in which it offers `space`. `lost`: some of what it had is gone */
+  | { type: 'disks'; space: number; lost: boolean }
   /** Orderly stop of all daemons */
   | { type: 'shutdown' }
   /** Cold start without these missing nodes */

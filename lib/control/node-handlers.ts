@@ -33,6 +33,23 @@ export const nodeHandlers: Handlers<'node'> = {
     nodes: await askNodes(services, selectNodes(services, node), (service) => service.disks()),
   }),
 
+  'node.plug': async (services, { node, path }) => {
+    if (!path.startsWith('/')) {
+      throw new SheepError(
+        'invalid',
+        `${path} is no absolute path`,
+        "give the directory's whole path on the node's host",
+      )
+    }
+    const target = oneNode(services, node)
+    return { node: target, disks: await services.node(target.id).plug(path) }
+  },
+
+  'node.unplug': async (services, { node, disk, force }) => {
+    const target = oneNode(services, node)
+    return { node: target, path: await services.node(target.id).unplug(disk, force) }
+  },
+
   'node.log': async (services, { node, lines }) => ({
     nodes: await askNodes(services, selectNodes(services, node), (service) => service.log(lines)),
   }),
@@ -55,6 +72,12 @@ export const nodeHandlers: Handlers<'node'> = {
     if (!target.self && !(await gone(services, target, ms))) throw unreachable ?? stillThere(target)
     return { node: target }
   },
+}
+
+function oneNode(services: ControlServices, text: string): NodeSummary {
+  const chosen = selectNodes(services, text)
+  if (chosen.length === 1) return chosen[0]
+  throw new SheepError('invalid', 'disks are plugged and unplugged at one node at a time', 'say which one with --node')
 }
 
 /** Whether the cluster goes on without it within `ms`. */

@@ -180,12 +180,17 @@ export interface NodeStatistics {
 }
 
 export interface DiskInfo {
+  /** 16 hex digits; '' unknown: it cannot be read */
+  id: string
   path: string
   total: number
   free: number
   used: number
   objects: number
-  state: 'working' | 'full' | 'failed'
+  /** full: new objects go elsewhere, or are refused. The last three hold nothing of this node any more */
+  state: 'working' | 'full' | 'failed' | 'missing' | 'unplugged'
+  /** Why it is not working; '' */
+  reason: string
 }
 
 export interface LogLine {
@@ -201,6 +206,10 @@ export interface NodeService {
   recovery(): Promise<RecoveryReport>
   statistics(): Promise<NodeStatistics>
   disks(): Promise<DiskInfo[]>
+  /** An absolute path there. Its disks afterwards */
+  plug(path: string): Promise<DiskInfo[]>
+  /** By number in `disks`, path or id; its path. `force`: though some objects may have no other copy */
+  unplug(disk: string, force: boolean): Promise<string>
   log(lines: number): Promise<LogLine[]>
   scrub(action: 'status' | 'start' | 'stop'): Promise<ScrubReport>
   /** Starts its orderly leave and returns */

@@ -22,6 +22,8 @@ import type {
 } from './services.js'
 
 export const COPIES_MAX = MAX_COPIES
+/** PATH_MAX of Linux, without its NUL */
+const PATH_BYTES_MAX = 4095
 /** Kept in a daemon's memory */
 export const LOG_LINES_MAX = 5_000
 
@@ -198,6 +200,14 @@ export const VERBS = {
   /** `node` in these: number, id or name; '' is the daemon asked; 'all' */
   'node.stat': verb<{ nodes: OfNode<NodeStatistics>[] }>()({ node }),
   'node.md': verb<{ nodes: OfNode<DiskInfo[]>[] }>()({ node }),
+  /** `path` on the node's host. The disks afterwards */
+  'node.plug': verb<{ node: NodeSummary; disks: DiskInfo[] }>()({ node, path: text(PATH_BYTES_MAX) }),
+  /** `disk`: number in node.md's list, path or id. `path` is its own */
+  'node.unplug': verb<{ node: NodeSummary; path: string }>()({
+    node,
+    disk: text(PATH_BYTES_MAX),
+    force: optional(flag, false),
+  }),
   'node.log': verb<{ nodes: OfNode<LogLine[]>[] }>()({ node, lines: optional(integer(1, LOG_LINES_MAX), 100) }),
   'node.kill': verb<{ node: NodeSummary }>()({ node: text(NAME_BYTES_MAX) }),
 } as const

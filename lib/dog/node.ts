@@ -1,9 +1,10 @@
 /** `dog node`: the daemons of the cluster. */
 import type { Command } from 'commander'
-import type { DiskInfo, NodeSpace, NodeStatistics } from '../control/services.js'
+import type { NodeSpace, NodeStatistics } from '../control/services.js'
 import { LOG_LINES_MAX, type NodeSummary, type OfNode } from '../control/verbs.js'
 import { parseCount } from './arguments.js'
 import { type Add, group } from './command.js'
+import { addDiskCommands } from './disks.js'
 import { hostPort } from './location.js'
 import { parseLimit, setRecovery, showRecovery, watchRecovery } from './recovery.js'
 import type { Session } from './session.js'
@@ -98,10 +99,7 @@ export function addNodeCommands(node: Command, add: Add): void {
       )
     })
 
-  const md = group(node, 'md', 'the disks of a node').usage('[options] info [NODE]')
-  add(md, 'info [NODE]', 'show the disks of a node', allOption, { isDefault: true })
-    .examples('dog node md info', 'dog node md info -A')
-    .run(showDisks)
+  addDiskCommands(group(node, 'md', 'the disks of a node').usage('[options] info [NODE]'), add)
 
   add(node, 'log [NODE]', "show the newest lines of a node's log", (command) =>
     command.option('-l, --lines <N>', 'how many', (text) => parseCount(text, 'number of lines', 1, LOG_LINES_MAX), 100),
@@ -120,7 +118,7 @@ export function addNodeCommands(node: Command, add: Add): void {
     })
 }
 
-function allOption(command: Command): Command {
+export function allOption(command: Command): Command {
   return command.option('-A, --all', 'of all nodes')
 }
 
@@ -212,22 +210,4 @@ async function showStatistics(session: Session, [which = '']: string[], options:
 
 function processLine(node: NodeSummary, { uptime, cpu, memory }: NodeStatistics): string {
   return `Node ${node.number} is up ${formatDuration(uptime)}, used ${formatDuration(cpu)} of CPU, holds ${formatSize(memory)} of memory.\n`
-}
-
-async function showDisks(session: Session, [which = '']: string[], options: { all?: boolean }): Promise<void> {
-  const answer = await session.call('node.md', { node: options.all ? 'all' : which })
-  const rows = answer.nodes.flatMap(({ node, answer: disks }) => (disks ?? []).map((disk, i) => ({ node, disk, i })))
-  type Row = { node: NodeSummary; disk: DiskInfo; i: number }
-  const columns: Column<Row>[] = [
-    { title: 'Node', align: 'right', text: ({ node }) => String(node.number) },
-    { title: 'Id', align: 'right', text: ({ i }) => String(i) },
-    { title: 'Size', align: 'right', text: ({ disk }) => formatSize(disk.total), raw: ({ disk }) => disk.total },
-    { title: 'Used', align: 'right', text: ({ disk }) => formatSize(disk.used), raw: ({ disk }) => disk.used },
-    { title: 'Avail', align: 'right', text: ({ disk }) => formatSize(disk.free), raw: ({ disk }) => disk.free },
-    { title: 'Use%', align: 'right', text: ({ disk }) => formatPercent(disk.total - disk.free, disk.total) },
-    { title: 'State', text: ({ disk }) => disk.state },
-    { title: 'Path', text: ({ disk }) => disk.path },
-  ]
-  session.print(answer, columns, rows)
-  reportSilent(answer.nodes)
 }

@@ -9,7 +9,7 @@
 import type { Clock, Completion } from '../host/interfaces.js'
 import { mutations } from '../mutations.js'
 import { FLAG_FUA } from '../protocol/header.js'
-import { EIO, NO_OBJECT, WRITE } from '../replication/request.js'
+import { EIO, LOST, NO_OBJECT, WRITE } from '../replication/request.js'
 import { inodeOid, type Oid, vidOf } from '../vdi/oid.js'
 import type { IndexTable } from './index-table.js'
 import type { VolumeRouter } from './volume-router.js'
@@ -65,7 +65,8 @@ export class Flusher {
     this.securing.delete(oid)
   }
 
-  /** Writes in flight go to other nodes now: the next flush asks all. `stayed`: the node was here all the time. */
+  /** Writes in flight go to other nodes now: the next flush asks all. `stayed`: the node was here all the time, with
+   *  all its disks. */
   epochChanged(stayed: (node: string) => boolean): void {
     this.dirtyNodes = null
     this.marked.clear()
@@ -154,7 +155,7 @@ export class Flusher {
         complete: (result) => {
           if (result < 0 && this.securing.has(oid)) {
             this.orphans.add(oid)
-            this.result = result === NO_OBJECT ? EIO : result
+            this.result = result === NO_OBJECT || result === LOST ? EIO : result
           }
           if (--this.pending === 0) this.flushed(index, changes)
         },

@@ -133,9 +133,10 @@ export class Gateway implements VolumeOpener {
 
   // --- what the cluster says --------------------------------------------------------------------------------------
 
-  epochChanged(left: readonly string[]): void {
+  /** `lost`: nodes that have lost a disk since the last epoch */
+  epochChanged(left: readonly string[], lost: readonly string[]): void {
     const { topology } = this.options
-    const stayed = (node: string) => topology.node(node) !== undefined && !left.includes(node)
+    const stayed = (node: string) => topology.node(node) !== undefined && !left.includes(node) && !lost.includes(node)
     for (const open of this.open_.values()) {
       open.volume.epochChanged(stayed)
       if (open.heldBy !== '' && left.includes(open.heldBy)) this.releaseHold(open)

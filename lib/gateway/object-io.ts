@@ -2,7 +2,7 @@
 import { SheepError } from '../errors.js'
 import type { Completion } from '../host/interfaces.js'
 import { FLAG_CREATE } from '../protocol/header.js'
-import { ALLOCATE, NO_OBJECT, READ, REMOVE, WRITE } from '../replication/request.js'
+import { ALLOCATE, LOST, NO_OBJECT, READ, REMOVE, WRITE } from '../replication/request.js'
 import type { ObjectIo } from '../vdi/object-io.js'
 import { inodeOid, type Oid, oidToHex, vidOf } from '../vdi/oid.js'
 import type { Router } from './router.js'
@@ -94,7 +94,7 @@ export class RoutedIo implements ObjectIo {
     const result = await new Promise<number>((resolve) => start({ complete: resolve }))
     if (result >= 0) return
     const name = oidToHex(oid)
-    if (result === NO_OBJECT) throw new SheepError('no-object', `no node has object ${name}`)
+    if (result === NO_OBJECT || result === LOST) throw new SheepError('no-object', `no node has object ${name}`)
     if (result === -28) {
       throw new SheepError(
         'no-space',

@@ -3,7 +3,6 @@
  * is done when they are. An epoch change sends writes in flight again, whole, to the new replica set, marked with the
  * new epoch: that mark is how a node that missed the write is known to be stale. So a write ends only when all live
  * replicas have it, or it was refused (no space, I/O error) - never because somebody left.
- *
  * Reads go to this node's copy when it has a share, else to one other; a copy that is not valid yet passes the read on.
  */
 import { assert } from '../assert.js'
@@ -13,9 +12,11 @@ import { FLAG_CREATE, FLAG_IF_VALID, FLAG_KEEP_BLOCKS } from '../protocol/header
 import type { Peers } from '../replication/peers.js'
 import type { Replica } from '../replication/replica.js'
 import {
+  EIO,
   ENOSPC,
   FLUSH,
   LINK_LOST,
+  LOST,
   NO_OBJECT,
   NOT_VALID,
   ObjectRequest,
@@ -61,7 +62,7 @@ export class Router {
 
   /**
    * Starts one operation. `length` bytes at `position` of the object; buffer untouched until completion. `done` may be
-   * called inline. Results: bytes, -ENOSPC, -EIO; NO_OBJECT only when `absentFails`.
+   * called inline. Results: bytes, -ENOSPC, -EIO; NO_OBJECT, LOST only when `absentFails`.
    */
   submit(
     kind: number,
@@ -318,7 +319,7 @@ class ReplicatedOp {
     if (result === ENOSPC) {
       this.result = result
       this.full = node
-    } else if (result === NO_OBJECT) {
+    } else if (result === NO_OBJECT || result === LOST) {
       if (this.result === 0) this.result = result
     } else if (result < 0) {
       // A replica whose disk failed leaves; the write completes on the rest, as after any other departure.
@@ -456,7 +457,8 @@ class ReplicatedOp {
     })
   }
 
-  private finish(result: number): void {
+  private finish(outcome: number): void {
+    const result = outcome === LOST && !this.absentFails ? EIO : outcome
     if (this.lingering > 0) {
       this.ending = true
       this.result = result

@@ -14,7 +14,7 @@ import { SheepError } from '../errors.js'
 import type { Clock, Completion, Extent, Log, Timer } from '../host/interfaces.js'
 import { FLAG_CREATE, FLAG_FUA, FLAG_KEEP_BLOCKS } from '../protocol/header.js'
 import { PIECE_MAX } from '../replication/peer-session.js'
-import { NO_OBJECT, READ, REMOVE, WRITE, ZERO } from '../replication/request.js'
+import { EIO, LOST, NO_OBJECT, READ, REMOVE, WRITE, ZERO } from '../replication/request.js'
 import { entriesFor } from '../vdi/inode.js'
 import { dataOid, inodeOid, type Oid, vidOf } from '../vdi/oid.js'
 import type { VdiEntry } from '../vdi/types.js'
@@ -498,6 +498,7 @@ class Piece implements Completion {
       case Stage.Object:
         if (this.request.kind === Kind.Read) {
           if (result === NO_OBJECT) this.readAgain()
+          else if (result === LOST) this.readLost()
           else this.end(result)
           return
         }
@@ -565,6 +566,13 @@ class Piece implements Completion {
     const { volume, index, owner } = this
     if (volume.index.get(index) !== owner) this.begin()
     else volume.options.clock.after(ABSENT_RETRY_MS, () => this.begin())
+  }
+
+  /** Gone with its disks, unless the index has changed. */
+  private readLost(): void {
+    const { volume, index, owner } = this
+    if (volume.index.get(index) !== owner) this.begin()
+    else this.end(EIO)
   }
 
   private write(owner: number): void {

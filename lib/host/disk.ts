@@ -31,6 +31,7 @@ import {
 
 /** An inline call longer than this is noticed by every client of this daemon. */
 const SLOW_MS = 5
+const ENODEV = 19
 const DETOURS = 8
 const DETOURS_MAX = 64
 /** Zeros are written in pieces of this many bytes where the file system cannot make a hole. */
@@ -53,6 +54,12 @@ function errnoOf(error: unknown): number {
 
 function failure(error: unknown, operation: string, name: string): DiskError {
   return new DiskError(errnoOf(error), operation, name, (error as Error).message)
+}
+
+/** Which directory of which file system; '' none. */
+function deviceOf(root: string): string {
+  const found = fs.statSync(root, { throwIfNoEntry: false })
+  return found === undefined ? '' : `${found.dev} ${found.ino}`
 }
 
 /** proc(5), random/boot_id: a new one with each boot. */
@@ -84,6 +91,8 @@ export class RealDisk implements Disk {
   readonly bootId = readBootId()
   readonly openFilesMax = readOpenFilesMax()
   private readonly durable: boolean
+  /** Of the root, when it was opened */
+  private readonly device: string
 
   /**
    * @param root an existing directory
@@ -94,6 +103,7 @@ export class RealDisk implements Disk {
     options: { sync?: boolean } = {},
   ) {
     this.durable = options.sync ?? true
+    this.device = deviceOf(root)
   }
 
   makeDirectory(name: string): void {
@@ -201,7 +211,11 @@ export class RealDisk implements Disk {
     }
   }
 
+  /** DiskError also when another file system, or none, has come to lie at the root: what is there is not ours. */
   space(): DiskSpace {
+    if (deviceOf(this.root) !== this.device) {
+      throw new DiskError(ENODEV, 'statfs', this.root, 'the file system that was mounted here has gone')
+    }
     try {
       const { bsize, blocks, bavail } = fs.statfsSync(this.root)
       return { total: blocks * bsize, free: bavail * bsize }

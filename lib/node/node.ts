@@ -12,7 +12,7 @@ import { lastEpochOn } from '../cluster/state-disk.js'
 import type { ClusterCommand, ClusterListener, ClusterStatus, EpochRecord, NodeInfo } from '../cluster/types.js'
 import { asSheepError, SheepError } from '../errors.js'
 import { Gateway } from '../gateway/gateway.js'
-import type { Clock, Disk, Link, LinkHandler, Log, Network, PeerAddress, Random, Timer } from '../host/interfaces.js'
+import type { Clock, Link, LinkHandler, Log, Network, PeerAddress, Random, Timer } from '../host/interfaces.js'
 import { mutations } from '../mutations.js'
 import { PEER_VERSION } from '../protocol/header.js'
 import { type CallHandler, PeerSessions } from '../replication/peer-session.js'
@@ -22,8 +22,8 @@ import { Replica } from '../replication/replica.js'
 import { surveyCalls } from '../replication/survey.js'
 import { Topology } from '../replication/topology.js'
 import { isFormer } from '../replication/validity.js'
-import type { NodeState } from '../store/identity.js'
-import { FileStore } from '../store/object-store.js'
+import { DiskSet } from '../store/disk-set.js'
+import type { AttachedDisk, NodeDisks } from '../store/node-disks.js'
 import type { StoredObject } from '../store/types.js'
 import { fencedBy } from '../vdi/command.js'
 import { objectBytes } from '../vdi/inode.js'
@@ -31,6 +31,8 @@ import { type Oid, vidOf } from '../vdi/oid.js'
 import { VdiOperations } from '../vdi/operations.js'
 import type { VdiLock } from '../vdi/types.js'
 import { Checker } from './check.js'
+import { Disks, lostDisks } from './disks.js'
+import { expeller } from './expel.js'
 import { purge } from './purge.js'
 import { RATE_DEFAULT, Scrub } from './scrub.js'
 import { Sweeper } from './sweep.js'
@@ -41,7 +43,6 @@ const TICK_MS = 500
 const REPORT_RETRY_MS = 1_000
 /** Interrupted operations are looked for this often; mostly there are none. */
 const RESUME_MS = 30_000
-const EXPEL_RETRY_MS = 5_000
 /** A clean stop takes the checksums of what was just written, for so long */
 const SEAL_MS = 5_000
 const NOTHING: ReadonlySet<number> = new Set()
@@ -50,14 +51,15 @@ export interface NodeParts {
   self: NodeInfo
   clock: Clock
   random: Random
-  disk: Disk
+  /** From findDisks; `self.id` is its id */
+  disks: NodeDisks
   network: Network
   engine: Engine
   log: Log
   /** Where peers, dog and clients reach this node */
   listen: PeerAddress
-  /** Small persistent state, saved durably before it counts */
-  state: { load(): NodeState; save(state: NodeState): void }
+  /** Opens a directory for this daemon alone. SheepError */
+  attach: (path: string) => AttachedDisk
   /** Handles an incoming link (lib/node/sessions.ts) */
   accept: (node: SheepNode, link: Link) => LinkHandler
   /** More calls that peers may make, by name */
@@ -68,6 +70,8 @@ export interface NodeParts {
   trustMs?: number
   /** The node cannot go on; nothing of it runs after this call */
   fatal: (error: Error) => void
+  /** Bytes that new objects leave free on each disk; absent: in proportion to its size */
+  reserve?: number
   /** The cluster was told to stop, or this node to leave */
   stopRequested: (reason: string) => void
 }
@@ -75,7 +79,7 @@ export interface NodeParts {
 export class SheepNode implements ClusterListener {
   readonly topology: Topology
   readonly cluster: Cluster
-  readonly store: FileStore
+  readonly store: DiskSet
   readonly peers: Peers
   readonly peerSessions = new PeerSessions()
   readonly replica: Replica
@@ -90,7 +94,6 @@ export class SheepNode implements ClusterListener {
   /** Vids whose writer lost them since the last epoch began, by the word of the cluster and not by its own */
   private readonly fenced = new Set<number>()
   readonly calls = new Map<string, CallHandler>()
-  private nodeState: NodeState
   private listener: { close(): void } | null = null
   private status: ClusterStatus = 'joining'
   private lastTick: number
@@ -99,27 +102,39 @@ export class SheepNode implements ClusterListener {
   /** Stood still, and not yet told that it is still in the cluster: the number of the question; 0 no */
   private unconfirmed = 0
   private questions = 0
-  private readonly expelling = new Set<string>()
+  readonly disks: Disks
 
   /** Opens the store: afterwards nothing is served yet. SheepError when the disk's content cannot be used. */
   static async open(parts: NodeParts): Promise<SheepNode> {
-    const { disk, log, clock, trustMs } = parts
-    const store = await FileStore.open(disk, { log, clock, trustMs, lastEpoch: lastEpochOn(disk) })
-    return new SheepNode(parts, store)
+    const { log, clock, disks, reserve, trustMs } = parts
+    let node: SheepNode | null = null
+    const store = await DiskSet.open(disks, {
+      log,
+      clock,
+      reserve,
+      trustMs,
+      lastEpochOn,
+      epoch: () => node?.topology.epoch ?? 0,
+      lost: () => node?.disks.lost(),
+      allLost: (reason) => node?.disks.allLost(reason),
+    })
+    node = new SheepNode(parts, store)
+    return node
   }
 
   private constructor(
     readonly parts: NodeParts,
-    store: FileStore,
+    store: DiskSet,
   ) {
-    const { self, clock, random, disk, network, engine, log } = parts
+    const { self, clock, random, network, engine, log } = parts
     this.store = store
-    this.nodeState = parts.state.load()
     this.lastTick = clock.now()
     this.topology = new Topology(self.id)
-    this.cluster = new Cluster({ engine, disk, clock, random, log, self, listener: this })
+    const doubts = () => store.doubts
+    this.cluster = new Cluster({ engine, disks: store, clock, random, log, self, listener: this })
     const copiesOf = (vid: number) => this.cluster.registry.get(vid)?.copies ?? 0
     const bytesOf = (oid: Oid) => objectBytes(oid, this.cluster.registry.get(vidOf(oid)))
+    const expel = expeller({ cluster: this.cluster, topology: this.topology, clock, log })
     this.peers = new Peers({
       self,
       network,
@@ -131,7 +146,7 @@ export class SheepNode implements ClusterListener {
         version: PEER_VERSION,
         clusterId: this.cluster.config?.clusterId ?? '',
       }),
-      hung: (node, reason) => this.expel(node, reason),
+      hung: (node, reason) => expel(node, reason),
     })
     this.replica = new Replica({
       store,
@@ -140,8 +155,8 @@ export class SheepNode implements ClusterListener {
       log,
       bytesOf,
       copiesOf,
-      recoveredEpoch: () => this.nodeState.recoveredEpoch,
-      diskFailed: (errno, what) => this.diskFailed(errno, what),
+      recoveredEpoch: () => store.state.recoveredEpoch,
+      diskFailed: (errno, what) => this.disks.failed(errno, what),
     })
     this.recovery = new Recovery({
       store,
@@ -153,8 +168,8 @@ export class SheepNode implements ClusterListener {
       bytesOf,
       copiesOf,
       createdIn: (vid) => this.cluster.registry.get(vid)?.epoch ?? 0,
-      passedEpoch: () => this.nodeState.passedEpoch,
-      passing: (epoch) => this.saveState({ ...this.nodeState, passedEpoch: epoch }),
+      doubts,
+      passing: (epoch) => store.save({ passedEpoch: epoch }),
       settled: (gateway, oid, sources) => this.settled(gateway, oid, sources),
       taken: (oid) => this.sweeper.suspect([vidOf(oid)]),
       recovered: (epoch) => this.reportRecovered(epoch),
@@ -183,6 +198,12 @@ export class SheepNode implements ClusterListener {
       quiesce: this.gateway,
     })
     const { topology, recovery, peers, gateway, replica } = this
+    this.disks = new Disks({
+      ...{ store, topology, replica, clock, random, log, self },
+      cluster: this.cluster,
+      attach: parts.attach,
+      stop: (error) => this.stopAtOnce(error),
+    })
     this.sweeper = new Sweeper({
       store,
       topology,
@@ -192,9 +213,8 @@ export class SheepNode implements ClusterListener {
       log,
       reachable: (oids) => this.operations.reclaim.reachable(oids),
     })
-    const passedEpoch = () => this.nodeState.passedEpoch
     this.scrub = new Scrub({
-      ...{ store, topology, replica, recovery, peers, clock, log, copiesOf, bytesOf, disk },
+      ...{ store, topology, replica, recovery, peers, clock, log, copiesOf, bytesOf, disk: store },
       running: () => this.cluster.status === 'running' && this.recoveredEpoch === topology.epoch,
       rate: parts.scrubRate ?? RATE_DEFAULT,
     })
@@ -203,7 +223,7 @@ export class SheepNode implements ClusterListener {
     this.replica.mend = mend
     store.onRot = mend
     const busy = () => recovery.pacer.busy
-    const surveyed = surveyCalls({ store, topology, replica, copiesOf, passedEpoch, busy, clock, mend })
+    const surveyed = surveyCalls({ store, topology, replica, copiesOf, doubts, busy, clock, mend })
     const asked = [surveyed, gateway.calls(), this.checker.calls(), this.scrub.calls()]
     const groups = [...asked, parts.calls?.(this) ?? new Map()]
     for (const group of groups) for (const [name, handler] of group) this.calls.set(name, handler)
@@ -212,6 +232,7 @@ export class SheepNode implements ClusterListener {
   /** Resolves when this node takes part in the cluster, or waits for what only people or other nodes can bring. */
   async start(): Promise<void> {
     this.listener = await this.parts.network.listen(this.parts.listen, (link) => this.parts.accept(this, link))
+    this.store.started(await this.cluster.load())
     await this.cluster.start()
     this.tick()
     this.resumeLater()
@@ -225,6 +246,7 @@ export class SheepNode implements ClusterListener {
     for (const timer of this.timers.values()) timer.cancel()
     if (this.cluster.status === 'running') await this.gateway.closeAll()
     this.recovery.stop()
+    this.disks.stop()
     this.sweeper.stop()
     await this.scrub.close()
     this.gateway.router.stop()
@@ -262,7 +284,7 @@ export class SheepNode implements ClusterListener {
   }
 
   get recoveredEpoch(): number {
-    return this.nodeState.recoveredEpoch
+    return this.store.state.recoveredEpoch
   }
 
   // --- ClusterListener --------------------------------------------------------------------------------------------
@@ -270,8 +292,9 @@ export class SheepNode implements ClusterListener {
   epochChanged(current: EpochRecord, previous: EpochRecord | null, left: readonly string[]): void {
     const { cluster, topology, gateway } = this
     const clusterId = cluster.config?.clusterId ?? ''
-    if (clusterId !== this.nodeState.clusterId) this.adopt(clusterId)
+    if (clusterId !== this.store.state.clusterId) this.adopt(clusterId)
     topology.update(current, cluster.history)
+    this.disks.epochBegins(current)
     const self = topology.node(this.parts.self.id)
     const stayed = self !== undefined && !left.includes(self.id) && (previous?.number ?? 0) + 1 === current.number
     if (!stayed) gateway.router.suspend()
@@ -289,7 +312,7 @@ export class SheepNode implements ClusterListener {
     this.sweeper.suspect([...this.fenced])
     this.replica.epochChanged(left, new Set(this.fenced), () => this.recovery.begin())
     this.fenced.clear()
-    gateway.epochChanged(left)
+    gateway.epochChanged(left, lostDisks(current, previous))
     // An epoch that was on its way while this daemon stood still says nothing of what came after it.
     if (this.unconfirmed !== 0) this.pause()
     this.cancel('resume')
@@ -326,6 +349,12 @@ export class SheepNode implements ClusterListener {
 
   // --- inside -----------------------------------------------------------------------------------------------------
 
+  private stopAtOnce(error: SheepError): void {
+    if (this.stopping) return
+    this.pause()
+    this.parts.fatal(error)
+  }
+
   /** Serve nothing until the cluster says that this node is part of it. */
   private pause(): void {
     this.gateway.router.suspend()
@@ -334,7 +363,10 @@ export class SheepNode implements ClusterListener {
 
   private goOn(former: ClusterStatus): void {
     if (this.topology.node(this.parts.self.id) === undefined) return
-    if (former === 'halted' || former === 'running') {
+    // Until the epoch that begins because a disk was lost.
+    if (this.topology.epoch <= this.store.state.lostEpoch) {
+      this.disks.announce()
+    } else if (former === 'halted' || former === 'running') {
       this.replica.epochChanged([], NOTHING, () => this.recovery.begin())
     }
     this.gateway.recheckLocks()
@@ -346,7 +378,7 @@ export class SheepNode implements ClusterListener {
     const foreign = [...this.store.all()]
     if (foreign.length > 0) this.parts.log('notice', `formatted anew: dropping ${foreign.length} objects`)
     for (const object of foreign) this.replica.discard(object)
-    this.saveState({ clusterId, recoveredEpoch: 0, passedEpoch: 0 })
+    this.store.save({ clusterId, recoveredEpoch: 0, passedEpoch: 0 })
   }
 
   /** What is of a VDI that had the vid before: this node missed its deletion. */
@@ -362,11 +394,6 @@ export class SheepNode implements ClusterListener {
     }
   }
 
-  private saveState(state: NodeState): void {
-    this.parts.state.save(state)
-    this.nodeState = state
-  }
-
   private writeLocks(): readonly VdiLock[] {
     return this.cluster.registry.locks().filter((lock) => lock.mode === 'write')
   }
@@ -374,7 +401,9 @@ export class SheepNode implements ClusterListener {
   private reportRecovered(epoch: number): void {
     if (this.stopping || this.topology.epoch !== epoch) return
     this.sweeper.begin()
-    if (this.nodeState.recoveredEpoch < epoch) this.saveState({ ...this.nodeState, recoveredEpoch: epoch })
+    if (this.recoveredEpoch < epoch) this.store.save({ recoveredEpoch: epoch })
+    // Saving it may have shown that a disk fails.
+    if (this.store.state.lostEpoch >= epoch) return
     this.cluster.propose({ type: 'recovered', epoch }).catch((error: unknown) => {
       this.parts.log('debug', `reporting recovery of epoch ${epoch}: ${asSheepError(error).message}`)
       this.later('report', REPORT_RETRY_MS, () => this.reportRecovered(epoch))
@@ -395,28 +424,6 @@ export class SheepNode implements ClusterListener {
       topology.current.nodes.every((node) => node.vnodes === 0 || (cluster.recovered.get(node.id) ?? 0) >= epoch)
     if (!all()) return
     purge({ ...this, copiesOf: this.gateway.copiesOf, clock: this.parts.clock, log: this.parts.log, mayGoOn: all })
-  }
-
-  /** A member that answers nothing: the cluster goes on without it. It joins again when it can. */
-  private expel(node: NodeInfo, reason: string): void {
-    const key = `${node.id} ${this.topology.epoch}`
-    if (this.expelling.has(key) || this.cluster.status !== 'running') return
-    this.expelling.add(key)
-    this.parts.log(
-      'warning',
-      `node ${node.name} (${node.host}:${node.port}): ${reason}; asking the cluster to go on without it`,
-    )
-    this.cluster
-      .propose({ type: 'expel', node: node.id, epoch: this.topology.epoch, reason })
-      .catch((error: unknown) => this.parts.log('warning', `expelling ${node.name}: ${asSheepError(error).message}`))
-      .finally(() => this.parts.clock.after(EXPEL_RETRY_MS, () => this.expelling.delete(key)))
-  }
-
-  private diskFailed(errno: number, what: string): void {
-    this.pause()
-    this.parts.fatal(
-      new SheepError('io', `the disk failed (${what}, errno ${errno})`, 'replace it and start sheep again'),
-    )
   }
 
   /**

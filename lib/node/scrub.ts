@@ -52,7 +52,7 @@ export interface ScrubOptions {
   /** Bytes read a second at most */
   rate: number
   /** For the file `scrub`: how far it is */
-  disk: Disk
+  disk: Pick<Disk, 'readFile'> & { writeFileAtomic(path: string, content: string): void }
 }
 
 /** What outlasts a restart. Times in ms since the Unix epoch; 0 never. */

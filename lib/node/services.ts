@@ -29,8 +29,6 @@ import type { SheepNode } from './node.js'
 /** What only the process around the node knows. */
 export interface ProcessFacts {
   version: string
-  /** Where the store is, for people */
-  storePath: string
   /** seconds */
   uptime(): number
   /** user and system time, seconds */
@@ -73,6 +71,14 @@ export function serviceCalls(node: SheepNode, facts: ProcessFacts): Map<string, 
     ['node.recovery', async () => answer(await here.recovery())],
     ['node.statistics', async () => answer(await here.statistics())],
     ['node.disks', async () => answer(await here.disks())],
+    ['node.plug', async (argument) => answer(await here.plug(String((argument as { path?: unknown })?.path)))],
+    [
+      'node.unplug',
+      async (argument) => {
+        const { disk, force } = (argument ?? {}) as { disk?: unknown; force?: unknown }
+        return answer(await here.unplug(String(disk), force === true))
+      },
+    ],
     ['node.log', async (argument) => answer(await here.log(Number((argument as { lines?: unknown })?.lines ?? 100)))],
     ['node.scrub', async (argument) => answer(await here.scrub(actionIn(argument)))],
     ['node.stop', async () => answer(await here.stop())],
@@ -93,6 +99,8 @@ function nodeService(node: SheepNode, facts: ProcessFacts, id: string): NodeServ
     recovery: () => ask<RecoveryReport>('node.recovery'),
     statistics: () => ask<NodeStatistics>('node.statistics'),
     disks: () => ask<DiskInfo[]>('node.disks'),
+    plug: (path) => ask<DiskInfo[]>('node.plug', { path }),
+    unplug: (disk, force) => ask<string>('node.unplug', { disk, force }),
     log: (lines) => ask<LogLine[]>('node.log', { lines }),
     scrub: (action) => ask<ScrubReport>('node.scrub', { action }),
     stop: () => ask<void>('node.stop'),
@@ -124,7 +132,12 @@ function localService(node: SheepNode, facts: ProcessFacts): NodeService {
       }
       return { uptime: facts.uptime(), cpu: facts.cpu(), memory: facts.memory(), clients: facts.clients(), peers }
     },
-    disks: async () => [{ path: facts.storePath, ...space(), state: 'working' as const }],
+    disks: async () => node.store.report(),
+    plug: async (path) => {
+      await node.disks.plug(path)
+      return node.store.report()
+    },
+    unplug: (disk, force) => node.disks.unplug(disk, force),
     log: async (lines) => facts.recentLog(Math.min(Math.max(1, lines), LOG_LINES_MAX)),
     scrub: async (action) => {
       if (action === 'start') node.scrub.start()

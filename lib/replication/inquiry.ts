@@ -7,7 +7,7 @@ import type { Peers } from './peers.js'
 import type { Replica } from './replica.js'
 import { decodeReports, encodeOids, type OidReport } from './survey.js'
 import type { Topology } from './topology.js'
-import { type CopyReport, isFormer } from './validity.js'
+import { type CopyReport, type Doubts, isFormer } from './validity.js'
 
 const LIST_RETRY_MS = 100
 
@@ -16,7 +16,8 @@ export interface InquiryOptions {
   topology: Topology
   peers: Peers
   replica: Replica
-  passedEpoch: () => number
+  /** This node's */
+  doubts: () => Doubts
   clock: Clock
   log: Log
   createdIn: (vid: number) => number
@@ -38,7 +39,7 @@ export class Inquiry {
    */
   async survey(epoch: number, goesOn: () => boolean): Promise<Survey | null> {
     const { topology, peers, log, clock } = this.options
-    const passed = new Map<string, number>()
+    const doubted = new Map<string, Doubts>()
     const reports = new Map<Oid, CopyReport[]>()
     await Promise.all(
       topology.peers().map(async (node) => {
@@ -46,9 +47,10 @@ export class Inquiry {
         while (goesOn()) {
           try {
             const answer = await peers.call(node.id, 'list', { epoch, node: topology.self, cursor })
-            const { next, passedEpoch } = answer.json as { next: number; passedEpoch: number }
-            passed.set(node.id, passedEpoch)
-            for (const report of decodeReports(answer.body)) this.collect(reports, node, { ...report, passedEpoch })
+            const { next, passedEpoch, lostEpoch } = answer.json as { next: number } & Doubts
+            const doubts = { passedEpoch, lostEpoch }
+            doubted.set(node.id, doubts)
+            for (const report of decodeReports(answer.body)) this.collect(reports, node, { ...report, ...doubts })
             cursor = next
             if (cursor < 0) return
           } catch (error) {
@@ -61,10 +63,10 @@ export class Inquiry {
       }),
     )
     if (!goesOn()) return null
-    return { reports, absent: topology.peers().map((node) => absentReport(node.id, passed.get(node.id) as number)) }
+    return { reports, absent: topology.peers().map((node) => absentReport(node.id, doubted.get(node.id) as Doubts)) }
   }
 
-  private collect(reports: Map<Oid, CopyReport[]>, node: NodeInfo, report: OidReport & { passedEpoch: number }): void {
+  private collect(reports: Map<Oid, CopyReport[]>, node: NodeInfo, report: OidReport & Doubts): void {
     const object = this.options.store.get(report.oid)
     if (object !== undefined && this.options.replica.isValid(object)) return
     if (this.isFormer(report)) return
@@ -92,10 +94,11 @@ export class Inquiry {
 
   async statusOf(node: string, oid: Oid, epoch: number): Promise<CopyReport & { writer: string }> {
     const answer = await this.options.peers.call(node, 'status', { epoch }, encodeOids([oid]))
-    const { writers, passedEpoch } = answer.json as { writers: string[]; passedEpoch: number }
+    const { writers, passedEpoch, lostEpoch } = answer.json as { writers: string[] } & Doubts
+    const doubts = { passedEpoch, lostEpoch }
     const report = decodeReports(answer.body)[0]
-    if (report === undefined || this.isFormer(report)) return { ...absentReport(node, passedEpoch), writer: '' }
-    return { node, present: true, ...report, passedEpoch, writer: writers[0] }
+    if (report === undefined || this.isFormer(report)) return { ...absentReport(node, doubts), writer: '' }
+    return { node, present: true, ...report, ...doubts, writer: writers[0] }
   }
 
   /** That node has not heard of the VDI yet, and so not dropped what it has of the vid's former one. */
@@ -104,9 +107,9 @@ export class Inquiry {
   }
 
   ownReport(oid: Oid, copies: number): CopyReport {
-    const { store, replica, topology, passedEpoch } = this.options
+    const { store, replica, topology, doubts } = this.options
     const object = store.get(oid)
-    if (object === undefined) return absentReport(topology.self, passedEpoch())
+    if (object === undefined) return absentReport(topology.self, doubts())
     return {
       node: topology.self,
       present: true,
@@ -115,14 +118,14 @@ export class Inquiry {
       suspect: object.suspect,
       incomplete: object.incomplete,
       hot: object.intent && object.writer !== '',
-      passedEpoch: passedEpoch(),
+      ...doubts(),
     }
   }
 }
 
-function absentReport(node: string, passedEpoch: number): CopyReport {
+function absentReport(node: string, doubts: Doubts): CopyReport {
   const nothing = { writeEpoch: 0, validThrough: 0, suspect: false, incomplete: false, hot: false }
-  return { node, present: false, ...nothing, passedEpoch }
+  return { node, present: false, ...nothing, ...doubts }
 }
 
 function sleep(clock: Clock, ms: number): Promise<void> {

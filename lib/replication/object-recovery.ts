@@ -10,7 +10,7 @@ import type { Inquiry } from './inquiry.js'
 import type { PassedWrites } from './passed-writes.js'
 import type { Peers } from './peers.js'
 import type { EnsureWaiter, Replica } from './replica.js'
-import { ENOSPC, NO_OBJECT, WRONG_EPOCH } from './request.js'
+import { ENOSPC, LOST, NO_OBJECT, WRONG_EPOCH } from './request.js'
 import type { Topology } from './topology.js'
 import { type CopyReport, decide, type Verdict } from './validity.js'
 
@@ -118,6 +118,13 @@ export class ObjectRecovery {
     if (verdict.kind === 'wait') {
       task.waitingFor = verdict.nodes
       return false
+    }
+    if (verdict.kind === 'lost') {
+      this.options.log('error', `object ${oidToHex(oid)} went with a disk of ${names(topology, verdict.nodes)}`)
+      resumeAll(task, LOST)
+      // An older copy must not count as recovered.
+      task.waitingFor = verdict.stale ? verdict.nodes : null
+      return !verdict.stale
     }
     task.waitingFor = null
     if (verdict.kind === 'absent') {
@@ -256,7 +263,7 @@ export class ObjectRecovery {
     const { extents, validThrough, busy, damage } = answer.json as Extents
     if (extents === null) return false
     if (topology.epoch !== epoch || task.cancelled) return false
-    const staged = store.stage(oid)
+    const staged = store.stage(oid, task.urgent)
     task.staged = staged
     const filling = new Filling(store, oid, staged)
     // What is known to be rotten there stays known here by its checksums: of those a write would know nothing.
@@ -319,6 +326,10 @@ export class ObjectRecovery {
 
 export function resumeAll(task: Task, result: number): void {
   for (const waiter of [...task.waiters.splice(0), ...task.changes.splice(0)]) waiter.resume(result)
+}
+
+function names(topology: Topology, nodes: readonly string[]): string {
+  return nodes.map((id) => topology.node(id)?.name ?? id).join(', ')
 }
 
 /** SheepError timeout after `ms`; what was waited for goes on. */

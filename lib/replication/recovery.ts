@@ -24,6 +24,7 @@ import { PassedWrites } from './passed-writes.js'
 import type { Peers } from './peers.js'
 import type { EnsureWaiter, ObjectEnsurer, Replica } from './replica.js'
 import type { Topology } from './topology.js'
+import type { Doubts } from './validity.js'
 
 const TASKS_AT_ONCE = 4
 /** While clients are served: a write to an object that is being copied waits for that. */
@@ -51,7 +52,7 @@ export interface RecoveryOptions {
   taken: (oid: Oid) => void
   /** Newest epoch in which changes went by here, over restarts */
   settings: () => RecoverySettings
-  passedEpoch: () => number
+  doubts: () => Doubts
   /** Changes are about to go by in this epoch: `passedEpoch` says so, durably, when this returns */
   passing: (epoch: number) => void
   settled: (gateway: string, oid: Oid, sources: readonly string[]) => Promise<boolean>
@@ -196,8 +197,8 @@ export class Recovery implements ObjectEnsurer {
   }
 
   private remember(oid: Oid, writer: string): boolean {
-    const { topology, passedEpoch, passing } = this.options
-    if (passedEpoch() < topology.epoch) passing(topology.epoch)
+    const { topology, doubts, passing } = this.options
+    if (doubts().passedEpoch < topology.epoch) passing(topology.epoch)
     return this.passed.add(oid, writer)
   }
 

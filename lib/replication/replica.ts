@@ -60,7 +60,7 @@ export interface ReplicaOptions {
   copiesOf: (vid: number) => number
   /** Newest epoch in which all copies of this node's share were valid */
   recoveredEpoch: () => number
-  /** The disk failed a request: this node must leave before it serves wrong bytes */
+  /** The store refused a request for another reason than room; it has told of a disk that failed */
   diskFailed: (errno: number, what: string) => void
 }
 
@@ -142,6 +142,8 @@ export class Replica {
       // Of a fenced VDI all of them: its inode object may have been written by another node since its writer wrote there.
       const doubted = wasOut || left.includes(object.writer) || fenced.has(vidOf(object.oid))
       if (doubted && !mutations.forgetIntents && !mutations.trustFenced) object.suspect = true
+      // Its disk was lost.
+      if (object.removed) this.hot.delete(object)
     }
     this.draining = activated
     this.drained()
@@ -241,10 +243,13 @@ export class Replica {
     if (mutations.trustReturningCopy) return topology.epoch
     // Of an intent log that did not say in which epoch: right only when nobody has a real one.
     if (from === 0) return 0
-    if (recovered > from) {
+    const joined = mutations.trustReturningDisk ? 0 : object.joinedEpoch
+    if (recovered > from && recovered >= joined) {
       const share = topology.replicasIn(recovered, object.oid, copies)
       if (share?.some((node) => node.id === topology.self) === true) from = recovered
     }
+    // Its disk was away after that mark was made: writes have passed it by.
+    if (from < joined) return from
     // Since its host lost power it inherits nothing: what it lost others may have, and while it is doubted no write reaches it.
     const last = object.incomplete ? object.lostIn : topology.epoch
     return validThrough(topology, topology.self, object.oid, copies, from, last)
@@ -260,9 +265,12 @@ export class Replica {
     if (this.draining !== null) this.drained()
   }
 
-  failed(result: number, what: string): void {
+  /** What to answer. When the disk was lost the request comes again in a new epoch, and then meets what the others have. */
+  failed(result: number, what: string, epoch: number): number {
     this.counters.errors++
-    if (result !== ENOSPC) this.options.diskFailed(-result, what)
+    if (result === ENOSPC) return result
+    if (epoch === this.activeEpoch) this.options.diskFailed(-result, what)
+    return epoch === this.activeEpoch ? result : WRONG_EPOCH
   }
 
   recycle(op: ReplicaOp): void {
@@ -329,8 +337,7 @@ class ReplicaOp implements Completion, EnsureWaiter {
     switch (this.stage) {
       case Stage.Intent:
         if (result < 0) {
-          replica.failed(result, 'intent log')
-          this.finish(result)
+          this.finish(replica.failed(result, 'intent log', request.epoch))
         } else {
           const object = this.object as StoredObject
           if (!object.removed) replica.hot.add(object)
@@ -345,8 +352,8 @@ class ReplicaOp implements Completion, EnsureWaiter {
           this.rotten()
           return
         }
-        if (result < 0) replica.failed(result, 'object')
-        if (result < 0 || (request.flags & FLAG_FUA) === 0 || request.kind === READ) this.finish(result)
+        if (result < 0) this.finish(replica.failed(result, 'object', request.epoch))
+        else if ((request.flags & FLAG_FUA) === 0 || request.kind === READ) this.finish(result)
         // It went into a copy that is being taken: it is durable where there is a valid one.
         else if (this.object === undefined) this.finish(result)
         // A newer epoch has begun, and in it the object was removed or made anew
@@ -359,8 +366,9 @@ class ReplicaOp implements Completion, EnsureWaiter {
         return
       default:
         // No room where it was promised: what the sync covered may be lost, as after an I/O error.
-        if (result < 0) replica.failed(EIO, `sync, errno ${-result}`)
-        this.finish(result < 0 ? EIO : this.result)
+        if (result < 0) this.finish(replica.failed(EIO, `sync, errno ${-result}`, request.epoch))
+        // A disk may have been taken out meanwhile, with what was to be synced on it.
+        else this.finish(request.epoch === replica.activeEpoch ? this.result : WRONG_EPOCH)
     }
   }
 
@@ -456,8 +464,7 @@ class ReplicaOp implements Completion, EnsureWaiter {
     } catch (error) {
       const errno = (error as { errno?: unknown }).errno
       const result = typeof errno === 'number' && errno > 0 ? -errno : EIO
-      if (result !== ENOSPC) replica.options.diskFailed(-result, 'create')
-      this.finish(result)
+      this.finish(replica.failed(result, 'create', request.epoch))
       return undefined
     }
     object.validEpoch = request.epoch

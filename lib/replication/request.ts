@@ -18,6 +18,8 @@ export const WRONG_EPOCH = -1001
 export const NOT_VALID = -1002
 /** The link broke, or the node left: the request may or may not have been done */
 export const LINK_LOST = -1003
+/** The newest copy went with a disk, and no other node can have it */
+export const LOST = -1004
 /** No replica has the object, as far as all present members know */
 export const NO_OBJECT = -2
 export const EIO = -5

@@ -9,6 +9,7 @@ import type { CallHandler } from './peer-session.js'
 import type { CallAnswer } from './peers.js'
 import type { Replica } from './replica.js'
 import type { Topology } from './topology.js'
+import type { Doubts } from './validity.js'
 
 const REPORT_BYTES = 20
 /** Objects looked at per call, so that no call holds up the event loop for long. */
@@ -79,7 +80,8 @@ export interface SurveyOptions {
   store: ObjectStore
   topology: Topology
   replica: Replica
-  passedEpoch: () => number
+  /** This node's */
+  doubts: () => Doubts
   /** Whether this node serves clients, who come first */
   busy: () => boolean
   copiesOf: (vid: number) => number
@@ -90,7 +92,7 @@ export interface SurveyOptions {
 
 /** Handlers of the calls `status`, `list`, `extents` and `grains`. All answer only in the epoch that the asker names. */
 export function surveyCalls(options: SurveyOptions): Map<string, CallHandler> {
-  const { store, topology, replica, copiesOf, passedEpoch, busy, clock, mend } = options
+  const { store, topology, replica, copiesOf, doubts, busy, clock, mend } = options
   /** One walk over the store per asker: a later page goes on where the former ended. */
   const walks = new Map<string, { epoch: number; cursor: number; objects: IterableIterator<StoredObject> }>()
 
@@ -122,7 +124,7 @@ export function surveyCalls(options: SurveyOptions): Map<string, CallHandler> {
       reports.push(report(object, copies))
       writers.push(object.writer)
     }
-    return { json: { writers, passedEpoch: passedEpoch() }, body: encodeReports(reports) }
+    return { json: { writers, ...doubts() }, body: encodeReports(reports) }
   }
 
   const list: CallHandler = async (argument, _body, from): Promise<CallAnswer> => {
@@ -142,7 +144,7 @@ export function surveyCalls(options: SurveyOptions): Map<string, CallHandler> {
       const step = walk.objects.next()
       if (step.done === true) {
         walks.delete(from)
-        return { json: { next: -1, passedEpoch: passedEpoch() }, body: encodeReports(reports) }
+        return { json: { next: -1, ...doubts() }, body: encodeReports(reports) }
       }
       const object = step.value
       if (object.removed) continue
@@ -150,7 +152,7 @@ export function surveyCalls(options: SurveyOptions): Map<string, CallHandler> {
       if (copies > 0 && topology.holds(object.oid, copies, node)) reports.push(report(object, copies))
     }
     walk.cursor += LIST_STEP
-    return { json: { next: walk.cursor, passedEpoch: passedEpoch() }, body: encodeReports(reports) }
+    return { json: { next: walk.cursor, ...doubts() }, body: encodeReports(reports) }
   }
 
   const extents: CallHandler = async (argument) => {

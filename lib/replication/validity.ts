@@ -2,11 +2,20 @@
  * Who may be believed about an object: the rules of docs/architecture.md, "Object versions and who may be believed".
  * Pure functions of headers, reports and the epoch history.
  */
+import { mutations } from '../mutations.js'
 import type { Oid } from '../vdi/oid.js'
 import type { Topology } from './topology.js'
 
+/** Why what a node says proves nothing of writes up to some epoch, of whatever object. */
+export interface Doubts {
+  /** Newest epoch in which its node let changes go by, of whatever object (passed-writes.ts); 0 none */
+  passedEpoch: number
+  /** The newest epoch after which the node lost a disk, 0 none: whatever it says proves nothing of writes up to it */
+  lostEpoch: number
+}
+
 /** What a node says of its copy of one object. */
-export interface CopyReport {
+export interface CopyReport extends Doubts {
   node: string
   present: boolean
   writeEpoch: number
@@ -18,8 +27,6 @@ export interface CopyReport {
   hot: boolean
   /** Suspect, and may lack acknowledged writes, too: its host may have lost power since */
   incomplete: boolean
-  /** Newest epoch in which its node let changes go by, of whatever object (passed-writes.ts); 0 none */
-  passedEpoch: number
 }
 
 export type Verdict =
@@ -29,6 +36,8 @@ export type Verdict =
   | { kind: 'take'; from: string }
   /** One of these nodes must be heard first: only they can know of a later write */
   | { kind: 'wait'; epoch: number; nodes: readonly string[] }
+  /** The newest copy went with a disk of these nodes, or may have. `stale`: an older one is here */
+  | { kind: 'lost'; nodes: readonly string[]; stale: boolean }
   /** No member that reported has it */
   | { kind: 'absent' }
 
@@ -69,8 +78,12 @@ export function decide(
   const present = others.filter((report) => report.present)
   if (own.present) present.push(own)
   // Nobody here has it; but who held it in some epoch may be away.
-  if (present.length === 0)
-    return firstUnheardEpoch(topology, oid, copies, 0, own, others, patient) ?? { kind: 'absent' }
+  if (present.length === 0) {
+    const unheard = firstUnheardEpoch(topology, oid, copies, 0, own, others, patient)
+    if (unheard !== null) return unheard
+    const nodes = [own, ...others].filter((report) => report.lostEpoch > 0).map((report) => report.node)
+    return nodes.length > 0 ? { kind: 'lost', nodes, stale: false } : { kind: 'absent' }
+  }
 
   // A valid copy that nobody doubts settles it: it has every acknowledged write.
   const sound = present.filter((report) => !report.suspect)
@@ -119,7 +132,7 @@ function newest(reports: readonly CopyReport[]): CopyReport | null {
 /**
  * A write in epoch k needs every replica of k that lives through k, so one member of that set that reports and lacks
  * it proves that there was none; one that lost power, or let changes go by in k, proves nothing, but when all have reported
- * there is nobody else to ask.
+ * there is nobody else to ask. One that has lost a disk since proves nothing either, and then what it had may be gone for good.
  * Null when every epoch after `reach` and before the current one has such a witness.
  */
 function firstUnheardEpoch(
@@ -131,18 +144,24 @@ function firstUnheardEpoch(
   others: readonly CopyReport[],
   patient: boolean,
 ): Verdict | null {
+  let lost: Verdict | null = null
   for (let epoch = topology.epoch - 1; epoch > reach; epoch--) {
     const set = topology.replicasIn(epoch, oid, copies)
     // Older than the history that is kept: every known node has recovered past it, so nothing older can be newer.
-    if (set === null) return null
+    if (set === null) return lost
     if (set.length === 0) continue
     const heard = set.map((node) => reportOf(node.id, own, others))
-    const proves = (report: CopyReport): boolean => !(report.incomplete && patient) && report.passedEpoch < epoch
+    const proves = (report: CopyReport): boolean =>
+      !(report.incomplete && patient) &&
+      report.passedEpoch < epoch &&
+      (report.lostEpoch < epoch || mutations.trustLostDisk)
     if (heard.some((report) => report !== undefined && proves(report))) continue
     const unheard = set.filter((_, i) => heard[i] === undefined).map((node) => node.id)
     if (unheard.length > 0) return { kind: 'wait', epoch, nodes: unheard }
+    const nodes = set.filter((_, i) => heard[i]!.lostEpoch >= epoch).map((node) => node.id)
+    if (nodes.length > 0) lost ??= { kind: 'lost', nodes, stale: reach > 0 }
   }
-  return null
+  return lost
 }
 
 function reportOf(node: string, own: CopyReport, others: readonly CopyReport[]): CopyReport | undefined {

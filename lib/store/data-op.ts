@@ -14,10 +14,14 @@ export const WRITE = 2
 export const PUNCH = 3
 export const ZERO = 4
 export const ALLOCATE = 5
+const NAMES = ['read', 'read', 'write', 'punch', 'zero', 'allocate']
 
 const POOL_MAX = 1024
 const EIO = 5
-/** A received copy took the object's place while this write was in flight */
+const ENOSPC = 28
+/** The bytes do not match their checksum: the object's trouble, not the disk's */
+const EBADMSG = 74
+/** A received copy took the object's place, or its disk was lost, while this write was in flight */
 const ESTALE = 116
 
 const NO_BYTES = new Uint8Array(0)
@@ -34,6 +38,8 @@ export interface DataPath {
   wrote(file: ObjectFile): void
   /** Compares what a read will read with its checksums: 0, or a negative errno (-74: it does not match) */
   look(file: ObjectFile, handle: Handle, position: number, length: number, done: Completion): void
+  /** The disk did not do what it was asked for, and not for want of room */
+  failed(errno: number, what: string): void
 }
 
 class DataOp implements Completion {
@@ -155,6 +161,9 @@ class DataOp implements Completion {
       this.ops.path.handles.unpin(kept)
     }
     if (this.kind > READ_AS_IS) (this.file as ObjectFile).writing--
+    if (result < 0 && result !== -ENOSPC && result !== -ESTALE && result !== -EBADMSG) {
+      this.ops.path.failed(-result, NAMES[this.kind])
+    }
     this.ops.recycle(this)
     done.complete(result)
   }

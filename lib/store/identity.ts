@@ -1,6 +1,6 @@
 /**
  * Who a store belongs to: the file `config`, written once, and `state`, the node's small persistent state. Both are JSON
- * and replaced atomically.
+ * and replaced atomically. A node with several disks has its id in the config of each, and its state on each.
  */
 import { SheepError } from '../errors.js'
 import type { Clock, Disk, Random } from '../host/interfaces.js'
@@ -13,13 +13,24 @@ const VERSION = 1
 /** What may lie in a directory that is to become a store: of a file system of its own, of the daemon that starts. */
 const BEFORE_CONFIG = new Set(['lost+found', 'lock', 'sock', 'nbd', 'sheep.log', 'config.new', 'state', 'state.new'])
 
-interface Config {
+export interface Config {
   magic: string
   version: number
-  /** 16 hex digits, never changes */
+  /** Of the node: 16 hex digits, never changes */
   id: string
+  /** Of this disk, likewise. Stores of a node with one disk may lack it: then it is the node's */
+  disk: string
   /** ISO 8601 */
   created: string
+}
+
+/** A disk that belongs to the node. */
+export interface DiskEntry {
+  id: string
+  /** Where it was last */
+  path: string
+  /** StoredObject.joinedEpoch of its objects */
+  joined: number
 }
 
 export interface NodeState {
@@ -29,6 +40,17 @@ export interface NodeState {
   recoveredEpoch: number
   /** Newest epoch in which changes of objects that were not valid here went by; 0: none did */
   passedEpoch: number
+  /** Newest epoch in which this node may have served what went with a disk since; 0 none */
+  lostEpoch: number
+  /** Of two states of one node, the one with the higher is newer */
+  generation: number
+  /** Disks whose objects are this node's */
+  disks: DiskEntry[]
+  /**
+   * Some of its disks were away when it started: the newest epoch that those which were here knew of, until an epoch begins with
+   * it. In later ones it may have served with the others.
+   */
+  base?: number
 }
 
 export interface IdentityParts {
@@ -36,69 +58,75 @@ export interface IdentityParts {
   random: Random
 }
 
-export class Identity {
-  constructor(
-    private readonly disk: Disk,
-    readonly id: string,
-    readonly created: string,
-  ) {}
+const HEX = /^[0-9a-f]{16}$/
 
-  /**
-   * Throws DiskError; SheepError invalid when it is missing or damaged: a store that does not know its cluster must not
-   * guess, since the objects of another cluster are dropped.
-   */
-  loadState(): NodeState {
-    const state = parse(this.disk.readFile(STATE) ?? Buffer.alloc(0)) as Partial<NodeState> | null
-    const { clusterId, recoveredEpoch, passedEpoch = 0 } = state ?? {}
-    if (
-      typeof clusterId !== 'string' ||
-      !/^([0-9a-f]{16})?$/.test(clusterId) ||
-      !Number.isInteger(recoveredEpoch) ||
-      (recoveredEpoch as number) < 0 ||
-      !Number.isInteger(passedEpoch) ||
-      passedEpoch < 0
-    ) {
-      throw new SheepError(
-        'invalid',
-        `the store's file ${STATE} is missing or damaged`,
-        `write {"clusterId":"ID","recoveredEpoch":0} into it, with the id that dog cluster info shows on another node`,
-      )
-    }
-    return { clusterId, recoveredEpoch: recoveredEpoch as number, passedEpoch }
-  }
+/** null when the directory has none; it may be empty then. SheepError invalid, version; DiskError. */
+export function readConfig(disk: Disk): Config | null {
+  const text = disk.readFile(CONFIG)
+  return text === null ? null : check(text)
+}
 
-  /** Durable on return. Throws DiskError. */
-  saveState(state: NodeState): void {
-    writeState(this.disk, state)
+/** SheepError invalid when there is something in the directory that is none of ours. DiskError */
+export function refuseForeign(disk: Disk): void {
+  const foreign = disk.list('').filter((name) => !BEFORE_CONFIG.has(name))
+  if (foreign.length === 0) return
+  throw new SheepError(
+    'invalid',
+    `not a sheepdog store: the directory has no file ${CONFIG} and is not empty (${foreign.slice(0, 3).join(', ')})`,
+    'choose an empty directory, or bring back the file',
+  )
+}
+
+export function newConfig(node: string, { clock, random }: IdentityParts): Config {
+  return {
+    magic: MAGIC,
+    version: VERSION,
+    id: node,
+    disk: random.hex(8),
+    created: new Date(clock.wall()).toISOString(),
   }
 }
 
-function writeState(disk: Disk, state: NodeState): void {
+/** The config comes last: it is what makes the directory a store. Durable on return. Throws DiskError. */
+export function writeConfig(disk: Disk, config: Config, state: NodeState): void {
+  writeState(disk, state)
+  disk.writeFileAtomic(CONFIG, `${JSON.stringify(config, null, 2)}\n`)
+}
+
+/** Durable on return. Throws DiskError. */
+export function writeState(disk: Disk, state: NodeState): void {
   disk.writeFileAtomic(STATE, `${JSON.stringify(state)}\n`)
 }
 
-/** The store's identity; a new one in an empty directory. Throws SheepError invalid, version; DiskError. */
-export function openIdentity(disk: Disk, parts: IdentityParts): Identity {
-  const text = disk.readFile(CONFIG)
-  const config = text === null ? create(disk, parts) : check(text)
-  return new Identity(disk, config.id, config.created)
+/** null when it is missing or damaged. Throws DiskError. */
+export function readState(disk: Disk, config: Config, path: string): NodeState | null {
+  const state = parse(disk.readFile(STATE) ?? Buffer.alloc(0)) as Partial<NodeState> | null
+  if (state === null) return null
+  // As written by a version that knew one disk only
+  const { clusterId, recoveredEpoch, passedEpoch = 0, lostEpoch = 0, generation = 0 } = state
+  const { disks = [{ id: config.disk, path, joined: 0 }], base } = state
+  const whole =
+    typeof clusterId === 'string' &&
+    /^([0-9a-f]{16})?$/.test(clusterId) &&
+    [recoveredEpoch, passedEpoch, lostEpoch, generation, base ?? 0].every(isCount) &&
+    Array.isArray(disks) &&
+    disks.every((entry) => HEX.test(entry?.id) && typeof entry.path === 'string' && isCount(entry.joined))
+  if (!whole) return null
+  const known = { clusterId, recoveredEpoch: recoveredEpoch as number, passedEpoch, lostEpoch, generation, disks }
+  return base === undefined ? known : { ...known, base }
 }
 
-function create(disk: Disk, { clock, random }: IdentityParts): Config {
-  const foreign = disk.list('').filter((name) => !BEFORE_CONFIG.has(name))
-  if (foreign.length > 0) {
-    throw new SheepError(
-      'invalid',
-      `not a sheepdog store: the directory has no file ${CONFIG} and is not empty (${foreign.slice(0, 3).join(', ')})`,
-      'choose an empty directory, or bring back the file',
-    )
-  }
-  const created = new Date(clock.wall()).toISOString()
-  const config = { magic: MAGIC, version: VERSION, id: random.hex(8), created }
-  // The config comes last: it is what makes the directory a store.
-  writeState(disk, { clusterId: '', recoveredEpoch: 0, passedEpoch: 0 })
-  disk.writeFileAtomic(CONFIG, `${JSON.stringify(config, null, 2)}\n`)
-  return config
+/** A store that does not know its cluster must not guess, since the objects of another cluster are dropped. */
+export function stateDamaged(): SheepError {
+  return new SheepError(
+    'invalid',
+    `the store's file ${STATE} is missing or damaged`,
+    `write {"clusterId":"ID","recoveredEpoch":0} into it, with the id that dog cluster info shows on another node`,
+  )
+}
+
+function isCount(value: unknown): boolean {
+  return Number.isSafeInteger(value) && (value as number) >= 0
 }
 
 function check(text: Buffer): Config {
@@ -117,10 +145,11 @@ function check(text: Buffer): Config {
       'start the newer sheep that wrote it',
     )
   }
-  if (typeof config.id !== 'string' || !/^[0-9a-f]{16}$/.test(config.id) || typeof config.created !== 'string') {
+  const { id, disk = id, created } = config
+  if (typeof id !== 'string' || !HEX.test(id) || typeof disk !== 'string' || !HEX.test(disk) || !created) {
     throw new SheepError('invalid', `the store's file ${CONFIG} is damaged`, 'bring back the file')
   }
-  return config as Config
+  return { ...config, id, disk } as Config
 }
 
 /** null: no JSON object */

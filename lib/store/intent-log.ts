@@ -75,6 +75,7 @@ export class IntentLog {
   private batch: Batch = { records: [], adds: [] }
   private running: Promise<void> | null = null
   private broken = false
+  private closed = false
   private pressed = false
 
   constructor(
@@ -184,9 +185,10 @@ export class IntentLog {
     if (this.live.size < (this.limit * 3) / 4) this.pressed = false
   }
 
-  /** Writes what is queued and closes the file. */
+  /** Writes what is queued and closes the file. What comes later fails. */
   async close(): Promise<void> {
     while (this.running !== null) await this.running
+    this.closed = true
     if (this.fd >= 0) this.disk.close(this.fd)
     this.fd = -1
   }
@@ -208,11 +210,15 @@ export class IntentLog {
       const { records, adds } = this.batch
       this.batch = { records: [], adds: [] }
       const full = this.used + records.length / FIELDS > this.slots
-      const result = this.broken || full ? await this.rewrite(records) : await this.append(records, adds.length > 0)
+      const result = this.closed
+        ? -EIO
+        : this.broken || full
+          ? await this.rewrite(records)
+          : await this.append(records, adds.length > 0)
       if (result < 0) {
         // What was written may be there or not: start a fresh file before anything else is promised.
         this.broken = true
-        this.log('error', 'the intent log cannot be written', { errno: -result, file: PATH })
+        if (!this.closed) this.log('error', 'the intent log cannot be written', { errno: -result, file: PATH })
       }
       const told: Completion[] = []
       for (let i = 0; i < adds.length; i += 2) {

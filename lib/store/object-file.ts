@@ -27,11 +27,15 @@ export const HEADER_WRITING = 2
 
 /** What the file does for its object: lib/store's own side of StoredObject. */
 export interface FileOwner {
+  /** StoredObject.joinedEpoch of all its objects */
+  readonly joinedEpoch: number
   syncFile(file: ObjectFile, done: Completion): void
   fileSynced(file: ObjectFile, ok: boolean): void
 }
 
 export class ObjectFile extends SyncUnit implements StoredObject {
+  /** Which of the node's disks it lies on: DiskSet's */
+  place = 0
   dirty = false
   intent = false
   removed = false
@@ -172,6 +176,10 @@ export class ObjectFile extends SyncUnit implements StoredObject {
     const whole = position <= chunk * 2 ** this.shift && position + length >= (chunk + 1) * 2 ** this.shift
     if (whole) this.mended(chunk)
     return !whole
+  }
+
+  get joinedEpoch(): number {
+    return this.owner.joinedEpoch
   }
 
   startSync(done: Completion): void {

@@ -47,6 +47,10 @@ export interface StoreOptions {
   trustMs?: number
   /** Intents above which `onIntentPressure` is called */
   intents?: number
+  /** The disk did not do what it was asked for, and not for want of room: told before those who asked are */
+  failed?: (errno: number, what: string) => void
+  /** Told of each object that comes into the table or goes from it */
+  index?: { added(file: ObjectFile): void; removed(file: ObjectFile): void }
 }
 
 export class FileStore implements ObjectStore, DataPath, StageOwner {
@@ -83,7 +87,7 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
 
   private constructor(
     readonly disk: Disk,
-    options: StoreOptions,
+    private readonly options: StoreOptions,
   ) {
     this.log = options.log
     this.lastEpoch = options.lastEpoch ?? 0
@@ -100,6 +104,7 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
       log: options.log,
       parallel: options.parallelSyncs ?? PARALLEL_SYNCS_DEFAULT,
       removalsDurable: (oids) => this.forgetIntents(oids),
+      failed: (errno, what) => this.failed(errno, what),
     })
     this.intents = new IntentLog(disk, options.intents ?? INTENTS_DEFAULT, options.log)
     this.intents.onPressure = () => this.intentPressure()
@@ -200,12 +205,27 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
   private insert(file: ObjectFile): void {
     this.table.set(file.oid, file)
     this.syncs.insert(file)
+    this.options.index?.added(file)
+  }
+
+  failed(errno: number, what: string): void {
+    if (!this.closed) this.options.failed?.(errno, what)
+  }
+
+  /** Of all its objects: StoredObject.joinedEpoch */
+  get joinedEpoch(): number {
+    return this.syncs.joinedEpoch
+  }
+
+  set joinedEpoch(epoch: number) {
+    this.syncs.joinedEpoch = epoch
   }
 
   /** The object's file is no longer in its place. */
   private detach(file: ObjectFile): void {
     file.removed = true
     this.table.delete(file.oid)
+    this.options.index?.removed(file)
     this.handles.release(file)
     this.syncs.detach(file, this.intents.knows(file.oid))
   }
@@ -245,10 +265,10 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
     this.detach(file)
   }
 
-  private refuseWhenFull(operation: string, path: string): void {
-    if (!this.gauge.belowReserve()) return
+  private refuseWhenFull(operation: string, path: string, least = this.gauge.reserve): void {
+    if (!this.gauge.belowReserve(least)) return
     const { free } = this.gauge.space()
-    const reserve = Math.ceil(this.gauge.reserve)
+    const reserve = Math.ceil(least)
     throw new DiskError(ENOSPC, operation, path, `no space: ${free} bytes are free, ${reserve} are held in reserve`)
   }
 
@@ -357,11 +377,12 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
 
   // received copies
 
-  stage(oid: Oid): StagedObject {
+  stage(oid: Oid, urgent: boolean): StagedObject {
     assertOid(oid)
     assert(!this.closed, 'the store is open')
     assert(!this.staging.has(oid), 'one copy of an object is received at a time')
-    this.refuseWhenFull('stage', objectPath(oid))
+    const { reserve, recoveryReserve } = this.gauge
+    this.refuseWhenFull('stage', objectPath(oid), urgent ? reserve : recoveryReserve)
     const staged = new StagedFile(this, oid)
     this.staging.set(oid, staged)
     return staged
@@ -418,6 +439,8 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
         if (result >= 0) {
           file.intent = true
           if (file.removed) this.syncs.directoryChanged(file.oid).removed.push(file.oid)
+        } else if (result !== -ENOSPC) {
+          this.failed(-result, 'intent log')
         }
         done.complete(result)
       },
@@ -431,6 +454,16 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
       file.intent = false
       this.intents.drop(file.oid)
     }
+  }
+
+  /** Whether the log names the object */
+  knowsIntent(oid: Oid): boolean {
+    return this.intents.knows(oid)
+  }
+
+  /** The object is not here, or is known equal: its entry goes. */
+  forgetIntent(oid: Oid): void {
+    this.forgetIntents([oid])
   }
 
   private forgetIntents(oids: readonly Oid[]): void {
@@ -493,6 +526,19 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
   /** Number of objects with an intent */
   get intentCount(): number {
     return this.intents.size
+  }
+
+  /** Takes the disk out as it is: nothing is synced, what is in flight ends with errors, all objects are removed ones. */
+  async abandon(): Promise<void> {
+    assert(!this.closed, 'a store is closed once')
+    this.closed = true
+    for (const staged of [...this.staging.values()]) staged.abort()
+    for (const file of [...this.table.values()]) {
+      file.replaced = true
+      this.detach(file)
+    }
+    this.handles.releaseAll()
+    await this.intents.close()
   }
 
   async close(): Promise<void> {

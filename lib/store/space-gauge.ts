@@ -12,6 +12,8 @@ export class SpaceGauge {
   private at: number
   private written = 0
   readonly reserve: number
+  /** What recovery leaves free: it must not take the room that clients' new objects need */
+  readonly recoveryReserve: number
 
   /** @param reserve bytes; -1: 2% of the disk, within 64 MiB and 1 GiB, but never over a quarter of it */
   constructor(
@@ -23,6 +25,7 @@ export class SpaceGauge {
     this.at = clock.now()
     const { total } = this.known
     this.reserve = reserve >= 0 ? reserve : Math.min(total / 4, Math.max(64 * MIB, Math.min(1024 * MIB, total * 0.02)))
+    this.recoveryReserve = Math.min(this.reserve * 2, Math.max(this.reserve, total * 0.4))
   }
 
   /** At most this many more bytes are in use than when last asked. */
@@ -35,9 +38,14 @@ export class SpaceGauge {
     return this.known
   }
 
-  belowReserve(): boolean {
-    if (this.clock.now() - this.at > AGE_MS_MAX || this.known.free - this.written < this.reserve) this.refresh()
-    return this.known.free < this.reserve
+  /** Without asking the disk */
+  estimate(): DiskSpace {
+    return { total: this.known.total, free: this.known.free - this.written }
+  }
+
+  belowReserve(reserve = this.reserve): boolean {
+    if (this.clock.now() - this.at > AGE_MS_MAX || this.known.free - this.written < reserve) this.refresh()
+    return this.known.free < reserve
   }
 
   private refresh(): void {

@@ -9,6 +9,7 @@ import type { Received, StagedObject } from './types.js'
 
 const ECANCELED = 125
 const EIO = 5
+const ENOSPC = 28
 
 export interface StageOwner {
   readonly disk: Disk
@@ -17,6 +18,8 @@ export interface StageOwner {
   /** Removes it; never throws. */
   discardStaged(path: string): void
   stageWrote(bytes: number): void
+  /** The disk did not do what it was asked for, and not for want of room */
+  failed(errno: number, what: string): void
   stageEnded(staged: StagedFile): void
   /** A turn of the event loop for the others */
   rest(): Promise<void>
@@ -69,7 +72,9 @@ export class StagedFile implements StagedObject {
     this.owner.disk.write(this.fd, buffer, bufferOffset, length, position + HEADER_BYTES, {
       complete: (result) => {
         this.leave()
-        done.complete(result >= 0 && result < length ? -EIO : result)
+        if (result >= 0 && result < length) result = -EIO
+        this.told(result)
+        done.complete(result)
       },
     })
   }
@@ -118,6 +123,7 @@ export class StagedFile implements StagedObject {
       done.complete(-ECANCELED)
     } else {
       this.abort()
+      this.told(result)
       done.complete(result)
     }
   }
@@ -147,6 +153,10 @@ export class StagedFile implements StagedObject {
       if (!(error instanceof DiskError)) throw error
       return -error.errno
     }
+  }
+
+  private told(result: number): void {
+    if (result < 0 && result !== -ENOSPC) this.owner.failed(-result, 'receiving an object')
   }
 
   /** Once the file is in the object's place it is too late: the object is in the table, for the caller to keep or remove. */

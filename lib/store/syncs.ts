@@ -53,12 +53,15 @@ export interface SyncOptions {
   parallel: number
   /** The removal of these objects is durable */
   removalsDurable: (oids: readonly Oid[]) => void
+  /** The disk did not do what it was asked for */
+  failed: (errno: number, what: string) => void
 }
 
 export class Syncs implements FileOwner {
   private readonly queue: SyncQueue
   private readonly vdis = new Map<number, VdiFiles>()
   private readonly directories: DirectoryUnit[] = []
+  joinedEpoch = 0
 
   constructor(private readonly options: SyncOptions) {
     this.queue = new SyncQueue(options.parallel)
@@ -213,6 +216,7 @@ export class Syncs implements FileOwner {
         if (result < 0) {
           file.lost = result
           log('error', `a sync failed, what it covered may be lost: object ${oidToHex(file.oid)}`, { errno: -result })
+          this.options.failed(-result, 'sync of an object')
         }
         done.complete(result)
       },
@@ -231,6 +235,7 @@ export class Syncs implements FileOwner {
         if (result < 0) {
           directory.lost = result
           this.options.log('error', `a sync failed, files in ${path} may be lost`, { errno: -result })
+          this.options.failed(-result, `sync of ${path}`)
         }
         done.complete(result)
       },

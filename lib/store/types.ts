@@ -25,6 +25,9 @@ export interface StoredObject {
   intent: boolean
   /** Removed: any further use is an error */
   removed: boolean
+  /** The epoch in which its disk came to this node after an absence: older marks are worth what they say and no more. 0: never
+   *  away. Infinity: it came just now */
+  readonly joinedEpoch: number
 
   /** Epoch in which replication found this copy fit to serve; 0 unknown. A cache. */
   validEpoch: number
@@ -145,7 +148,8 @@ export interface ObjectStore {
   syncVdi(vid: number, done: Completion): void
   /** The same for one object */
   syncObject(object: StoredObject, done: Completion): void
-  stage(oid: Oid): StagedObject
+  /** Throws DiskError 28 when no disk has room: above the larger reserve, or for a request that waits (`urgent`) the small one */
+  stage(oid: Oid, urgent: boolean): StagedObject
 
   /** Durable before done; many calls in one turn or while a sync runs share one sync. Sets object.intent. */
   addIntent(object: StoredObject, done: Completion): void

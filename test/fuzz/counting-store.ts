@@ -35,7 +35,7 @@ export class CountingStore implements ObjectStore {
     if (former !== undefined) former.removed = true
     const object: StoredObject = {
       ...{ oid, writeEpoch, checkEpoch: 0, dirty: true, intent: former?.intent ?? false, removed: false },
-      ...{ validEpoch: 0, suspect: false, incomplete: false, lostIn: 0, writer: '', lastWrite: 0 },
+      ...{ validEpoch: 0, suspect: false, incomplete: false, lostIn: 0, writer: '', lastWrite: 0, joinedEpoch: 0 },
     }
     this.objects.set(oid, object)
     return object

@@ -160,7 +160,7 @@ async function serve(input: readonly Buffer[], random: SimRandom): Promise<boole
   const sessions = new PeerSessions()
   const calls = surveyCalls({
     ...{ store, topology, replica, copiesOf, clock: stillClock },
-    ...{ passedEpoch: () => 0, busy: () => false, mend: async () => true },
+    ...{ doubts: () => ({ passedEpoch: 0, lostEpoch: 0 }), busy: () => false, mend: async () => true },
   })
   const answers = await converse(
     input,

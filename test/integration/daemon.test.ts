@@ -177,7 +177,7 @@ test.serial('an interrupt in the foreground ends it in order', async (t) => {
 test.serial('help and version', async (t) => {
   const help = await run(process.execPath, [sheepProgram, '--help'])
   t.is(help.code, 0)
-  t.regex(help.stdout, /^Usage: sheep \[options\] \[STORE\]\n/)
+  t.regex(help.stdout, /^Usage: sheep \[options\] \[DIR\[,DIR\.\.\.\]\]\n/)
   t.regex((await run(process.execPath, [sheepProgram, '--version'])).stdout, /^\d+\.\d+\.\d+\n$/)
 })
 

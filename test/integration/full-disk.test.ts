@@ -75,7 +75,7 @@ for (const kind of ['tmpfs', 'ext4']) {
     }
     t.true(objects.length > 30 && objects.length < 80, `${objects.length} objects of 1 MiB on ${DISK / MIB} MiB`)
     t.is(store.count, objects.length)
-    t.throws(() => store.stage(dataOid(2, 0)), { instanceOf: DiskError })
+    t.throws(() => store.stage(dataOid(2, 0), true), { instanceOf: DiskError })
     // Overwrites go on, and so do intents and flushes
     for (const [index, object] of objects.entries()) {
       t.is(await call((done) => store.addIntent(object, done)), 0)

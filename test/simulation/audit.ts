@@ -16,7 +16,8 @@ import {
 } from '../../lib/vdi/oid.js'
 import type { VdiEntry } from '../../lib/vdi/types.js'
 import { PAGE } from './disk.js'
-import type { Host } from './host.js'
+import { diskPath, type Host } from './host.js'
+import { Violation } from './violation.js'
 import type { World } from './world.js'
 
 /** wire-protocol.md, "Inode object". */
@@ -43,7 +44,7 @@ export function auditDisks(world: World): string {
     const holder = ring.replicas(inodeOid(entry.vid), entry.copies)[0]
     const path = files.get(hostOf.get(holder.id)!)!.get(inodeOid(entry.vid))
     if (path === undefined) return `the inode of ${entry.name} (${entry.vid.toString(16)}) is missing on ${holder.name}`
-    const inode = hostOf.get(holder.id)!.disk.content(path)!.subarray(FILE_HEADER)
+    const inode = contentOn(hostOf.get(holder.id)!, path).subarray(FILE_HEADER)
     const count = Math.ceil(entry.size / 2 ** entry.blockSizeShift)
     for (let i = 0; i < count && INODE_INDEX + i * 4 + 4 <= inode.length; i++) {
       const owner = inode.readUInt32LE(INODE_INDEX + i * 4)
@@ -77,13 +78,26 @@ function leftover(
   return `${holders} of ${[...files.keys()].map((host) => host.name)} keep ${kind} ${oidToHex(oid)} of ${owner}, which nothing reaches`
 }
 
+/** Oid -> "DISK:PATH". */
 function objectsOn(host: Host): Map<Oid, string> {
   const found = new Map<Oid, string>()
-  for (const path of host.disk.paths()) {
-    const match = /(?:^|\/)obj\/(?:[0-9a-f]{2}\/)?([0-9a-f]{16})$/.exec(path)
-    if (match) found.set(oidFromHex(match[1]), path)
+  const working = host.sheep!.workingDisks()
+  for (const [i, disk] of host.disks.entries()) {
+    if (!working.includes(diskPath(i))) continue
+    for (const path of disk.paths()) {
+      const match = /(?:^|\/)obj\/(?:[0-9a-f]{2}\/)?([0-9a-f]{16})$/.exec(path)
+      if (!match) continue
+      const oid = oidFromHex(match[1])
+      if (found.has(oid)) throw new Violation('disks', `${host.name} has ${match[1]} on two disks`)
+      found.set(oid, `${i}:${path}`)
+    }
   }
   return found
+}
+
+function contentOn(host: Host, place: string): Buffer {
+  const colon = place.indexOf(':')
+  return host.disks[Number(place.slice(0, colon))].content(place.slice(colon + 1))!
 }
 
 function compareReplicas(
@@ -98,7 +112,7 @@ function compareReplicas(
   for (const host of holders) {
     const path = files.get(host)!.get(oid)
     if (path === undefined) return `${oidToHex(oid)} is missing on ${host.name} (holders ${holders.map((h) => h.name)})`
-    const content = host.disk.content(path)!.subarray(FILE_HEADER)
+    const content = contentOn(host, path).subarray(FILE_HEADER)
     if (!first) {
       first = content
       continue

@@ -182,9 +182,10 @@ export class DiskView implements Disk {
   }
 
   space(): DiskSpace {
-    this.process.touch()
+    this.#look('statfs', '')
     const { disk } = this
-    return { total: disk.capacityPages * PAGE, free: Math.max(0, disk.capacityPages - disk.usedPages) * PAGE }
+    const free = disk.crowded ? 0 : Math.max(0, disk.capacityPages - disk.usedPages)
+    return { total: disk.capacityPages * PAGE, free: free * PAGE }
   }
 
   read(fd: number, buffer: Uint8Array, bufferOffset: number, length: number, position: number, done: Completion): void {
@@ -341,7 +342,7 @@ export class DiskView implements Disk {
   }
 
   #failed(file: File, position: number, length: number): boolean {
-    if (this.disk.dead) return true
+    if (this.disk.fails()) return true
     if (file.bad.size === 0) return false
     const last = Math.floor((position + length - 1) / PAGE)
     for (let i = Math.floor(position / PAGE); i <= last; i++) if (file.bad.has(i)) return true
@@ -396,7 +397,7 @@ export class DiskView implements Disk {
     disk.inFlight.add(request)
     disk.scheduler.after(this.#delay(disk.shape.syncLatency), () => {
       if (!disk.inFlight.delete(request)) return
-      const failed = disk.dead || (file !== null && file.bad.size > 0)
+      const failed = disk.fails() || (file !== null && file.bad.size > 0)
       if (!failed) request.apply()
       else if (file) disk.forgetDirty(file)
       this.process.enter(() => done.complete(failed ? -EIO : 0))

@@ -109,6 +109,10 @@ export class SimDisk {
   powerLosses = 0
   /** Every request fails with EIO. */
   dead = false
+  /** So many of the next data requests and syncs fail with EIO. */
+  errors = 0
+  /** Says that nothing is free, though there is some. */
+  crowded = false
   /** Times slower than usual. */
   slowness = 1
   readonly inFlight = new Set<InFlight>()
@@ -121,6 +125,14 @@ export class SimDisk {
 
   get capacityPages(): number {
     return Math.floor(this.shape.capacity / PAGE)
+  }
+
+  /** Whether a request that starts now fails. */
+  fails(): boolean {
+    if (this.dead) return true
+    if (this.errors === 0 || !this.random.chance(0.3)) return false
+    this.errors--
+    return true
   }
 
   // names

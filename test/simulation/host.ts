@@ -6,7 +6,8 @@ import type { Engine } from '../../lib/cluster/engine.js'
 import type { ClusterView } from '../../lib/cluster/types.js'
 import type { VdiService } from '../../lib/control/services.js'
 import type { VolumeOpener } from '../../lib/gateway/types.js'
-import type { Clock, Disk, Log, Network, Random } from '../../lib/host/interfaces.js'
+import type { Clock, Log, Network, Random } from '../../lib/host/interfaces.js'
+import type { AttachedDisk } from '../../lib/store/node-disks.js'
 import type { Oid } from '../../lib/vdi/oid.js'
 import { SimClock } from './clock.js'
 import { type DiskShape, SimDisk } from './disk.js'
@@ -17,6 +18,10 @@ import type { World } from './world.js'
 
 export const PORT = 7000
 
+export function diskPath(disk: number): string {
+  return `/disk${disk}`
+}
+
 export interface SheepParts {
   name: string
   zone: string
@@ -26,7 +31,10 @@ export interface SheepParts {
   host: string
   clock: Clock
   random: Random
-  disk: Disk
+  /** Those that are there */
+  disks: AttachedDisk[]
+  /** One more, by its path */
+  attach: (path: string) => AttachedDisk
   network: Network
   engine: Engine
   log: Log
@@ -39,6 +47,11 @@ export interface Sheep {
   readonly volumes: VolumeOpener
   readonly vdis: VdiService
   readonly cluster: ClusterView
+  plug(path: string): Promise<void>
+  unplug(path: string): Promise<string>
+  /** Paths */
+  workingDisks(): string[]
+  lostEpoch(): number
   /** Resolves when it takes part in the cluster, or waits for others */
   start(): Promise<void>
   /** Orderly */
@@ -55,7 +68,9 @@ export type MakeSheep = (parts: SheepParts) => Promise<Sheep>
 export type Outcome<T> = { state: 'done'; value: T } | { state: 'failed'; error: unknown } | { state: 'gone' }
 
 export class Host {
-  readonly disk: SimDisk
+  readonly disks: SimDisk[]
+  /** Indices into `disks`: pulled out, or not mounted */
+  readonly away = new Set<number>()
   process: Process | null = null
   sheep: Sheep | null = null
   powered = true
@@ -64,7 +79,7 @@ export class Host {
   incarnation = 0
   /** Called when the daemon dies: clients whose requests end nowhere */
   readonly onDeath = new Set<() => void>()
-  #view: DiskView | null = null
+  readonly #views = new Set<DiskView>()
 
   constructor(
     readonly world: World,
@@ -73,8 +88,9 @@ export class Host {
     readonly gatewayOnly: boolean,
     readonly random: SimRandom,
     shape: DiskShape,
+    disks: number,
   ) {
-    this.disk = new SimDisk(world.scheduler, random.split(), shape)
+    this.disks = Array.from({ length: disks }, () => new SimDisk(world.scheduler, random.split(), shape))
   }
 
   get up(): boolean {
@@ -103,8 +119,13 @@ export class Host {
     )
     this.process = process
     const rate = 1 + (this.random.float() - 0.5) * 0.0005
-    const view = new DiskView(this.disk, process)
-    this.#view = view
+    const attach = (path: string): AttachedDisk => {
+      const at = this.disks.findIndex((_, i) => diskPath(i) === path)
+      const view = new DiskView(this.disks[at], process)
+      this.#views.add(view)
+      return { path, disk: view, close: () => {} }
+    }
+    const present = this.disks.map((_, i) => diskPath(i)).filter((_, i) => !this.away.has(i))
     const random = this.random.split()
     world.log(`${process.name} starts`)
     process.enter(() => {
@@ -115,7 +136,8 @@ export class Host {
         host: this.name,
         clock: new SimClock(world.scheduler, process, rate, this.random.below(600_000) - 300_000),
         random,
-        disk: view,
+        disks: present.map(attach),
+        attach,
         network: world.network.attach(process, this.name),
         engine: world.hub.attach(process, this.name),
         log: (level, message, fields) => {
@@ -133,6 +155,23 @@ export class Host {
     })
   }
 
+  /** Those that its daemon uses; without one, all. */
+  get usedDisks(): SimDisk[] {
+    const working = this.sheep?.workingDisks()
+    return this.disks.filter((_, i) => working === undefined || working.includes(diskPath(i)))
+  }
+
+  /** The one with this file; null none. */
+  diskWith(path: string): SimDisk | null {
+    return this.usedDisks.find((disk) => disk.file(path) !== null) ?? null
+  }
+
+  /** A new, empty one in its place. */
+  replaceDisk(number: number): void {
+    const { scheduler, shape } = this.disks[number]
+    this.disks[number] = new SimDisk(scheduler, this.random.split(), shape)
+  }
+
   /** kill -9 now, or at its (calls+1)th system call. */
   kill(calls: number): void {
     if (!this.up) return
@@ -148,7 +187,7 @@ export class Host {
     this.process?.die()
     this.world.hub.hostDown(this.name)
     this.world.network.down.add(this.name)
-    this.disk.powerLoss()
+    for (const disk of this.disks) disk.powerLoss()
   }
 
   pause(): void {
@@ -166,8 +205,8 @@ export class Host {
   #died(process: Process): void {
     const { world } = this
     world.log(`${process.name} is dead`)
-    this.#view?.detach()
-    this.#view = null
+    for (const view of this.#views) view.detach()
+    this.#views.clear()
     this.sheep = null
     if (this.powered) {
       world.network.processDied(process)

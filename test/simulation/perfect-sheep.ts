@@ -195,6 +195,10 @@ export function perfectSheep(flaw: Flaw, rarely: () => boolean): MakeSheep {
       volumes,
       vdis,
       cluster,
+      plug: async () => {},
+      unplug: async (path) => path,
+      workingDisks: () => [],
+      lostEpoch: () => 0,
       start: async () => {
         // A former incarnation of this node holds nothing any more.
         for (const volume of stored.values())

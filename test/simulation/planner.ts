@@ -7,7 +7,9 @@
  *
  * A host is troubled from its first fault until everything is recovered: its copies may lack writes.
  */
-import type { Host } from './host.js'
+import { SheepError } from '../../lib/errors.js'
+import { DiskError } from '../../lib/host/interfaces.js'
+import { diskPath, type Host } from './host.js'
 import { SimRandom } from './random.js'
 import type { FaultKind } from './shape.js'
 import type { World } from './world.js'
@@ -45,7 +47,7 @@ export class Planner {
     const epoch = living[0].sheep?.cluster.epoch?.number
     if (epoch === undefined) return false
     for (const host of living) {
-      if (!host.serving) return false
+      if (!host.serving || !disksSettled(host, epoch)) return false
       const { cluster } = host.sheep!
       if (cluster.epoch?.number !== epoch || cluster.epoch.nodes.length !== living.length) return false
       for (const { id, vnodes } of cluster.epoch.nodes) {
@@ -116,6 +118,12 @@ export class Planner {
       case 'bury':
         if (host) this.#bury(host)
         break
+      case 'disk-dies':
+      case 'disk-error':
+      case 'disk-away':
+      case 'disk-crowded':
+      case 'unplug':
+        if (host) this.#diskTrouble(kind, host)
     }
   }
 
@@ -139,6 +147,73 @@ export class Planner {
       this.#settings(false)
       await this.world.sleep(1000)
     }
+  }
+
+  /**
+   * One disk of a host that has others. With it and the hosts whose copies may lack writes, fewer than all that hold an object are in
+   * trouble: so nothing may be lost.
+   */
+  #diskTrouble(kind: FaultKind, host: Host): void {
+    const { random, world } = this
+    this.healthy()
+    const zones = new Set(this.#living.map(({ zone }) => zone)).size
+    const others = [...this.#troubled].filter((other) => other !== host).length
+    if (others + 1 >= Math.min(world.shape.copies, zones) || !host.serving) return
+    const working = host.sheep!.workingDisks()
+    if (working.length < 2 || host.disks.some((disk) => disk.crowded || disk.errors > 0)) return
+    const path = random.pick(working)
+    const number = host.disks.findIndex((_, i) => diskPath(i) === path)
+    const disk = host.disks[number]
+    world.log(`${host.name} ${path}: ${kind}`)
+    if (kind === 'disk-crowded') {
+      disk.crowded = true
+      this.#later(random.exponential(8000), () => {
+        disk.crowded = false
+      })
+      return
+    }
+    this.#troubled.add(host)
+    if (kind === 'disk-error') {
+      disk.errors = random.between(1, 3)
+      this.#later(random.exponential(3000), () => {
+        disk.errors = 0
+        this.#bringBack(host, path)
+      })
+    } else if (kind === 'disk-dies') {
+      disk.dead = true
+      this.#later(random.exponential(8000), () => {
+        if (random.chance(0.5)) host.replaceDisk(number)
+        else disk.dead = false
+        this.#bringBack(host, path)
+      })
+    } else if (kind === 'disk-away') {
+      host.process!.die()
+      host.away.add(number)
+      this.#restartLater(host)
+      this.#later(random.exponential(10_000), () => {
+        host.away.delete(number)
+        this.#bringBack(host, path)
+      })
+    } else {
+      void host.request(`unplug ${path}`, (sheep) => sheep.unplug(path))
+      this.#later(random.exponential(8000), () => this.#bringBack(host, path))
+    }
+  }
+
+  /** An administrator plugs it in; a daemon that is down finds it when it starts. */
+  #bringBack(host: Host, path: string): void {
+    if (!host.serving || host.sheep!.workingDisks().includes(path)) return
+    this.#troubled.add(host)
+    void host
+      .request(`plug ${path}`, (sheep) => sheep.plug(path))
+      .then((outcome) => {
+        if (outcome.state !== 'failed') return
+        const code = outcome.error instanceof SheepError ? outcome.error.code : ''
+        // It came back with a start, or is not here any more.
+        if (code !== 'exists' && !(outcome.error instanceof DiskError)) {
+          this.world.unexpected(`plug of ${path} at ${host.name}`, outcome.error)
+        }
+      })
   }
 
   kill(host: Host): void {
@@ -241,9 +316,10 @@ export class Planner {
   #slow(host: Host): void {
     const { random } = this
     this.world.log(`${host.name}'s disk is slow`)
-    host.disk.slowness = random.pick([10, 200])
+    const disk = random.pick(host.disks)
+    disk.slowness = random.pick([10, 200])
     this.#later(random.exponential(5000), () => {
-      host.disk.slowness = 1
+      disk.slowness = 1
     })
   }
 
@@ -287,4 +363,11 @@ export class Planner {
       this.#revive()
     })
   }
+}
+
+/** It has noticed what is wrong with its disks, and an epoch has begun since. */
+function disksSettled(host: Host, epoch: number): boolean {
+  const working = host.sheep!.workingDisks()
+  const unnoticed = host.disks.some((disk, i) => (disk.dead || disk.errors > 0) && working.includes(diskPath(i)))
+  return !unnoticed && host.sheep!.lostEpoch() < epoch
 }

@@ -42,10 +42,11 @@ export class Rot {
       const spared = random.pick(whole)
       for (const host of whole) {
         if (host === spared || random.chance(0.4)) continue
-        const file = host.disk.file(pathOf(oid))
+        const disk = host.diskWith(pathOf(oid))
+        const file = disk?.file(pathOf(oid)) ?? null
         const { shift } = this.sumsOf(host, oid) as { shift: number }
         const byte = chunk * 2 ** shift + random.below(2 ** shift)
-        if (file === null || !host.disk.flipBit(file, FILE_HEADER + byte, random.below(8))) continue
+        if (disk === null || file === null || !disk.flipBit(file, FILE_HEADER + byte, random.below(8))) continue
         this.flips++
         world.log(`${host.name}: a bit of ${oidToHex(oid)} turns over in byte ${byte}`)
       }
@@ -76,7 +77,7 @@ export class Rot {
     const found = new Map<Oid, Host[]>()
     const restless = new Set<Oid>()
     for (const host of this.living) {
-      for (const path of host.disk.paths()) {
+      for (const path of host.usedDisks.flatMap((disk) => disk.paths())) {
         const name = /^obj\/[0-9a-f]{2}\/([0-9a-f]{16})$/.exec(path)?.[1]
         if (name === undefined) continue
         const oid = oidFromHex(name)
@@ -91,13 +92,13 @@ export class Rot {
   }
 
   private sumsOf(host: Host, oid: Oid): ReturnType<typeof decodeChecksums> {
-    const content = host.disk.content(pathOf(oid))
+    const content = host.diskWith(pathOf(oid))?.content(pathOf(oid)) ?? null
     return content === null ? null : decodeChecksums(content.subarray(0, 512), oid)
   }
 
   /** Chunks that are in the file and match their checksums. */
   private wholeChunks(host: Host, oid: Oid): number[] {
-    const content = host.disk.content(pathOf(oid))
+    const content = host.diskWith(pathOf(oid))?.content(pathOf(oid)) ?? null
     const sums = this.sumsOf(host, oid)
     if (content === null || sums === null) return []
     const found: number[] = []

@@ -25,6 +25,8 @@ export interface Shape {
   engine: EngineShape
   network: NetworkShape
   disk: DiskShape
+  /** Of each host */
+  disks: number
 }
 
 export const FAULTS = [
@@ -41,7 +43,10 @@ export const FAULTS = [
   'bury',
 ] as const
 
-export type FaultKind = (typeof FAULTS)[number]
+/** Of worlds whose hosts have several disks */
+export const DISK_FAULTS = ['disk-dies', 'disk-error', 'disk-away', 'disk-crowded', 'unplug'] as const
+
+export type FaultKind = (typeof FAULTS)[number] | (typeof DISK_FAULTS)[number]
 
 /** Faults that a `local` engine cannot meet: its daemons share a kernel. */
 const ACROSS_HOSTS: readonly FaultKind[] = ['isolate', 'partition', 'one-way', 'power', 'bury']
@@ -53,7 +58,7 @@ export function shapeOf(random: SimRandom): Shape {
   const allowed = FAULTS.filter((kind) => hasQuorum || !ACROSS_HOSTS.includes(kind))
   // Some worlds know one kind of trouble only, so that it meets the others' absence, too.
   const faults = random.chance(0.3) ? [random.pick(allowed)] : allowed.filter(() => random.chance(0.6))
-  return {
+  const shape: Shape = {
     hosts,
     zones,
     copies: random.pick([1, 2, 2, 3, 3, 3]),
@@ -78,5 +83,12 @@ export function shapeOf(random: SimRandom): Shape {
       inline: random.pick([0, 0.5, 0.95]),
     },
     gateways: hosts >= 4 && random.chance(0.25) ? 1 : 0,
+    disks: 1,
   }
+  // Drawn last, so that the other worlds are what they were before there were several disks.
+  if (random.chance(0.3)) {
+    shape.disks = random.pick([2, 2, 3])
+    shape.faults = [...shape.faults, ...DISK_FAULTS.filter(() => random.chance(0.6))]
+  }
+  return shape
 }

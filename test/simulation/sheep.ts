@@ -3,9 +3,9 @@
 import { SheepNode } from '../../lib/node/node.js'
 import { controlServices, type ProcessFacts, serviceCalls } from '../../lib/node/services.js'
 import { Session } from '../../lib/node/sessions.js'
+import { findDisks } from '../../lib/store/node-disks.js'
 import { type MakeSheep, PORT } from './host.js'
 
-const STATE = 'node-state'
 /** All nodes that store offer the same space: placement is then the same in every run of a world. */
 const SPACE = 2 ** 30
 
@@ -15,11 +15,11 @@ function nodeId(name: string): string {
 }
 
 export const sheep: MakeSheep = async (parts) => {
-  const { name, zone, gatewayOnly, host, clock, random, disk, network, engine, log, fatal } = parts
-  const id = nodeId(name)
+  const { name, zone, gatewayOnly, host, clock, random, disks, attach, network, engine, log, fatal } = parts
+  const found = findDisks(disks, [], { clock, random, log, newId: nodeId(name) })
+  const { id } = found
   const facts: ProcessFacts = {
     version: 'simulated',
-    storePath: `/${name}`,
     uptime: () => clock.now() / 1000,
     cpu: () => 0,
     memory: () => 0,
@@ -31,18 +31,12 @@ export const sheep: MakeSheep = async (parts) => {
     self: { id, name, host, port: PORT, zone, space: gatewayOnly ? 0 : SPACE, vnodes: 0 },
     clock,
     random,
-    disk,
+    disks: found,
+    attach,
     network,
     engine,
     log,
     listen: { host, port: PORT },
-    state: {
-      load: () => {
-        const saved = disk.readFile(STATE)
-        return saved ? JSON.parse(saved.toString()) : { clusterId: '', recoveredEpoch: 0, passedEpoch: 0 }
-      },
-      save: (state) => disk.writeFileAtomic(STATE, JSON.stringify(state)),
-    },
     accept: (running, link) => new Session(running, controlServices(running, facts), link, 'a simulated link'),
     calls: (running) => serviceCalls(running, facts),
     fatal,
@@ -54,6 +48,14 @@ export const sheep: MakeSheep = async (parts) => {
     volumes: node.gateway,
     vdis: controlServices(node, facts).vdis,
     cluster: node.cluster,
+    plug: (path) => node.disks.plug(path),
+    unplug: (path) => node.disks.unplug(path, false),
+    lostEpoch: () => node.store.state.lostEpoch,
+    workingDisks: () =>
+      node.store
+        .report()
+        .filter(({ state }) => state === 'working' || state === 'full')
+        .map(({ path }) => path),
     start: () => node.start(),
     stop: () => node.stop(),
     resting: (oid) => node.store.get(oid)?.intent === false,

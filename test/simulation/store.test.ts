@@ -255,7 +255,7 @@ class Rig {
     const content = new Lineage(oidToHex(oid), CELL, CELLS, this.verdict)
     const stamp = ++this.#stamp
     this.log(`stage ${stamp} for ${oidToHex(oid)}`)
-    const staged = this.store!.stage(oid)
+    const staged = this.store!.stage(oid, true)
     const buffer = Buffer.alloc(8 * CELL)
     fillCells(buffer, CELL, 8, stamp)
     const write = content.beginWrite(stamp, 8, 8)

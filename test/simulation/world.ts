@@ -79,6 +79,7 @@ export class World {
           i >= names.length - shape.gateways,
           this.random.split(),
           shape.disk,
+          shape.disks,
         ),
     )
     this.workload = new Workload(this, this.random.split())

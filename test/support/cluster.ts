@@ -28,11 +28,16 @@ export interface ClusterOptions {
   format?: boolean
   /** Default a fresh one under the system's temporary directory */
   directory?: string
+  /** More disks of a daemon: directories. The first is always its own under `directory` */
+  disksOf?: (index: number) => readonly string[]
 }
 
 export interface Node {
   readonly index: number
+  /** Its first disk, with its sockets */
   readonly store: string
+  /** For its command line */
+  disks: readonly string[]
   readonly port: number
   readonly log: string
   child: ChildProcess | null
@@ -61,7 +66,8 @@ export class TestCluster {
       const ports = await freePorts(options.nodes, 10_000 + ((process.pid * 61) % 20_000))
       for (const [index, port] of ports.entries()) {
         const store = join(directory, `n${index}`)
-        cluster.nodes.push({ index, store, port, log: `${store}.log`, child: null })
+        const disks = [store, ...(options.disksOf?.(index) ?? [])]
+        cluster.nodes.push({ index, store, disks, port, log: `${store}.log`, child: null })
       }
       for (let first = 0; first < options.nodes; first += startsAtOnce) {
         const group = cluster.nodes.slice(first, first + startsAtOnce)
@@ -84,7 +90,8 @@ export class TestCluster {
     if (node.child) throw new Error(`daemon ${index} runs already`)
     const log = openSync(node.log, 'a')
     const engine = `local:${join(this.directory, 'local')}`
-    const args = [sheepProgram, '-f', '-c', engine, '-p', String(node.port), ...this.sheepOptions, ...extra, node.store]
+    const args = [sheepProgram, '-f', '-c', engine, '-p', String(node.port), ...this.sheepOptions, ...extra]
+    args.push(node.disks.join())
     const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', log] })
     closeSync(log)
     node.child = child

@@ -141,7 +141,17 @@ export class FakeServices implements ControlServices {
       const away = async () => {
         throw new SheepError('unreachable', 'no link to node host2')
       }
-      return { space: away, recovery: away, statistics: away, disks: away, log: away, scrub: away, stop: away }
+      return {
+        space: away,
+        recovery: away,
+        statistics: away,
+        disks: away,
+        plug: away,
+        unplug: away,
+        log: away,
+        scrub: away,
+        stop: away,
+      }
     }
     const space = { total: 100 * 1024 * MIB, free: 75 * 1024 * MIB, used: 25 * 1024 * MIB, objects: 6400 }
     const counts = { active: 1, total: 30, read: 10, write: 20, flush: 0, remove: 0, readBytes: MIB, writeBytes: 2048 }
@@ -149,7 +159,9 @@ export class FakeServices implements ControlServices {
       space: async () => space,
       recovery: async () => this.recoveries[Math.min(this.asked++, this.recoveries.length - 1)] ?? IDLE,
       statistics: async () => ({ uptime: 3723, cpu: 61, memory: 80 * MIB, clients: counts, peers: counts }),
-      disks: async () => [{ path: '/srv/store', ...space, state: 'working' }],
+      disks: async () => [{ id: '00000000000000d1', path: '/srv/store', ...space, state: 'working', reason: '' }],
+      plug: async () => [],
+      unplug: async () => '/srv/store',
       log: async (lines) =>
         [
           { time: NOON, level: 'notice' as const, message: 'sheep starts' },

@@ -1,5 +1,6 @@
 import test, { type ExecutionContext } from 'ava'
 import { Cluster } from '../../../lib/cluster/cluster.js'
+import { onlyDisk } from '../../../lib/cluster/state-disks.js'
 import type { ClusterCommand, ClusterListener, EpochRecord } from '../../../lib/cluster/types.js'
 import { asSheepError, SheepError } from '../../../lib/errors.js'
 import { Scheduler, SimClock } from '../../simulation/clock.js'
@@ -52,7 +53,7 @@ class Host implements ClusterListener {
     process.enter(() => {
       this.cluster = new Cluster({
         engine: world.hub.attach(process, this.name),
-        disk: new DiskView(this.disk, process),
+        disks: onlyDisk(new DiskView(this.disk, process)),
         clock: new SimClock(world.scheduler, process, 1, 0),
         random: world.random.split(),
         log: () => undefined,
@@ -60,7 +61,9 @@ class Host implements ClusterListener {
         listener: this,
         proposalTimeoutMs: 20_000,
       })
-      this.cluster.start().catch((error: unknown) => {
+      const { cluster } = this
+      const started = cluster.load().then(() => cluster.start())
+      started.catch((error: unknown) => {
         if (process.alive) this.failure = asSheepError(error)
       })
     })

@@ -35,6 +35,7 @@ class Member {
   present = true
   passedEpoch = 0
   lastEpoch = 0
+  lostEpoch = 0
 
   constructor(
     readonly number: number,
@@ -284,14 +285,15 @@ export class ValidityModel {
 
   private report(member: Member): CopyReport {
     const { id, copy } = member
+    const { lostEpoch } = member
     const passedEpoch = this.bugs.forgetPassed ? 0 : member.passedEpoch
     if (copy === null) {
       const nothing = { writeEpoch: 0, validThrough: 0, suspect: false, incomplete: false, hot: false }
-      return { node: id, present: false, ...nothing, passedEpoch }
+      return { node: id, present: false, ...nothing, passedEpoch, lostEpoch }
     }
     const { writeEpoch, suspect, incomplete, intent: hot } = copy
     const marks = { writeEpoch, validThrough: this.validThrough(member), suspect, incomplete, hot }
-    return { node: id, present: true, ...marks, passedEpoch }
+    return { node: id, present: true, ...marks, passedEpoch, lostEpoch }
   }
 
   verdict(member: Member): Verdict {

@@ -25,6 +25,7 @@ function copy(number: number, writeEpoch: number, validThrough: number, suspect 
     incomplete: false,
     hot: suspect,
     passedEpoch: 0,
+    lostEpoch: 0,
   }
 }
 
@@ -38,6 +39,7 @@ function absent(number: number): CopyReport {
     incomplete: false,
     hot: false,
     passedEpoch: 0,
+    lostEpoch: 0,
   }
 }
 

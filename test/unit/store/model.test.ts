@@ -315,7 +315,7 @@ class Rig {
     this.epoch++
     const epoch = this.epoch
     let staged: ReturnType<FileStore['stage']> | null = null
-    if (!this.catching(() => (staged = this.store.stage(oid)))) return
+    if (!this.catching(() => (staged = this.store.stage(oid, true)))) return
     const copy = staged!
     item.busy++
     const buffer = Buffer.alloc(PAGE)

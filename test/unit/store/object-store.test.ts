@@ -274,7 +274,7 @@ test('a failed sync is not forgotten, until a received copy takes the place', as
   t.is(await call(disk, (done) => store.syncObject(object, done)), -5)
   t.true(object.dirty)
   t.true(log.some((line) => line.includes(oidToHex(A))))
-  const staged = store.stage(A)
+  const staged = store.stage(A, true)
   t.is(
     inline(t, (done) => staged.write(Buffer.from('good'), 0, 4, 0, done)),
     4,
@@ -288,7 +288,7 @@ test('a received copy is invisible until it is whole, then it is the object', as
   const { store, disk } = await open()
   const former = store.create(A, 1)
   write(t, store, former, 0, Buffer.from('former'))
-  const staged = store.stage(A)
+  const staged = store.stage(A, true)
   inline(t, (done) => staged.write(Buffer.from('newer!'), 0, 6, 0, done))
   t.is(store.get(A), former)
   t.is(await call(disk, (done) => staged.commit(4, 5, done)), 0)
@@ -305,11 +305,11 @@ test('a received copy is invisible until it is whole, then it is the object', as
 test('an abort during a commit leaves the former object, and another copy may be received at once', async (t) => {
   const { store, disk } = await open()
   const former = store.create(A, 1)
-  const staged: StagedObject = store.stage(A)
-  t.throws(() => store.stage(A), { instanceOf: InvariantError })
+  const staged: StagedObject = store.stage(A, true)
+  t.throws(() => store.stage(A, true), { instanceOf: InvariantError })
   const result = call(disk, (done) => staged.commit(4, 5, done))
   staged.abort()
-  const second = store.stage(A)
+  const second = store.stage(A, true)
   t.is(await result, -125)
   t.is(store.get(A), former)
   second.abort()
@@ -321,7 +321,7 @@ test('an abort during a commit leaves the former object, and another copy may be
 test('a write to an object that a copy replaced meanwhile is no success', async (t) => {
   const { store, disk } = await open()
   const former = store.create(A, 1)
-  const staged = store.stage(A)
+  const staged = store.stage(A, true)
   disk.inline = () => false
   let result = 0
   store.write(former, Buffer.alloc(8), 0, 8, 0, {
@@ -365,7 +365,7 @@ test('a full disk takes no new objects, and overwrites go on', async (t) => {
   disk.total = 1 << 20
   const full = { instanceOf: DiskError, message: /no space/ }
   t.throws(() => store.create(dataOid(1, 1), 1), full)
-  t.throws(() => store.stage(dataOid(1, 1)), full)
+  t.throws(() => store.stage(dataOid(1, 1), true), full)
   t.is(store.get(dataOid(1, 1)), undefined)
   t.is(write(t, store, object, 0, Buffer.from('x')), 1)
   disk.failing = (operation) => (operation === 'write' ? 28 : 0)

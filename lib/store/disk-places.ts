@@ -1,0 +1,477 @@
+/**
+ * The disks of one node, and which object lies on which: disks that come and go, and the node's state on each of them
+ * (docs/architecture.md, "Disks"). DiskSet makes one ObjectStore of it.
+ */
+import { assert } from '../assert.js'
+import { SheepError } from '../errors.js'
+import { type Clock, type Disk, DiskError, type Log } from '../host/interfaces.js'
+import { type Oid, oidToHex } from '../vdi/oid.js'
+import type { NodeState } from './identity.js'
+import { writeState } from './identity.js'
+import type { AttachedDisk, NodeDisks, UnusableDisk } from './node-disks.js'
+import type { ObjectFile } from './object-file.js'
+import { FileStore } from './object-store.js'
+import type { Intent, StoredObject } from './types.js'
+
+const ENOSPC = 28
+
+export type DiskState = 'working' | 'full' | 'failed' | 'missing' | 'unplugged'
+
+export interface DiskReport {
+  id: string
+  path: string
+  total: number
+  free: number
+  used: number
+  objects: number
+  state: DiskState
+  /** Why it is not working; '' */
+  reason: string
+}
+
+export interface DiskSetOptions {
+  clock: Clock
+  log: Log
+  /** FileStore's lastEpoch, of a disk that is about to be opened */
+  lastEpochOn?: (disk: Disk) => number
+  /** Newest epoch that this node may have served */
+  epoch: () => number
+  /** A disk is gone: serve nothing until an epoch above `lostEpoch` has begun. Called before anybody hears of a failed request */
+  lost: (path: string, reason: string) => void
+  /** The last one is gone */
+  allLost: (reason: string) => void
+  /** Bytes: SpaceGauge's, of each disk; -1 or absent: in proportion to its size */
+  reserve?: number
+  /** Files kept open, of each disk */
+  handles?: number
+  /** FileStore's */
+  trustMs?: number
+}
+
+interface Place {
+  readonly id: string
+  readonly attached: AttachedDisk
+  /** null: lost */
+  store: FileStore | null
+  /** In the state's list, or about to be (joinedEpoch Infinity) */
+  state: DiskState
+  reason: string
+}
+
+export class DiskPlaces {
+  /** A read found bytes that do not match their checksum. */
+  onRot: ((object: StoredObject) => void) | null = null
+  readonly intentsAtOpen = new Map<Oid, Intent>()
+  /** An object's `place` is an index of this; those that are lost stay */
+  protected readonly places: Place[] = []
+  protected readonly index = new Map<Oid, ObjectFile>()
+  private node: NodeState
+  private pendingLoss = false
+  protected closed = false
+
+  /** Opens all. SheepError, DiskError when none of the node's own disks can be opened. */
+  protected async openAll(found: NodeDisks): Promise<void> {
+    const { options } = this
+    let failure: unknown = null
+    // Its own first: of equal copies theirs stay.
+    for (const { id, attached, own } of [...found.disks].sort((a, b) => Number(b.own) - Number(a.own))) {
+      try {
+        await this.add(id, attached, own ? (this.entry(id)?.joined ?? 0) : Number.POSITIVE_INFINITY)
+      } catch (error) {
+        if (!(error instanceof DiskError) || found.disks.length === 1) throw error
+        failure = error
+        options.log('error', `disk ${attached.path} fails: ${error.message}; this node starts without it`)
+        attached.close()
+      }
+    }
+    const own = this.working().some((place) => place.store!.joinedEpoch !== Number.POSITIVE_INFINITY)
+    if (!own) throw failure ?? new SheepError('io', 'none of the disks of this node can be opened')
+    this.pendingLoss = this.node.disks.some((entry) => !this.working().some((place) => place.id === entry.id))
+    await this.tidyIntents()
+  }
+
+  private readonly unusable: UnusableDisk[]
+
+  protected constructor(
+    found: NodeDisks,
+    private readonly options: DiskSetOptions,
+  ) {
+    this.node = found.state
+    this.unusable = [...found.unusable]
+  }
+
+  // --- the node's state ----------------------------------------------------------------------------------------------
+
+  get state(): NodeState {
+    return this.node
+  }
+
+  /** Why what this node says proves nothing of writes up to some epoch (lib/replication/validity.ts, Doubts) */
+  get doubts(): { passedEpoch: number; lostEpoch: number } {
+    const { passedEpoch, lostEpoch } = this.node
+    return { passedEpoch, lostEpoch }
+  }
+
+  /** On every disk, durably. A disk that fails at it is lost. */
+  save(change: Partial<Pick<NodeState, 'clusterId' | 'recoveredEpoch' | 'passedEpoch'>>): void {
+    this.saveAll({ ...this.node, ...change })
+  }
+
+  private saveAll(state: Omit<NodeState, 'disks' | 'generation'>): void {
+    const listed = this.working().filter((place) => place.store!.joinedEpoch !== Number.POSITIVE_INFINITY)
+    const disks = listed.map(({ id, attached, store }) => ({ id, path: attached.path, joined: store!.joinedEpoch }))
+    // A disk that is missing since the start stays listed until its loss is settled.
+    const missing = this.pendingLoss ? this.node.disks.filter((entry) => !this.gone(entry.id)) : []
+    for (const entry of missing) if (!disks.some((disk) => disk.id === entry.id)) disks.push(entry)
+    this.node = { ...state, generation: this.node.generation + 1, disks }
+    for (const place of this.working()) {
+      try {
+        writeState(place.attached.disk, this.node)
+      } catch (error) {
+        if (!(error instanceof DiskError)) throw error
+        this.lose(place, error.message)
+      }
+    }
+  }
+
+  /** It was lost while this daemon ran, and the state has been saved without it. */
+  private gone(id: string): boolean {
+    return this.places.some((place) => place.id === id && place.store === null)
+  }
+
+  private entry(id: string) {
+    return this.node.disks.find((entry) => entry.id === id)
+  }
+
+  /** `epoch`: the newest that the log on its own disks knows. Called before the others can hear of this node. */
+  started(epoch: number): void {
+    const strange = this.working().some((place) => place.store!.joinedEpoch === Number.POSITIVE_INFINITY)
+    if ((this.pendingLoss || strange) && this.node.base === undefined) this.saveAll({ ...this.node, base: epoch })
+  }
+
+  /** Not all disks were here, or some that had been away: this is the epoch that `started` was told; null: all is as it was. */
+  get base(): number | null {
+    return this.node.base ?? null
+  }
+
+  /** This node served in epochs that its disks do not know of: all of them count as having been away, and one as lost. */
+  distrustAll(): void {
+    for (const place of this.working()) place.store!.joinedEpoch = Number.POSITIVE_INFINITY
+    this.pendingLoss = true
+  }
+
+  /** Called as each epoch begins, before anything is served in it: what has come and gone before it counts from here. */
+  epochBegins(epoch: number): void {
+    const { base, ...state } = this.node
+    let changed = this.pendingLoss || base !== undefined
+    let { lostEpoch } = state
+    if (this.pendingLoss) lostEpoch = Math.max(lostEpoch, epoch - 1)
+    this.pendingLoss = false
+    for (const place of this.working()) {
+      if (place.store!.joinedEpoch !== Number.POSITIVE_INFINITY) continue
+      place.store!.joinedEpoch = epoch
+      changed = true
+    }
+    if (changed) this.saveAll({ ...state, lostEpoch })
+  }
+
+  /** The cluster's log is on these; `own`: not strange. */
+  list(): { disk: Disk; own: boolean }[] {
+    return this.working().map(({ attached, store }) => ({
+      disk: attached.disk,
+      own: store!.joinedEpoch !== Number.POSITIVE_INFINITY,
+    }))
+  }
+
+  /** A small file of the node, on each disk: null when none has it. */
+  readFile(path: string): Buffer | null {
+    for (const [number, { store }] of this.places.entries()) {
+      const content = store === null ? null : this.guard(number, () => store.disk.readFile(path))
+      if (content) return content
+    }
+    return null
+  }
+
+  /** Durable on return on all disks that have room. */
+  writeFileAtomic(path: string, content: string): void {
+    for (const [number, { store, attached }] of this.places.entries()) {
+      if (store === null) continue
+      try {
+        this.guard(number, () => store.disk.writeFileAtomic(path, content))
+      } catch (error) {
+        this.options.log('warning', `${attached.path}: ${(error as Error).message}`)
+      }
+    }
+  }
+
+  // --- disks that come and go ----------------------------------------------------------------------------------------
+
+  /** Objects of it are here afterwards; new ones in `intentsAtOpen`'s sense are suspects. SheepError, DiskError */
+  private async add(id: string, attached: AttachedDisk, joined: number): Promise<Place> {
+    const { clock, log } = this.options
+    const number = this.places.length
+    const place: Place = { id, attached, store: null, state: 'failed', reason: 'not open yet' }
+    this.places.push(place)
+    let store: FileStore
+    try {
+      store = await FileStore.open(attached.disk, {
+        clock,
+        log,
+        reserve: this.options.reserve,
+        // They share what the process may have open; a disk more or less does not matter.
+        handles: this.options.handles,
+        trustMs: this.options.trustMs,
+        lastEpoch: this.options.lastEpochOn?.(attached.disk),
+        failed: (errno, what) => void this.lose(place, `${what}: errno ${errno}`),
+        index: {
+          added: (file) => {
+            file.place = number
+            // While the disk is being opened its objects wait for `adopt`.
+            if (place.store !== null) this.cameIn(file)
+          },
+          removed: (file) => this.wentOut(file),
+        },
+      })
+    } catch (error) {
+      place.reason = (error as Error).message
+      throw error
+    }
+    store.joinedEpoch = joined
+    store.onRot = (object) => this.onRot?.(object)
+    place.store = store
+    place.state = 'working'
+    place.reason = ''
+    this.adopt(place, store)
+    return place
+  }
+
+  /** Of two copies of one object the one with the higher mark stays; its own among equals. */
+  private adopt(place: Place, store: FileStore): void {
+    const { log } = this.options
+    for (const object of [...store.all()]) {
+      const file = object as ObjectFile
+      const former = this.index.get(file.oid)
+      if (former === undefined) {
+        this.index.set(file.oid, file)
+        continue
+      }
+      const newer = markOf(file) > markOf(former)
+      const loser = newer ? former : file
+      log('notice', `two copies of object ${oidToHex(file.oid)}: dropping the older one`, {
+        disk: this.places[loser.place].attached.path,
+        mark: markOf(loser),
+        kept: markOf(newer ? file : former),
+      })
+      if (newer) this.index.set(file.oid, file)
+      this.discard(loser)
+    }
+    for (const [oid, intent] of store.intentsAtOpen) {
+      if (store.get(oid) !== undefined || store.joinedEpoch !== Number.POSITIVE_INFINITY)
+        this.intentsAtOpen.set(oid, intent)
+      // It speaks of a copy that was made, and lost, before this disk went away.
+      else store.forgetIntent(oid)
+    }
+    assert(place.store === store, 'a disk is adopted as it opens')
+  }
+
+  protected discard(file: ObjectFile): void {
+    const { store } = this.places[file.place]
+    if (store === null || file.removed) return
+    file.replaced = true
+    if (file.intent) store.dropIntents([file])
+    this.guard(file.place, () => store.remove(file))
+  }
+
+  /** An intent must lie beside its object: only that disk's loss takes both. */
+  private async tidyIntents(): Promise<void> {
+    for (const { store } of this.working()) {
+      for (const oid of store!.intentsAtOpen.keys()) {
+        const file = this.index.get(oid)
+        if (file === undefined || store!.get(oid) !== undefined) continue
+        file.suspect = true
+        const home = this.places[file.place].store!
+        await new Promise<void>((resolve) => home.addIntent(file, { complete: () => resolve() }))
+        if (file.intent) store!.forgetIntent(oid)
+      }
+    }
+  }
+
+  /**
+   * A disk for a node that runs; `id` from findDisk. Its objects are here when this ends, and count from the next epoch on. SheepError
+   * exists, DiskError. Returns the objects that have an intent.
+   */
+  async plug(id: string, attached: AttachedDisk): Promise<StoredObject[]> {
+    const other = this.working().find((place) => place.id === id)
+    if (other !== undefined) {
+      throw new SheepError('exists', `${attached.path} is in use already, as ${other.attached.path}`)
+    }
+    const at = this.unusable.findIndex((one) => one.id === id || one.path === attached.path)
+    const place = await this.add(id, attached, Number.POSITIVE_INFINITY)
+    if (at >= 0) this.unusable.splice(at, 1)
+    await this.tidyIntents()
+    return [...place.store!.all()].filter((object) => object.intent)
+  }
+
+  /** Its objects are gone when this returns; the file system can be unmounted when it ends. SheepError not-found, invalid */
+  async unplug(name: string): Promise<string> {
+    const place = this.named(name)
+    if (this.working().length === 1) {
+      throw new SheepError(
+        'invalid',
+        `${place.attached.path} is the only disk of this node`,
+        'dog node kill stops the node',
+      )
+    }
+    await this.lose(place, 'unplugged by an administrator')
+    place.state = 'unplugged'
+    return place.attached.path
+  }
+
+  /** The cluster's log could not be written there. */
+  failed(disk: Disk, what: string): void {
+    const place = this.places.find(({ attached }) => attached.disk === disk)
+    if (place !== undefined) void this.lose(place, what)
+  }
+
+  objectsOn(name: string): StoredObject[] {
+    return [...(this.named(name).store as FileStore).all()]
+  }
+
+  /** By id, path or number in `report`. */
+  private named(name: string): Place {
+    const listed = this.listed()
+    const place = listed.find((one) => one.id === name || one.attached.path === name) ?? listed[numberOf(name)]
+    if (place?.store) return place
+    throw new SheepError('not-found', `this node uses no disk ${name}`, 'dog node md info shows its disks')
+  }
+
+  private listed(): Place[] {
+    const ids = new Map<string, Place>()
+    for (const place of this.places) ids.set(place.id, place)
+    return [...ids.values()]
+  }
+
+  /** Resolves when its files are closed. */
+  protected async lose(place: Place, reason: string): Promise<void> {
+    const { store } = place
+    if (store === null || this.closed) return
+    const { log, lost, allLost, epoch } = this.options
+    place.store = null
+    place.state = 'failed'
+    place.reason = reason
+    const { path } = place.attached
+    const rest = this.working()
+    if (rest.length === 0) {
+      log('error', `disk ${path} fails (${reason}), and it is the last one of this node`)
+      allLost(`${path}: ${reason}`)
+      return
+    }
+    log('error', `disk ${path} is taken out: ${reason}. Its ${store.count} objects are copied again from other nodes`, {
+      hint: 'replace it; dog node md plug brings it, or a new one, back',
+    })
+    const abandoned = store.abandon()
+    this.pendingLoss = true
+    this.saveAll({ ...this.node, lostEpoch: Math.max(this.node.lostEpoch, epoch()) })
+    lost(path, reason)
+    try {
+      await abandoned
+      place.attached.close()
+    } catch (error) {
+      if (!(error instanceof DiskError)) throw error
+      log('debug', `closing ${path}: ${error.message}`)
+    }
+  }
+
+  report(): DiskReport[] {
+    for (const [number, { store }] of this.places.entries()) if (store !== null) this.guard(number, () => store.space())
+    const reports = this.listed().map(reportOf)
+    for (const { id, path, state, reason } of this.unusable) reports.push({ ...NOTHING, id, path, state, reason })
+    return reports
+  }
+
+  protected working(): Place[] {
+    return this.places.filter((place) => place.store !== null)
+  }
+
+  /** null: its disk is lost */
+  protected storeOf(object: StoredObject): FileStore | null {
+    return this.places[(object as ObjectFile).place].store
+  }
+
+  // --- the table -----------------------------------------------------------------------------------------------------
+
+  /** A new object, or a received copy that has just taken the place of one. */
+  private cameIn(file: ObjectFile): void {
+    const former = this.index.get(file.oid)
+    // Elsewhere it stays until the new one is durable (`replaceEverywhere`); what is being written to it is lost.
+    if (former !== undefined) former.replaced = true
+    this.index.set(file.oid, file)
+  }
+
+  private wentOut(file: ObjectFile): void {
+    if (this.index.get(file.oid) !== file) return
+    this.index.delete(file.oid)
+    for (const { store } of this.places) {
+      // It was to be replaced by the one that went, which has not been served yet.
+      const former = store?.get(file.oid) as ObjectFile | undefined
+      if (former === undefined || former === file) continue
+      former.replaced = false
+      this.index.set(file.oid, former)
+    }
+  }
+
+  protected replaceEverywhere(oid: Oid): void {
+    const current = this.index.get(oid)
+    for (const { store } of this.places) {
+      const other = store?.get(oid) as ObjectFile | undefined
+      if (other !== undefined && other !== current) this.discard(other)
+    }
+  }
+
+  async close(): Promise<void> {
+    assert(!this.closed, 'the store is closed once')
+    const working = this.working()
+    let failure: unknown = null
+    for (const { store, attached } of working) {
+      try {
+        await store!.close()
+        attached.close()
+      } catch (error) {
+        failure = error
+      }
+    }
+    this.closed = true
+    if (failure !== null) throw failure
+  }
+
+  /** What throws because the disk fails loses it. */
+  protected guard<T>(place: number, work: () => T): T | undefined {
+    try {
+      return work()
+    } catch (error) {
+      if (!(error instanceof DiskError) || error.errno === ENOSPC) throw error
+      void this.lose(this.places[place], error.message)
+      return undefined
+    }
+  }
+}
+
+/** How new a copy is: of two that one node had on different disks, the one that it had later has the higher. */
+function markOf(object: StoredObject): number {
+  return Math.max(object.writeEpoch, object.checkEpoch)
+}
+
+function numberOf(text: string): number {
+  return /^[0-9]{1,4}$/.test(text) ? Number(text) : -1
+}
+
+const NOTHING = { total: 0, free: 0, used: 0, objects: 0 }
+
+function reportOf({ id, attached: { path }, store, state, reason }: Place): DiskReport {
+  if (store === null) return { ...NOTHING, id, path, state, reason }
+  const { total, free } = store.gauge.estimate()
+  const full = free < store.gauge.reserve
+  const known = { id, path, total, free, used: total - free, objects: store.count }
+  if (!full) return { ...known, state: 'working', reason: '' }
+  return { ...known, state: 'full', reason: 'what is left is held in reserve, so new objects go elsewhere' }
+}
