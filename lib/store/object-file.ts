@@ -64,6 +64,9 @@ export class ObjectFile extends SyncUnit implements StoredObject {
   /** Bit i: chunk i was changed since its checksum was taken (two halves of CHUNKS bits) */
   writtenLow = 0
   writtenHigh = 0
+  /** The same, of chunks whose checksums are being taken: until these are in the header it has former ones, which are not theirs */
+  beingSummedLow = 0
+  beingSummedHigh = 0
   /** Bit i: chunk i need not be looked at before it is read, in the store's current `trust` (0: trust nothing) */
   sureLow = 0
   sureHigh = 0
@@ -99,7 +102,9 @@ export class ObjectFile extends SyncUnit implements StoredObject {
 
   /** Without an intent, nothing in the file would be taken for what it is not. */
   get mayBeQuiet(): boolean {
-    return !this.headerSums || (this.summed && this.writtenLow === 0 && this.writtenHigh === 0)
+    if (!this.headerSums) return true
+    const changed = this.writtenLow | this.writtenHigh | this.beingSummedLow | this.beingSummedHigh
+    return this.summed && changed === 0
   }
 
   trustAllChunks(trust: number): void {
@@ -129,15 +134,16 @@ export class ObjectFile extends SyncUnit implements StoredObject {
   }
 
   isWritten(chunk: number): boolean {
-    return ((chunk < 32 ? this.writtenLow : this.writtenHigh) & (1 << (chunk & 31))) !== 0
+    const changed = chunk < 32 ? this.writtenLow | this.beingSummedLow : this.writtenHigh | this.beingSummedHigh
+    return (changed & (1 << (chunk & 31))) !== 0
   }
 
   /** Whether a read of this range may go ahead without a look at checksums. */
   isSure(position: number, length: number, trust: number): boolean {
     if (this.sureTrust !== trust || trust === 0) {
       this.sureTrust = trust
-      this.sureLow = this.writtenLow
-      this.sureHigh = this.writtenHigh
+      this.sureLow = this.writtenLow | this.beingSummedLow
+      this.sureHigh = this.writtenHigh | this.beingSummedHigh
       if (this.rot !== null) for (const chunk of this.rot) this.unsure(chunk)
     }
     const first = position >>> this.shift

@@ -86,6 +86,8 @@ export class Sealer {
     const { writtenLow, writtenHigh } = file
     file.writtenLow = 0
     file.writtenHigh = 0
+    file.beingSummedLow = writtenLow
+    file.beingSummedHigh = writtenHigh
     const wasWritten = (chunk: number) => ((chunk < 32 ? writtenLow : writtenHigh) & (1 << (chunk & 31))) !== 0
     let placed = false
     try {
@@ -111,6 +113,8 @@ export class Sealer {
       file.seals++
       placed = true
     } finally {
+      file.beingSummedLow = 0
+      file.beingSummedHigh = 0
       if (!placed && file.shift === shift) {
         file.writtenLow |= writtenLow
         file.writtenHigh |= writtenHigh
