@@ -107,6 +107,35 @@ test.serial(
   },
 )
 
+test.serial('shutting out a holder that is well costs a look at what it has just written, and no copy', async (t) => {
+  t.timeout(120_000)
+  const cluster = await clusterOf(t, 3)
+  await cluster.dog(['vdi', 'create', 'large', '160M'])
+  await cluster.dog(['vdi', 'write', 'large', '0', '160M'], 0, { input: Buffer.alloc(160 * KIB * KIB, 5) })
+  await cluster.dog(['vdi', 'create', 'disk', '64M'])
+  await cluster.healthy()
+  const holder = await NbdClient.open(cluster.nbdSocket(1), 'disk')
+  for (let i = 0; i < 4; i++) await wrote(t, holder, i * 4 * KIB * KIB, 1)
+  const { ms } = await cluster.dog(['vdi', 'lock', 'break', 'disk', '--yes'])
+  await holder.closed()
+  await cluster.healthy()
+  const { nodes } = await cluster.json<{ nodes: { answer: { bytesTaken: number; objectsTotal: number } }[] }>([
+    'node',
+    'recovery',
+  ])
+  const looked = nodes.map(({ answer }) => answer.objectsTotal)
+  t.log(`broken after ${ms.toFixed(0)} ms; objects looked at: ${looked}`)
+  t.deepEqual(
+    nodes.map(({ answer }) => answer.bytesTaken),
+    [0, 0, 0],
+  )
+  for (const objects of looked) t.true(objects <= 5, `${objects} objects: 4 that were written and the inode`)
+  const next = await NbdClient.open(cluster.nbdSocket(2), 'disk')
+  for (let i = 0; i < 4; i++) await holds(t, next, i * 4 * KIB * KIB, 1)
+  next.destroy()
+  await identical(t, cluster, 'disk')
+})
+
 test.serial('a daemon that stood still until others had its volume answers nothing stale', async (t) => {
   t.timeout(180_000)
   const cluster = await clusterOf(t, 3)
