@@ -16,6 +16,8 @@ import type { World } from './world.js'
 
 export class Planner {
   faults = 0
+  /** A script says what happens to hosts: neither clients nor administrators add to it */
+  scripted = false
   readonly #troubled = new Set<Host>()
   /** Ends of faults that are under way */
   readonly #undo = new Set<() => void>()
@@ -70,7 +72,7 @@ export class Planner {
     if (this.#over) return 1000
     const { random } = this
     this.healthy()
-    if (this.#throttles) this.#settings(this.#throttle.chance(0.3))
+    if (this.#throttles && !this.scripted) this.#settings(this.#throttle.chance(0.3))
     const { faults, faultEvery } = this.world.shape
     if (faults.length > 0) {
       this.faults++
@@ -92,19 +94,19 @@ export class Planner {
         if (host) this.#stop(host)
         break
       case 'power':
-        if (host) this.#power([host])
+        if (host) this.power([host])
         break
       case 'power-all':
-        if (random.chance(0.5)) this.#power(this.#living)
+        if (random.chance(0.5)) this.power(this.#living)
         break
       case 'pause':
         if (host) this.pause(host)
         break
       case 'isolate':
-        if (host) this.#partition([host])
+        if (host) this.partition([host])
         break
       case 'partition':
-        this.#partition(this.#living.filter(() => random.chance(0.4)))
+        this.partition(this.#living.filter(() => random.chance(0.4)))
         break
       case 'one-way':
         this.#oneWay()
@@ -217,7 +219,7 @@ export class Planner {
   }
 
   kill(host: Host): void {
-    if (!host.up || this.#over) return
+    if (!host.up || this.#over || this.scripted) return
     this.#troubled.add(host)
     host.kill(this.random.chance(0.5) ? this.random.between(1, 60) : 0)
     this.#restartLater(host)
@@ -237,7 +239,8 @@ export class Planner {
     this.#restartLater(host)
   }
 
-  #power(hosts: readonly Host[]): void {
+  /** They start again some seconds later, each in its own time. */
+  power(hosts: readonly Host[]): void {
     for (const host of hosts) this.#troubled.add(host)
     this.#doubtUnrecovered()
     for (const host of hosts) host.cutPower()
@@ -270,7 +273,7 @@ export class Planner {
   }
 
   pause(host: Host): void {
-    if (!host.up || host.paused || this.#over) return
+    if (!host.up || host.paused || this.#over || this.scripted) return
     this.#troubled.add(host)
     const process = host.process
     host.pause()
@@ -279,7 +282,8 @@ export class Planner {
     })
   }
 
-  #partition(side: Host[]): void {
+  /** `ms`: until it heals */
+  partition(side: readonly Host[], ms = 0): void {
     const { world, random } = this
     if (this.#partitioned || side.length === 0 || side.length === this.#living.length) return
     this.#partitioned = true
@@ -290,7 +294,7 @@ export class Planner {
     const pairs = world.hosts.flatMap((a) => world.hosts.map((b) => [a.name, b.name]))
     const cuts = pairs.filter(([a, b]) => away.has(a) !== away.has(b))
     for (const [a, b] of cuts) world.network.cut(a, b)
-    this.#later(random.pick([100, 3000, 15_000]) * (0.5 + random.float()), () => {
+    this.#later(ms > 0 ? ms : random.pick([100, 3000, 15_000]) * (0.5 + random.float()), () => {
       world.log('the partition heals')
       this.#partitioned = false
       for (const [a, b] of cuts) world.network.heal(a, b)

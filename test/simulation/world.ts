@@ -51,6 +51,8 @@ export class World {
   readonly workload: Workload
   readonly planner: Planner
   readonly rot: Rot
+  /** In place of the planner's faults: what happens while the clients work, until it resolves */
+  script: ((world: World) => Promise<void>) | null = null
   /** Compare the disks at the end */
   audit = true
   readonly #waiting = new Map<number, string>()
@@ -157,7 +159,8 @@ export class World {
     for (const host of this.hosts) host.start()
     await this.#until('the cluster is formatted', this.#format())
     const work = this.workload.run()
-    await this.#pass(this.shape.duration, () => this.planner.step())
+    if (this.script === null) await this.#pass(this.shape.duration, () => this.planner.step())
+    else await this.#until('the script', this.script(this))
     this.log('---- healing')
     this.workload.closing = true
     this.planner.heal()
