@@ -28,7 +28,14 @@ const VID = 7
 const OIDS: Oid[] = [dataOid(VID, 0), dataOid(VID, 1), inodeOid(VID), dataOid(8, 3)]
 const SELF = fakeNode(0)
 const OTHER = fakeNode(1)
-const HELLO = { id: OTHER.id, version: header.PEER_VERSION, clusterId: 'c'.repeat(16), incarnation: 'i', link: 1 }
+const HELLO = {
+  id: OTHER.id,
+  to: SELF.id,
+  version: header.PEER_VERSION,
+  clusterId: 'c'.repeat(16),
+  incarnation: 'i',
+  link: 1,
+}
 const { OP } = header
 
 const NONE: ReadonlySet<number> = new Set()
@@ -156,7 +163,7 @@ async function serve(input: readonly Buffer[], random: SimRandom): Promise<boole
     if (level === 'error') bugs.push(text)
   }
   const bugs: string[] = []
-  const node = { cluster: { config: { clusterId: HELLO.clusterId } } } as unknown as SheepNode
+  const node = { cluster: { config: { clusterId: HELLO.clusterId } }, parts: { self: SELF } } as unknown as SheepNode
   const sessions = new PeerSessions()
   const calls = surveyCalls({
     ...{ store, topology, replica, copiesOf, clock: stillClock },
