@@ -215,7 +215,7 @@ export class SheepNode implements ClusterListener {
     })
     this.scrub = new Scrub({
       ...{ store, topology, replica, recovery, peers, clock, log, copiesOf, bytesOf, disk: store },
-      running: () => this.cluster.status === 'running' && this.recoveredEpoch >= topology.epoch,
+      running: () => this.cluster.status === 'running' && recovery.progress().state === 'idle',
       rate: parts.scrubRate ?? RATE_DEFAULT,
     })
     const mend = (object: StoredObject) => this.scrub.mender.mend(object)

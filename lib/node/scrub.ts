@@ -47,7 +47,7 @@ export interface ScrubOptions {
   log: Log
   copiesOf: (vid: number) => number
   bytesOf: (oid: Oid) => number
-  /** This node takes part in the cluster */
+  /** This node takes part in the cluster, and recovers nothing */
   running: () => boolean
   /** Bytes read a second at most */
   rate: number
