@@ -124,6 +124,9 @@ export interface Link {
   send(header: Uint8Array, payload: Uint8Array | null, offset: number, length: number): void
   /** Bytes queued and not yet taken by the kernel: back-pressure for bulk senders. */
   readonly backlog: number
+  /** No message comes until `resume`: back-pressure for those who ask for more than is to be kept. Absent: there is none. */
+  pause?(): void
+  resume?(): void
   close(): void
 }
 

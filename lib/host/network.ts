@@ -56,7 +56,9 @@ const UNREAD_MAX = 8 << 20
 
 export class StreamLink implements Link, StreamHandler {
   private stream: Stream | null = null
-  private paused = false
+  /** The other side does not read what it asked for */
+  private unread = false
+  private held = false
 
   constructor(
     public handler: LinkHandler | null,
@@ -111,15 +113,25 @@ export class StreamLink implements Link, StreamHandler {
   message(slab: Slab, start: number, end: number): void {
     const payload = start + HEADER_LENGTH
     this.handler?.message(this, slab.bytes, start, payload, end - payload, slab)
-    if (this.asking || this.backlog <= UNREAD_MAX || this.paused) return
-    this.paused = true
+    if (this.asking || this.backlog <= UNREAD_MAX) return
+    this.unread = true
     this.stream?.pause()
   }
 
   drained(): void {
-    if (!this.paused || this.backlog > UNREAD_MAX / 2) return
-    this.paused = false
-    this.stream?.resume()
+    if (!this.unread || this.backlog > UNREAD_MAX / 2) return
+    this.unread = false
+    if (!this.held) this.stream?.resume()
+  }
+
+  pause(): void {
+    this.held = true
+    this.stream?.pause()
+  }
+
+  resume(): void {
+    this.held = false
+    if (!this.unread) this.stream?.resume()
   }
 
   closed(reason: string): void {

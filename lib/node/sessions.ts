@@ -44,9 +44,10 @@ export class Session implements LinkHandler {
       })
       this.control.request(bytes, at, payloadAt, payloadLength, hold)
     } else if (opcode < PEER_FIRST) {
-      this.sd ??= new SdSession(sdServices(this.node), this.from, (header, payload) => {
+      const send = (header: Buffer, payload: Buffer | null): void => {
         if (link.open) link.send(header, payload, 0, payload?.length ?? 0)
-      })
+      }
+      this.sd ??= new SdSession(sdServices(this.node), this.from, send, link)
       this.sd.request(bytes, at, payloadAt, payloadLength, hold)
     } else {
       this.answer(opcode, u32(bytes, at + 8), RESULT_INVALID, null)

@@ -7,7 +7,7 @@ import { InvariantError } from '../assert.js'
 import type { ClusterView } from '../cluster/types.js'
 import { asSheepError, ERRORS, SheepError } from '../errors.js'
 import type { Volume, VolumeOpener } from '../gateway/types.js'
-import type { Hold, Log } from '../host/interfaces.js'
+import type { Hold, Link, Log } from '../host/interfaces.js'
 import { HEADER_LENGTH, OP, putU32, u16, u32, u64 } from '../protocol/header.js'
 import { INDEX_OFFSET, INODE_BYTES } from '../vdi/inode.js'
 import { textFromField } from '../vdi/name.js'
@@ -20,6 +20,8 @@ const TAG_OFFSET = 256
 /** Largest read or write of one request */
 const TRANSFER_MAX = 8 * 1024 * 1024
 const REQUESTS_MAX = 1_024
+/** Bytes to be written or read by the requests of one connection that are under way: beyond it, no more are taken */
+const UNDER_WAY_MAX = 64 * 1024 * 1024
 const BITMAP_BYTES = 2 ** 24 / 8
 
 export interface SdServices {
@@ -54,12 +56,16 @@ export class SdSession {
   /** A snapshot's tag comes as a write into the inode, before the request that takes it */
   private readonly tags = new Map<number, string>()
   private running = 0
+  private underWay = 0
+  private waiting = false
   private closed = false
 
   constructor(
     private readonly services: SdServices,
     private readonly client: string,
     private readonly send: Send,
+    /** Holds back and lets go what the client says */
+    private readonly link: Pick<Link, 'pause' | 'resume'>,
   ) {}
 
   request(bytes: Buffer, at: number, payloadAt: number, payloadLength: number, _hold: Hold): void {
@@ -72,7 +78,8 @@ export class SdSession {
     // A request outlives the receive buffer; this front-end is for old clients, not for speed.
     const header = Buffer.from(bytes.subarray(at, at + HEADER_LENGTH))
     const payload = Buffer.from(bytes.subarray(payloadAt, payloadAt + payloadLength))
-    this.running++
+    const length = payload.length + wantedBytes(opcode, header)
+    this.begin(length)
     this.run(opcode, header, payload)
       .then(
         (answer) => this.answer(opcode, id, 0, answer),
@@ -87,7 +94,23 @@ export class SdSession {
           this.answer(opcode, id, result, {})
         },
       )
-      .finally(() => this.running--)
+      .finally(() => this.finish(length))
+  }
+
+  private begin(bytes: number): void {
+    this.running++
+    this.underWay += bytes
+    if (this.waiting || this.underWay <= UNDER_WAY_MAX) return
+    this.waiting = true
+    this.link.pause?.()
+  }
+
+  private finish(bytes: number): void {
+    this.running--
+    this.underWay -= bytes
+    if (!this.waiting || this.underWay > UNDER_WAY_MAX / 2) return
+    this.waiting = false
+    this.link.resume?.()
   }
 
   async end(): Promise<void> {
@@ -312,6 +335,12 @@ export class SdSession {
     for (const volume of this.open.values()) if (volume.entry.vid === vid) return volume
     return undefined
   }
+}
+
+/** How long the answer may be. */
+function wantedBytes(opcode: number, header: Buffer): number {
+  if (opcode === OP.READ_VDIS) return BITMAP_BYTES
+  return opcode === OP.READ_OBJ ? Math.min(u32(header, 12), TRANSFER_MAX) : 0
 }
 
 function objectIn(header: Buffer): { oid: Oid; offset: number } {

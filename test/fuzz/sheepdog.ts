@@ -119,9 +119,10 @@ async function take(input: readonly Buffer[], random: SimRandom): Promise<boolea
     input,
     random,
     (link) => {
-      const session = new SdSession(services(fake, logged), 'fuzz', (header, payload) => {
+      const send = (header: Buffer, payload: Buffer | null): void => {
         if (link.open) link.send(header, payload, 0, payload?.length ?? 0)
-      })
+      }
+      const session = new SdSession(services(fake, logged), 'fuzz', send, link)
       return {
         message: (_link, bytes, at, payloadAt, length, hold) => session.request(bytes, at, payloadAt, length, hold),
         closed: () => {
