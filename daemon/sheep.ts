@@ -11,6 +11,7 @@ import type { NodeHooks, RunningNode } from './hooks.js'
 import { LogFile, RecentLines } from './log-file.js'
 import { createNode } from './node.js'
 import { hostFacts, parseOptions, type SheepOptions } from './options.js'
+import { ServiceManager } from './service-manager.js'
 import { attachStores, makeStoreDirectory } from './store-directory.js'
 
 type Disks = ReturnType<typeof attachStores>
@@ -56,6 +57,7 @@ async function serve(options: SheepOptions, inBackground: boolean): Promise<stri
   if (!options.sync) daemon.log('warning', '-n: nothing is synced to disk, a power loss loses data')
   if (options.pidFile !== '') writePidFile(options.pidFile)
   await daemon.start(disks)
+  daemon.tellManager()
   return daemon.describe()
 }
 
@@ -65,6 +67,7 @@ class Daemon {
   private readonly file: LogFile | null
   private node: RunningNode | null = null
   private stopping = false
+  private readonly manager: ServiceManager | null
 
   constructor(
     private readonly options: SheepOptions,
@@ -79,6 +82,7 @@ class Daemon {
       main(...message)
       remembered(...message)
     }
+    this.manager = ServiceManager.of(process.env, this.log)
     this.handleSignals()
   }
 
@@ -108,6 +112,11 @@ class Daemon {
     return `sheep: ${stores.join()} on ${listen.host}:${listen.port}, process ${process.pid}: ${what}`
   }
 
+  /** systemd, where it started this one: ready, and from now on how things stand. */
+  tellManager(): void {
+    this.manager?.ready(() => this.describe())
+  }
+
   private handleSignals(): void {
     process.on('SIGTERM', () => void this.stop('SIGTERM'))
     process.on('SIGINT', () => void this.stop('SIGINT'))
@@ -127,6 +136,7 @@ class Daemon {
     if (this.stopping) return
     this.stopping = true
     this.log('notice', `stopping: ${reason}`)
+    this.manager?.stopping(reason)
     const timer = setTimeout(() => {
       this.log('error', `it did not stop in order within ${STOP_MS / 1000} s; what was acknowledged is on disk`)
       process.exit(1)

@@ -21,8 +21,14 @@ const RWF_NOWAIT = 0x08
 const FADV_WILLNEED = 3
 const LOCK_EX = 2
 const LOCK_NB = 4
+const AF_UNIX = 1
+const SOCK_DGRAM_CLOEXEC = 2 | 0o2000000
+const MSG_DONTWAIT_NOSIGNAL = 0x40 | 0x4000
+/** sun_path of unix(7) */
+const SOCKET_PATH_OFFSET = 2
 
 type Koffi = typeof import('koffi')
+type DatagramCall = (fd: number, bytes: Buffer, length: number, flags: number, address: Buffer, size: number) => number
 type NativeCall = ((...values: number[]) => number) & {
   async(...values: [...number[], (error: Error | null, result: number) => void]): void
 }
@@ -34,6 +40,9 @@ interface Libc {
   lseek: NativeCall
   flock: NativeCall
   fadvise: NativeCall
+  socket: NativeCall
+  sendto: DatagramCall
+  close: NativeCall
 }
 
 let loaded: Libc | null = null
@@ -70,6 +79,9 @@ function libc(): Libc {
     lseek: call('lseek', 'int64', ['int', 'int64', 'int']),
     flock: call('flock', 'int', ['int', 'int']),
     fadvise: call('posix_fadvise', 'int', ['int', 'int64', 'int64', 'int']),
+    socket: call('socket', 'int', ['int', 'int', 'int']),
+    sendto: call('sendto', 'long', ['int', 'void *', 'size_t', 'int', 'void *', 'uint']) as unknown as DatagramCall,
+    close: call('close', 'int', ['int']),
   }
   return loaded
 }
@@ -160,4 +172,20 @@ export function seekHole(fd: number, position: number): number {
 /** Exclusive lock that lasts until the file is closed or the process ends; 0, -EAGAIN when another process has it. */
 export function lockExclusive(fd: number): number {
   return libc().flock(fd, LOCK_EX | LOCK_NB) < 0 ? lastErrno() : 0
+}
+
+/** One datagram to a Unix socket, which Node has not: `@` begins a name in the abstract namespace (unix(7)). 0 or a negative errno. */
+export function sendDatagram(path: string, text: string): number {
+  const { socket, sendto, close } = libc()
+  const name = Buffer.from(path.startsWith('@') ? `\0${path.slice(1)}` : path)
+  const address = Buffer.alloc(SOCKET_PATH_OFFSET + name.length)
+  address.writeUInt16LE(AF_UNIX, 0)
+  name.copy(address, SOCKET_PATH_OFFSET)
+  const fd = socket(AF_UNIX, SOCK_DGRAM_CLOEXEC, 0)
+  if (fd < 0) return lastErrno()
+  const bytes = Buffer.from(text)
+  const sent = sendto(fd, bytes, bytes.length, MSG_DONTWAIT_NOSIGNAL, address, address.length)
+  const result = sent < 0 ? lastErrno() : 0
+  close(fd)
+  return result
 }

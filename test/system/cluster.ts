@@ -9,6 +9,7 @@ import { cache } from './root.js'
 /** Corosync gives a silent host up after this, ms; with three nodes it adds 650. */
 export const tokenMs = 1_000
 const healLimit = 120_000
+const writerLimit = 420_000
 const copies = 2
 
 export interface ClusterInfo {
@@ -108,12 +109,21 @@ export class SystemCluster {
     return host.run('fio', [...job, ...load, ...time], { limit: (seconds + 120) * 1000 })
   }
 
-  /** Writes numbered blocks for so long, coming back when its connection is cut, then checks all (writer.ts). */
-  async writer(host: Host, volume: string, seconds: number): Promise<void> {
+  /** Writes numbered blocks while `act` is done, coming back when its connection is cut, then checks all (writer.ts). */
+  async whileWriting(host: Host, volume: string, act: () => Promise<void>): Promise<void> {
     const program = '/usr/lib/sheepdog/dist/test/system/writer.js'
-    const limit = (seconds + 240) * 1000
-    const said = await host.run('node', [program, volume, String(seconds)], { limit })
-    this.say(`  the writer: ${said.trim()}`)
+    const stopFile = `/var/tmp/enough-${volume}`
+    const start = async (): Promise<void> => {
+      const said = await host.run('node', [program, volume, stopFile], { limit: writerLimit })
+      this.say(`  the writer: ${said.trim()}`)
+    }
+    await this.underLoad(host, start, async () => {
+      try {
+        await act()
+      } finally {
+        host.write(stopFile, '')
+      }
+    })
   }
 
   /** All copies of a volume are the same bytes, says the cluster itself. */

@@ -1,8 +1,9 @@
 /**
- * A client that runs on a host of the bed and knows what it was promised: `writer.js VOLUME SECONDS`. It writes blocks with their
- * numbers in them, reads some back, and at the end all. When its connection goes, it makes another and asks again for what was
+ * A client that runs on a host of the bed and knows what it was promised: `writer.js VOLUME STOP`. Until there is a file STOP it
+ * writes blocks with their numbers in them and reads some back, and at the end all. When its connection goes, it makes another and asks again for what was
  * not answered, as QEMU does with `reconnect-delay`. An I/O error, or other bytes than the last acknowledged, end it with 1.
  */
+import { existsSync } from 'node:fs'
 import { CMD_FLUSH, CMD_READ, CMD_WRITE } from '../../lib/nbd/constants.js'
 import { NbdClient } from '../support/nbd-client.js'
 import { sleep } from '../support/process.js'
@@ -16,8 +17,11 @@ const pauseMs = 5
 /** How long a disk may be away before this gives up */
 const reconnectLimit = 90_000
 
-const [volume, seconds] = process.argv.slice(2)
-const end = performance.now() + Number(seconds) * 1_000
+/** However long what happens meanwhile takes */
+const runLimit = 300_000
+
+const [volume, stopFile] = process.argv.slice(2)
+const end = performance.now() + runLimit
 const sum = { writes: 0, reads: 0, reconnects: 0, longestMs: 0 }
 
 class Lane {
@@ -29,7 +33,8 @@ class Lane {
   constructor(readonly number: number) {}
 
   async run(): Promise<void> {
-    while (performance.now() < end) {
+    while (!existsSync(stopFile)) {
+      if (performance.now() > end) throw new Error('nobody says that it is enough')
       const block = (this.turn * 7919) % blocksPerLane
       this.turn++
       await this.write(block)
