@@ -135,9 +135,8 @@ export class ObjectRecovery {
       return this.drop(task, epoch)
     }
     if (verdict.kind === 'take') {
-      // Both were replicas to the end: only what was in flight can differ, and either's bytes are right for it.
-      const near = object !== undefined && own.suspect && own.validThrough >= epoch - 1
-      if (near) {
+      const source = reports.find((report) => report.node === verdict.from)
+      if (object !== undefined && source !== undefined && differsInFlight(own, source, epoch)) {
         try {
           return await this.patch(task, epoch, verdict.from, object)
         } catch (error) {
@@ -322,6 +321,15 @@ export class ObjectRecovery {
     const copies = copiesOf(vidOf(oid))
     return copies > 0 && topology.holds(oid, copies)
   }
+}
+
+/**
+ * Both were replicas to the end, or nobody has written to the other since ours was one: only what was in flight then can
+ * differ, and either's bytes are right for it.
+ */
+function differsInFlight(own: CopyReport, source: CopyReport, epoch: number): boolean {
+  if (!own.suspect) return false
+  return own.validThrough >= epoch - 1 || (!source.suspect && source.writeEpoch === own.writeEpoch)
 }
 
 export function resumeAll(task: Task, result: number): void {

@@ -101,8 +101,8 @@ export class Recovery implements ObjectEnsurer {
   private lettingPass = false
   private total = 0
   private done = 0
-  /** Clock.now() of the last copy for which there was no room; 0: there is */
-  private noRoom = 0
+  /** There was no room for the last copy that was begun */
+  private full = false
   /** Of the copier's count, at that moment: a copy that was taken since shows that there is room */
   private bytesWhenFull = 0
   /** Of the copier's count, when the epoch began */
@@ -296,7 +296,7 @@ export class Recovery implements ObjectEnsurer {
     if (this.tasks.size === 0) return 'idle'
     if (stuck === this.tasks.size) return 'waiting'
     if (this.options.settings().held) return 'held'
-    return this.noRoom !== 0 ? 'no-room' : 'recovering'
+    return this.full ? 'no-room' : 'recovering'
   }
 
   /** A gateway only has no share. */
@@ -372,10 +372,10 @@ export class Recovery implements ObjectEnsurer {
       const task = this.tasks.get(this.urgent.shift() as Oid)
       if (task !== undefined && !task.running) this.start(task)
     }
-    const { settings, clock } = this.options
-    if (settings().held || (this.noRoom !== 0 && clock.now() - this.noRoom < NO_ROOM_RETRY_MS)) return
+    const { settings } = this.options
+    if (settings().held || (this.full && this.retryTimer !== null)) return
     // Where there was no room, one shows whether there is.
-    const atOnce = this.noRoom !== 0 ? 1 : this.pacer.busy ? TASKS_BESIDE_CLIENTS : TASKS_AT_ONCE
+    const atOnce = this.full ? 1 : this.pacer.busy ? TASKS_BESIDE_CLIENTS : TASKS_AT_ONCE
     while (this.runningTasks < atOnce && this.runningUrgent === 0) {
       const oid = this.wantedNext.shift() ?? this.queue.pop()
       if (oid === undefined) break
@@ -400,7 +400,7 @@ export class Recovery implements ObjectEnsurer {
         if (urgent) this.runningUrgent--
         else this.runningTasks--
         task.urgent = false
-        if (outcome === true && this.noRoom !== 0 && this.copier.bytesTaken > this.bytesWhenFull) this.roomAgain()
+        if (outcome === true && this.full && this.copier.bytesTaken > this.bytesWhenFull) this.roomAgain()
         if (outcome === true || task.cancelled) {
           this.finish(task, 0)
         } else {
@@ -413,24 +413,24 @@ export class Recovery implements ObjectEnsurer {
   }
 
   private failed(task: Task, error: unknown): false {
-    const { log, clock } = this.options
+    const { log } = this.options
     if (!isNoSpace(error)) {
       log('warning', `recovery of ${oidToHex(task.oid)}: ${String(error)}`)
       return false
     }
-    if (this.noRoom === 0) {
+    if (!this.full) {
       log(
         'error',
         `degraded: no room for more copies, ${this.tasks.size} objects are left; recovery goes on when there is`,
       )
     }
-    this.noRoom = clock.now()
+    this.full = true
     this.bytesWhenFull = this.copier.bytesTaken
     return false
   }
 
   private roomAgain(): void {
-    this.noRoom = 0
+    this.full = false
     this.options.log('notice', `there is room again: recovery goes on, ${this.tasks.size} objects are left`)
   }
 
@@ -465,7 +465,7 @@ export class Recovery implements ObjectEnsurer {
   }
 
   private retry(): void {
-    this.retryTimer ??= this.options.clock.after(this.noRoom !== 0 ? NO_ROOM_RETRY_MS : RETRY_MS, () => {
+    this.retryTimer ??= this.options.clock.after(this.full ? NO_ROOM_RETRY_MS : RETRY_MS, () => {
       this.retryTimer = null
       this.queue = []
       for (const waiting of this.tasks.values()) {

@@ -327,7 +327,8 @@ export class ValidityModel {
     } else if (verdict.kind === 'take') {
       const source = this.members.find((other) => other.id === verdict.from)?.copy
       assert(source !== null && source !== undefined, 'a copy is taken from a node that has one')
-      const near = copy?.suspect === true && this.validThrough(member) >= this.epoch - 1
+      const unwritten = !source.suspect && source.writeEpoch === copy?.writeEpoch
+      const near = copy?.suspect === true && (unwritten || this.validThrough(member) >= this.epoch - 1)
       const blocks = [...source.blocks]
       if (near) {
         copy.blocks = blocks
