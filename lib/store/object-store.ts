@@ -415,8 +415,8 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
     }
     const file = new ObjectFile(this.syncs, oid, writeEpoch, checkEpoch)
     file.shift = staged.checksums.shift
-    file.summed = true
-    file.headerSums = true
+    file.summed = file.shift !== 0
+    file.headerSums = file.summed
     for (const chunk of staged.rot) file.rots(chunk)
     // The checksums were taken of these bytes just now, but for those that are known to be rotten.
     if (file.rot === null) file.trustAllChunks(this.trust)
