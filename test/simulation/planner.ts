@@ -157,7 +157,7 @@ export class Planner {
    */
   #diskTrouble(kind: FaultKind, host: Host): void {
     const { random, world } = this
-    this.healthy()
+    if (!this.healthy()) this.#doubtUnrecovered()
     const zones = new Set(this.#living.map(({ zone }) => zone)).size
     const others = [...this.#troubled].filter((other) => other !== host).length
     if (others + 1 >= Math.min(world.shape.copies, zones) || !host.serving) return
