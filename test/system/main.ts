@@ -19,9 +19,15 @@ if (why !== '') {
 // The bed gives back what it took when the process exits.
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => process.exit(130))
 
-const cluster = await SystemCluster.make(3, say)
+let cluster: SystemCluster | null = null
 let failed = 0
-for (const { name, title, run } of scenarios.filter((one) => names.length === 0 || names.includes(one.name))) {
+for (const { name, title, hosts = 3, run } of scenarios.filter(
+  (one) => names.length === 0 || names.includes(one.name),
+)) {
+  if (cluster?.hosts.length !== hosts) {
+    cluster?.close()
+    cluster = await SystemCluster.make(hosts, say)
+  }
   const start = performance.now()
   say(`${name}: ${title}`)
   try {
@@ -33,5 +39,5 @@ for (const { name, title, run } of scenarios.filter((one) => names.length === 0 
     break
   }
 }
-cluster.close()
+cluster?.close()
 process.exitCode = failed === 0 ? 0 : 1

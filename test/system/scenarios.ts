@@ -1,4 +1,4 @@
-/** What happens to hosts, and what must hold. Each takes a healthy cluster of three hosts and leaves one. */
+/** What happens to hosts, and what must hold. Each takes a healthy cluster, of three hosts if it says nothing else, and leaves one. */
 import { sleep, until } from '../support/process.js'
 import { type SystemCluster, tokenMs } from './cluster.js'
 import type { Host } from './host.js'
@@ -8,6 +8,7 @@ export interface Scenario {
   title: string
   /** Part of npm test */
   short: boolean
+  hosts?: number
   run(cluster: SystemCluster): Promise<void>
 }
 
@@ -276,6 +277,35 @@ export const scenarios: readonly Scenario[] = [
         await goesOn(cluster, first, 30_000)
       })
       await finish(cluster, name)
+    },
+  },
+  {
+    name: 'two-nodes',
+    title: 'two hosts as corosync means them: either goes on alone, but none starts alone after both were down',
+    short: false,
+    hosts: 2,
+    async run(cluster) {
+      const [first, second] = cluster.hosts
+      const name = await volume(cluster, 'two')
+      await cluster.whileWriting(first, name, async () => {
+        await second.powerOff()
+        await until('the epoch without it', switchLimit, async () => {
+          return (await cluster.info(first))?.epochs[0].nodes.length === 1
+        })
+        await goesOn(cluster, first, 5_000)
+        await second.boot()
+        await cluster.healthy()
+        await second.run('systemctl', ['restart', 'corosync'])
+        await goesOn(cluster, first, 30_000)
+      })
+      await finish(cluster, name)
+      await Promise.all(cluster.hosts.map((host) => host.powerOff()))
+      await first.boot()
+      await sleep(8_000)
+      const alone = await cluster.status(first)
+      if (alone === 'running') throw new Error('a host started alone, though the other may have gone on without it')
+      await second.boot()
+      await cluster.healthy()
     },
   },
   {
