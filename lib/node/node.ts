@@ -215,7 +215,10 @@ export class SheepNode implements ClusterListener {
     })
     this.scrub = new Scrub({
       ...{ store, topology, replica, recovery, peers, clock, log, copiesOf, bytesOf, disk: store },
-      running: () => this.cluster.status === 'running' && recovery.progress().state === 'idle',
+      // A gateway without a disk has no share to recover: its scrub ends all the same.
+      running: () =>
+        this.cluster.status === 'running' &&
+        (recovery.progress().state === 'idle' || topology.node(self.id)?.vnodes === 0),
       rate: parts.scrubRate ?? RATE_DEFAULT,
     })
     const mend = (object: StoredObject) => this.scrub.mender.mend(object)

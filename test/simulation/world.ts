@@ -215,7 +215,11 @@ export class World {
   }
 
   async #recovered(): Promise<void> {
-    while (!this.planner.healthy()) await this.sleep(200)
+    while (!this.planner.healthy()) {
+      await this.sleep(200)
+      // Holding it may have been asked for in a partition, and come true since.
+      if (this.workload.closing) await this.planner.release()
+    }
   }
 
   /** Runs the world until `work` has ended. */
