@@ -2,6 +2,7 @@
 import { assert } from '../assert.js'
 import { asSheepError, SheepError } from '../errors.js'
 import type { Clock, Log } from '../host/interfaces.js'
+import { sumOf } from '../store/checksums.js'
 import type { Damage, ObjectStore, StagedObject, StoredObject } from '../store/types.js'
 import { type Oid, oidToHex, vidOf } from '../vdi/oid.js'
 import { type Copier, diskTrouble, until } from './copier.js'
@@ -288,7 +289,9 @@ export class ObjectRecovery {
       if (task.cancelled || replica.activeEpoch < epoch || !this.isOurs(oid)) return false
       const former = store.get(oid)
       // What clients may write into at this very moment has checksums when it rests.
-      const received = heir && damage === null ? null : { bytes: bytesOf(oid), damage }
+      const left = damage === null ? null : await this.fillFromFormer(oid, damage, filling)
+      if (task.cancelled || replica.activeEpoch < epoch || !this.isOurs(oid)) return false
+      const received = heir && left === null ? null : { bytes: bytesOf(oid), damage: left }
       const result = await until((done) => staged.commit(writeEpoch, heir ? 0 : epoch, done, received))
       committed = true
       // Cancelled while it was being synced (removed, or created anew): nothing was put in place.
@@ -314,6 +317,29 @@ export class ObjectRecovery {
       task.filling = null
       if (!committed) staged.abort()
     }
+  }
+
+  /** Our copy that is about to be replaced may have what is rotten in the other: its checksums tell. What is left of the damage. */
+  private async fillFromFormer(oid: Oid, damage: Damage, filling: Filling): Promise<Damage | null> {
+    const { store } = this.options
+    const length = 2 ** damage.shift
+    const left: Damage = { shift: damage.shift, chunks: [], sums: [] }
+    for (const [i, chunk] of damage.chunks.entries()) {
+      const former = store.get(oid)
+      const bytes = Buffer.alloc(length)
+      const got =
+        former === undefined
+          ? -1
+          : await until((done) => store.readAsIs(former, bytes, 0, length, chunk * length, done))
+      if (got >= 0 && sumOf(bytes) === damage.sums[i]) {
+        const put = await filling.put(bytes, length, chunk * length)
+        if (put < 0) throw diskTrouble(put)
+      } else {
+        left.chunks.push(chunk)
+        left.sums.push(damage.sums[i])
+      }
+    }
+    return left.chunks.length === 0 ? null : left
   }
 
   private isOurs(oid: Oid): boolean {
