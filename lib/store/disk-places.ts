@@ -56,6 +56,8 @@ interface Place {
   /** In the state's list, or about to be (joinedEpoch Infinity) */
   state: DiskState
   reason: string
+  /** Bytes free that were passed by for others' sake: the highest has the next turn */
+  turn: number
 }
 
 export class DiskPlaces {
@@ -210,7 +212,7 @@ export class DiskPlaces {
   private async add(id: string, attached: AttachedDisk, joined: number): Promise<Place> {
     const { clock, log } = this.options
     const number = this.places.length
-    const place: Place = { id, attached, store: null, state: 'failed', reason: 'not open yet' }
+    const place: Place = { id, attached, store: null, state: 'failed', reason: 'not open yet', turn: 0 }
     this.places.push(place)
     let store: FileStore
     try {
@@ -345,10 +347,12 @@ export class DiskPlaces {
     throw new SheepError('not-found', `this node uses no disk ${name}`, 'dog node md info shows its disks')
   }
 
+  /** A former disk is of interest until its place is taken. */
   private listed(): Place[] {
     const ids = new Map<string, Place>()
     for (const place of this.places) ids.set(place.id, place)
-    return [...ids.values()]
+    const inUse = new Set(this.working().map((place) => place.attached.path))
+    return [...ids.values()].filter((place) => place.store !== null || !inUse.has(place.attached.path))
   }
 
   /** Resolves when its files are closed. */

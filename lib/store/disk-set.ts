@@ -58,20 +58,27 @@ export class DiskSet extends DiskPlaces implements ObjectStore {
     if (store !== null) this.guard(file.place, () => store.remove(file))
   }
 
-  /** The disk with most room, in proportion, that has more free than `least`; where the object or its intent is if that will do. */
+  /**
+   * A disk that has more free than `least`: where the object or its intent is if that will do, else in turn, each as often as is its share
+   * of what is free.
+   */
   private roomFor(oid: Oid, operation: string, least: (store: FileStore) => number): number {
     const home = this.index.get(oid)?.place ?? this.places.findIndex(({ store }) => store?.knowsIntent(oid))
     let best = -1
-    let most = -1
-    for (const [number, { store }] of this.places.entries()) {
+    let sum = 0
+    for (const [number, place] of this.places.entries()) {
+      const { store } = place
       if (store === null || this.isFull(number, store, least(store))) continue
-      const { free, total } = store.gauge.estimate()
-      const room = number === home ? Number.POSITIVE_INFINITY : free / Math.max(1, total)
-      if (room <= most) continue
-      best = number
-      most = room
+      if (number === home) return home
+      const { free } = store.gauge.estimate()
+      place.turn += free
+      sum += free
+      if (best < 0 || place.turn > this.places[best].turn) best = number
     }
-    if (best >= 0) return best
+    if (best >= 0) {
+      this.places[best].turn -= sum
+      return best
+    }
     const { free } = this.space()
     throw new DiskError(ENOSPC, operation, oidToHex(oid), `no space: ${free} bytes are free, held in reserve`)
   }

@@ -28,7 +28,7 @@ export interface ClusterOptions {
   format?: boolean
   /** Default a fresh one under the system's temporary directory */
   directory?: string
-  /** More disks of a daemon: directories. The first is always its own under `directory` */
+  /** The disks of a daemon: directories, the first with its sockets. Default: one under `directory` */
   disksOf?: (index: number) => readonly string[]
 }
 
@@ -65,9 +65,9 @@ export class TestCluster {
     try {
       const ports = await freePorts(options.nodes, 10_000 + ((process.pid * 61) % 20_000))
       for (const [index, port] of ports.entries()) {
-        const store = join(directory, `n${index}`)
-        const disks = [store, ...(options.disksOf?.(index) ?? [])]
-        cluster.nodes.push({ index, store, disks, port, log: `${store}.log`, child: null })
+        const log = join(directory, `n${index}.log`)
+        const disks = options.disksOf?.(index) ?? [join(directory, `n${index}`)]
+        cluster.nodes.push({ index, store: disks[0], disks, port, log, child: null })
       }
       for (let first = 0; first < options.nodes; first += startsAtOnce) {
         const group = cluster.nodes.slice(first, first + startsAtOnce)

@@ -40,7 +40,7 @@ export class Mounts {
       fs.writeFileSync(image, '')
       fs.truncateSync(image, bytes)
       execFileSync('mkfs.ext4', ['-q', '-F', '-m', '0', image])
-      execFileSync('mount', ['-o', 'loop', image, root])
+      execFileSync('mount', ['-o', 'loop,errors=remount-ro', image, root])
     }
     this.mounted.add(root)
   }
