@@ -77,11 +77,18 @@ class DataOp implements Completion {
         path.headers.ready(file, this)
         return
       }
-    } else if (file.summed && this.kind === READ && !file.isSure(this.position, this.length, this.ops.path.trust)) {
+    } else if (file.summed && this.kind === READ && this.mustLook(file)) {
       this.lookFirst(file)
       return
     }
     this.issue()
+  }
+
+  /** A small read does not pay for a whole chunk, unless the object is known to be rotten, or nothing is trusted. */
+  private mustLook(file: ObjectFile): boolean {
+    const { trust } = this.ops.path
+    if (this.length < 2 ** file.shift && file.rot === null && trust !== 0) return false
+    return !file.isSure(this.position, this.length, trust)
   }
 
   /** The file stays open meanwhile: the object may be removed. */
