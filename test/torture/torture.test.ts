@@ -3,7 +3,7 @@ import test from 'ava'
 import { fillDisks } from './full.js'
 import { type Kind, torture } from './torture.js'
 
-const roundsOf: Record<Kind, number> = { kill: 4, 'kill-all': 1, stop: 1 }
+const roundsOf: Record<Kind, number> = { kill: 3, 'kill-all': 1, stop: 1 }
 const seed = Math.floor(Date.now() / 86_400_000)
 
 for (const [kind, rounds] of Object.entries(roundsOf) as [Kind, number][]) {
