@@ -32,7 +32,7 @@ export const hangs: Harness = {
 export const grows: Harness = {
   make,
   take: ([bytes]) => {
-    kept.push(Buffer.alloc(200_000 + bytes[0]))
+    kept.push(Buffer.alloc(400_000 + bytes[0]))
     return true
   },
 }
