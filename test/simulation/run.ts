@@ -14,7 +14,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { mutations } from '../../lib/mutations.js'
+import { SimRandom } from './random.js'
 import { REGRESSIONS } from './regressions.js'
+import { DISK_FAULTS, type Shape, shapeOf } from './shape.js'
 import { sheep } from './sheep.js'
 import { type Result, World } from './world.js'
 
@@ -24,7 +26,18 @@ const TRACE_LINES_SHOWN = 60
 type Mutation = keyof typeof mutations
 
 export function simulate(seed: number, tracing = false): Promise<Result> {
-  return new World(seed, sheep, tracing).run()
+  return new World(
+    seed,
+    sheep,
+    tracing,
+    mutations.trustLostDisk || mutations.trustReturningDisk ? disks(seed) : {},
+  ).run()
+}
+
+/** Bugs of disks that come and go are looked for where there are several in every world, with all that may happen to them. */
+function disks(seed: number): Partial<Shape> {
+  const { faults } = shapeOf(new SimRandom(seed, 0x5eed).split())
+  return { disks: 2 + (seed % 2), copies: 2 + (seed % 2), faults: [...faults, ...DISK_FAULTS] }
 }
 
 function replayLine(seed: number, mutation: string): string {

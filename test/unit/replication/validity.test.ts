@@ -60,6 +60,28 @@ test('a copy stays valid through the epochs in which its node was a replica, and
 })
 
 /** Two replicas, nodes 0 (which decides) and 1, and often a third node that has been one. */
+test('what went with a disk is lost, and is not replaced by what is older', (t) => {
+  // Node 1 alone was there in epoch 2; then a disk of it failed.
+  const topology = topologyOf([0, 1], [1], [0, 1])
+  const gone = { ...absent(1), lostEpoch: 2 }
+  t.deepEqual(
+    decide(topology, oid, 2, copy(0, 1, 1), [absent(1)], true),
+    keep,
+    'with all its disks it proves the copy right',
+  )
+  t.deepEqual(decide(topology, oid, 2, copy(0, 1, 1), [gone], true), { kind: 'lost', nodes: [nodeId(1)], stale: true })
+  // A loss before that epoch takes nothing from what it says of it.
+  t.deepEqual(decide(topology, oid, 2, copy(0, 1, 1), [{ ...gone, lostEpoch: 1 }], true), keep)
+  t.deepEqual(decide(topology, oid, 2, absent(0), [gone], true), { kind: 'lost', nodes: [nodeId(1)], stale: false })
+  t.deepEqual(decide(topology, oid, 2, absent(0), [absent(1)], true), { kind: 'absent' })
+  // An older copy on another disk of the same node is no better a witness.
+  const older = { ...copy(1, 1, 1), lostEpoch: 2 }
+  t.is(decide(topology, oid, 2, absent(0), [older], true).kind, 'lost')
+  // Somebody who may have it is away: wait.
+  const three = topologyOf([0, 1, 2], [1, 2], [0, 1])
+  t.is(decide(three, oid, 3, copy(0, 1, 1), [gone], true).kind, 'wait')
+})
+
 const dramas: {
   what: string
   epochs: number[][]

@@ -1,0 +1,132 @@
+import test from 'ava'
+import { type Clock, type Completion, DiskError, type Random } from '../../../lib/host/interfaces.js'
+import { DiskSet } from '../../../lib/store/disk-set.js'
+import { readConfig, readState } from '../../../lib/store/identity.js'
+import { type AttachedDisk, findDisk, findDisks } from '../../../lib/store/node-disks.js'
+import { dataOid } from '../../../lib/vdi/oid.js'
+import { MemoryDisk } from './memory-disk.js'
+
+let time = 0
+const clock: Clock = { now: () => (time += 2000), wall: () => 0, after: () => ({ cancel() {} }) }
+let made = 0
+const random: Random = { u32: () => 0, hex: (bytes) => (++made).toString(16).padStart(2 * bytes, '0') }
+
+async function drain<T>(disks: readonly MemoryDisk[], work: Promise<T>): Promise<T> {
+  let ended = false
+  const end = () => {
+    ended = true
+  }
+  work.then(end, end)
+  for (let i = 0; i < 1000 && !ended; i++) {
+    for (let turn = 0; turn < 20; turn++) await Promise.resolve()
+    for (const disk of disks) while (disk.waiting.length > 0) disk.step(0)
+  }
+  return work
+}
+
+class Rig {
+  readonly lost: string[] = []
+  epoch = 5
+  set!: DiskSet
+
+  constructor(readonly disks: MemoryDisk[]) {}
+
+  at(number: number): AttachedDisk {
+    return { path: `/d${number}`, disk: this.disks[number], close() {} }
+  }
+
+  async open(...numbers: number[]): Promise<DiskSet> {
+    const found = findDisks(
+      numbers.map((number) => this.at(number)),
+      [],
+      { clock, random, log: () => {} },
+    )
+    const options = {
+      ...{ clock, log: () => {}, reserve: 0, epoch: () => this.epoch },
+      lost: (path: string) => void this.lost.push(path),
+      allLost: () => void this.lost.push('all'),
+    }
+    this.set = await drain(this.disks, DiskSet.open(found, options))
+    return this.set
+  }
+
+  call(start: (done: Completion) => void): Promise<number> {
+    return drain(this.disks, new Promise<number>((resolve) => start({ complete: resolve })))
+  }
+
+  objectsOn(number: number): number {
+    return this.set.report().find(({ path }) => path === `/d${number}`)?.objects ?? -1
+  }
+}
+
+const oids = Array.from({ length: 8 }, (_, i) => dataOid(1, i))
+
+test('new objects go to all disks; one that fails takes its own with it, and the state says so on the others', async (t) => {
+  const rig = new Rig([new MemoryDisk(), new MemoryDisk()])
+  const set = await rig.open(0, 1)
+  for (const oid of oids) set.create(oid, 3)
+  t.deepEqual([rig.objectsOn(0), rig.objectsOn(1)], [4, 4])
+  t.is(await rig.call((done) => set.syncVdi(1, done)), 0)
+  const objects = oids.map((oid) => set.get(oid)!)
+  rig.disks[1].failing = () => 5
+  const results = []
+  for (const object of objects) {
+    results.push(await rig.call((done) => set.write(object, Buffer.alloc(512), 0, 512, 0, done)))
+  }
+  t.is(results.filter((result) => result === 512).length, 4)
+  t.deepEqual(rig.lost, ['/d1'])
+  t.is(set.count, 4)
+  t.is(objects.filter((object) => object.removed).length, 4)
+  t.throws(() => set.extents(objects.find((object) => object.removed)!, 0, 512), { instanceOf: DiskError })
+  t.is(set.report()[1].state, 'failed')
+  const state = readState(rig.disks[0], readConfig(rig.disks[0])!, '/d0')!
+  t.is(state.lostEpoch, 5)
+  t.deepEqual(
+    state.disks.map(({ path }) => path),
+    ['/d0'],
+  )
+  // What comes now goes to the disk that is left.
+  set.create(dataOid(2, 0), 6)
+  t.is(rig.objectsOn(0), 5)
+  rig.disks[0].failing = () => 5
+  await rig.call((done) => set.syncVdi(2, done))
+  t.deepEqual(rig.lost, ['/d1', 'all'])
+})
+
+test('of two copies the older loses, and what is on a disk that was away inherits nothing from before', async (t) => {
+  const rig = new Rig([new MemoryDisk(), new MemoryDisk()])
+  const set = await rig.open(0, 1)
+  for (const oid of oids) set.create(oid, 3)
+  await rig.call((done) => set.syncVdi(1, done))
+  const away = oids.filter((oid) => !set.objectsOn('/d0').some((object) => object.oid === oid))
+  t.is(away.length, 4)
+  t.is(await drain(rig.disks, set.unplug('/d1')), '/d1')
+  set.epochBegins(6)
+  t.is(set.state.lostEpoch, 5)
+  // Two of them are rebuilt meanwhile.
+  for (const oid of away.slice(0, 2)) set.create(oid, 6)
+  const attached = rig.at(1)
+  const id = findDisk(attached, readConfig(rig.disks[0])!.id, set.state, { clock, random })
+  await drain(rig.disks, set.plug(id, attached))
+  t.is(set.count, 8)
+  t.deepEqual(
+    away.map((oid) => set.get(oid)!.writeEpoch),
+    [6, 6, 3, 3],
+  )
+  t.is(rig.objectsOn(1), 2)
+  t.is(set.get(away[2])!.joinedEpoch, Number.POSITIVE_INFINITY)
+  set.epochBegins(7)
+  t.is(set.get(away[2])!.joinedEpoch, 7)
+  t.is(set.get(away[0])!.joinedEpoch, 0)
+  // And so after a restart; without the disk it counts as lost from the next epoch on.
+  await drain(rig.disks, set.close())
+  const again = await rig.open(1, 0)
+  t.is(again.get(away[3])!.joinedEpoch, 7)
+  await drain(rig.disks, again.close())
+  const alone = await rig.open(0)
+  alone.epochBegins(9)
+  t.is(alone.state.lostEpoch, 8)
+  t.is(alone.count, 6)
+  t.throws(() => findDisk({ ...attached, disk: rig.disks[1] }, 'ffffffffffffffff', alone.state, { clock, random }))
+  await t.throwsAsync(alone.unplug('/d0'), { message: /the only disk/ })
+})
