@@ -101,6 +101,7 @@ export class StateDisks {
 
   /** Some disk that works is not up to date: `install` may help when an append has failed on all others. */
   get hasSpare(): boolean {
+    this.meet()
     return this.working().some((mirror) => mirror.behind)
   }
 
@@ -157,6 +158,7 @@ export class StateDisks {
   saveEpochs(records: readonly EpochRecord[], state: ClusterState): void {
     for (const mirror of this.working()) if (!mirror.behind) this.tried(mirror, () => mirror.state.saveEpochs(records))
     if (this.working().every((mirror) => mirror.behind)) {
+      this.meet()
       for (const mirror of this.working()) this.bring(mirror, state, Number.POSITIVE_INFINITY)
     }
     this.refuseNone('save epochs')
@@ -171,9 +173,12 @@ export class StateDisks {
   private meet(): void {
     for (const { disk } of this.disks.list()) {
       if (this.mirrors.some((mirror) => mirror.disk === disk)) continue
-      disk.makeDirectory('cluster')
-      disk.makeDirectory('epoch')
-      this.mirrors.push({ disk, state: new StateDisk(disk), behind: true, patience: 0 })
+      const mirror: Mirror = { disk, state: new StateDisk(disk), behind: true, patience: 0 }
+      this.mirrors.push(mirror)
+      this.tried(mirror, () => {
+        disk.makeDirectory('cluster')
+        disk.makeDirectory('epoch')
+      })
     }
   }
 
