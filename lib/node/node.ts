@@ -21,7 +21,7 @@ import { Recovery } from '../replication/recovery.js'
 import { Replica } from '../replication/replica.js'
 import { surveyCalls } from '../replication/survey.js'
 import { Topology } from '../replication/topology.js'
-import { isFormer } from '../replication/validity.js'
+import { isFormer, passedIn } from '../replication/validity.js'
 import { DiskSet } from '../store/disk-set.js'
 import type { AttachedDisk, NodeDisks } from '../store/node-disks.js'
 import type { StoredObject } from '../store/types.js'
@@ -169,7 +169,10 @@ export class SheepNode implements ClusterListener {
       copiesOf,
       createdIn: (vid) => this.cluster.registry.get(vid)?.epoch ?? 0,
       doubts,
-      passing: (epoch) => store.save({ passedEpoch: epoch }),
+      passing: (epoch) => {
+        const oldest = this.cluster.history[0]?.number ?? 0
+        store.save({ passedEpochs: passedIn(store.doubts.passedEpochs, epoch, oldest) })
+      },
       settled: (gateway, oid, sources) => this.settled(gateway, oid, sources),
       taken: (oid) => this.sweeper.suspect([vidOf(oid)]),
       recovered: (epoch) => this.reportRecovered(epoch),
@@ -381,7 +384,7 @@ export class SheepNode implements ClusterListener {
     const foreign = [...this.store.all()]
     if (foreign.length > 0) this.parts.log('notice', `formatted anew: dropping ${foreign.length} objects`)
     for (const object of foreign) this.replica.discard(object)
-    this.store.save({ clusterId, recoveredEpoch: 0, passedEpoch: 0 })
+    this.store.save({ clusterId, recoveredEpoch: 0, passedEpochs: [] })
   }
 
   /** What is of a VDI that had the vid before: this node missed its deletion. */

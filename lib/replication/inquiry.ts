@@ -47,8 +47,8 @@ export class Inquiry {
         while (goesOn()) {
           try {
             const answer = await peers.call(node.id, 'list', { epoch, node: topology.self, cursor })
-            const { next, passedEpoch, lostEpoch } = answer.json as { next: number } & Doubts
-            const doubts = { passedEpoch, lostEpoch }
+            const { next, passedEpochs, lostEpoch } = answer.json as { next: number } & Doubts
+            const doubts = { passedEpochs, lostEpoch }
             doubted.set(node.id, doubts)
             for (const report of decodeReports(answer.body)) this.collect(reports, node, { ...report, ...doubts })
             cursor = next
@@ -94,8 +94,8 @@ export class Inquiry {
 
   async statusOf(node: string, oid: Oid, epoch: number): Promise<CopyReport & { writer: string }> {
     const answer = await this.options.peers.call(node, 'status', { epoch }, encodeOids([oid]))
-    const { writers, passedEpoch, lostEpoch } = answer.json as { writers: string[] } & Doubts
-    const doubts = { passedEpoch, lostEpoch }
+    const { writers, passedEpochs, lostEpoch } = answer.json as { writers: string[] } & Doubts
+    const doubts = { passedEpochs, lostEpoch }
     const report = decodeReports(answer.body)[0]
     if (report === undefined || this.isFormer(report)) return { ...absentReport(node, doubts), writer: '' }
     return { node, present: true, ...report, ...doubts, writer: writers[0] }

@@ -53,7 +53,7 @@ export interface RecoveryOptions {
   /** Newest epoch in which changes went by here, over restarts */
   settings: () => RecoverySettings
   doubts: () => Doubts
-  /** Changes are about to go by in this epoch: `passedEpoch` says so, durably, when this returns */
+  /** Changes are about to go by in this epoch: `passedEpochs` say so, durably, when this returns */
   passing: (epoch: number) => void
   settled: (gateway: string, oid: Oid, sources: readonly string[]) => Promise<boolean>
   /** This node's share of the epoch is valid, durably */
@@ -198,7 +198,7 @@ export class Recovery implements ObjectEnsurer {
 
   private remember(oid: Oid, writer: string): boolean {
     const { topology, doubts, passing } = this.options
-    if (doubts().passedEpoch < topology.epoch) passing(topology.epoch)
+    if (doubts().passedEpochs.at(-1) !== topology.epoch) passing(topology.epoch)
     return this.passed.add(oid, writer)
   }
 

@@ -6,10 +6,13 @@ import { mutations } from '../mutations.js'
 import type { Oid } from '../vdi/oid.js'
 import type { Topology } from './topology.js'
 
-/** Why what a node says proves nothing of writes up to some epoch, of whatever object. */
+/** What is remembered of the epochs in which changes went by; the oldest then stands for all before it. */
+export const PASSED_EPOCHS_MAX = 256
+
+/** Why what a node says proves nothing of writes in some epochs, of whatever object. */
 export interface Doubts {
-  /** Newest epoch in which its node let changes go by, of whatever object (passed-writes.ts); 0 none */
-  passedEpoch: number
+  /** In which its node let changes go by, of whatever object (passed-writes.ts), ascending; at most PASSED_EPOCHS_MAX */
+  passedEpochs: readonly number[]
   /** The newest epoch after which the node lost a disk, 0 none: whatever it says proves nothing of writes up to it */
   lostEpoch: number
 }
@@ -118,6 +121,16 @@ export function decide(
   return { kind: 'take', from: choice.node }
 }
 
+function letPass(epochs: readonly number[], epoch: number): boolean {
+  return epochs.includes(epoch) || (epochs.length === PASSED_EPOCHS_MAX && epoch < epochs[0])
+}
+
+/** With `epoch` too. `oldest`: no epoch before it is asked about any more. */
+export function passedIn(epochs: readonly number[], epoch: number, oldest: number): number[] {
+  const kept = epochs.length === PASSED_EPOCHS_MAX ? [...epochs] : epochs.filter((one) => one >= oldest)
+  return [...kept, epoch].slice(-PASSED_EPOCHS_MAX)
+}
+
 /** 0 is a copy being received, of which nobody knows yet. */
 export function isFormer(writeEpoch: number, createdIn: number): boolean {
   return writeEpoch > 0 && writeEpoch < createdIn
@@ -153,7 +166,7 @@ function firstUnheardEpoch(
     const heard = set.map((node) => reportOf(node.id, own, others))
     const proves = (report: CopyReport): boolean =>
       !(report.incomplete && patient) &&
-      report.passedEpoch < epoch &&
+      !letPass(report.passedEpochs, epoch) &&
       (report.lostEpoch < epoch || mutations.trustLostDisk)
     if (heard.some((report) => report !== undefined && proves(report))) continue
     const unheard = set.filter((_, i) => heard[i] === undefined).map((node) => node.id)

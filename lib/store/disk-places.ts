@@ -109,13 +109,13 @@ export class DiskPlaces {
   }
 
   /** Why what this node says proves nothing of writes up to some epoch (lib/replication/validity.ts, Doubts) */
-  get doubts(): { passedEpoch: number; lostEpoch: number } {
-    const { passedEpoch, lostEpoch } = this.node
-    return { passedEpoch, lostEpoch }
+  get doubts(): { passedEpochs: readonly number[]; lostEpoch: number } {
+    const { passedEpochs, lostEpoch } = this.node
+    return { passedEpochs, lostEpoch }
   }
 
   /** On every disk, durably. A disk that fails at it is lost. */
-  save(change: Partial<Pick<NodeState, 'clusterId' | 'recoveredEpoch' | 'passedEpoch'>>): void {
+  save(change: Partial<Pick<NodeState, 'clusterId' | 'recoveredEpoch' | 'passedEpochs'>>): void {
     this.saveAll({ ...this.node, ...change })
   }
 

@@ -38,8 +38,8 @@ export interface NodeState {
   clusterId: string
   /** All copies here were valid in this epoch; 0: nothing is known */
   recoveredEpoch: number
-  /** Newest epoch in which changes of objects that were not valid here went by; 0: none did */
-  passedEpoch: number
+  /** In which changes of objects that were not valid here went by, ascending (lib/replication/validity.ts, Doubts) */
+  passedEpochs: readonly number[]
   /** Newest epoch in which this node may have served what went with a disk since; 0 none */
   lostEpoch: number
   /** Of two states of one node, the one with the higher is newer */
@@ -103,16 +103,18 @@ export function readState(disk: Disk, config: Config, path: string): NodeState |
   const state = parse(disk.readFile(STATE) ?? Buffer.alloc(0)) as Partial<NodeState> | null
   if (state === null) return null
   // As written by a version that knew one disk only
-  const { clusterId, recoveredEpoch, passedEpoch = 0, lostEpoch = 0, generation = 0 } = state
+  const { clusterId, recoveredEpoch, passedEpochs = [], lostEpoch = 0, generation = 0 } = state
   const { disks = [{ id: config.disk, path, joined: 0 }], base } = state
   const whole =
     typeof clusterId === 'string' &&
     /^([0-9a-f]{16})?$/.test(clusterId) &&
-    [recoveredEpoch, passedEpoch, lostEpoch, generation, base ?? 0].every(isCount) &&
+    [recoveredEpoch, lostEpoch, generation, base ?? 0].every(isCount) &&
+    Array.isArray(passedEpochs) &&
+    passedEpochs.every(isCount) &&
     Array.isArray(disks) &&
     disks.every((entry) => HEX.test(entry?.id) && typeof entry.path === 'string' && isCount(entry.joined))
   if (!whole) return null
-  const known = { clusterId, recoveredEpoch: recoveredEpoch as number, passedEpoch, lostEpoch, generation, disks }
+  const known = { clusterId, recoveredEpoch: recoveredEpoch as number, passedEpochs, lostEpoch, generation, disks }
   return base === undefined ? known : { ...known, base }
 }
 

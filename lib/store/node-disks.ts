@@ -69,7 +69,7 @@ interface Found {
 const NEW_STATE: NodeState = {
   clusterId: '',
   recoveredEpoch: 0,
-  passedEpoch: 0,
+  passedEpochs: [],
   lostEpoch: 0,
   generation: 0,
   disks: [],

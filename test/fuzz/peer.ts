@@ -167,7 +167,7 @@ async function serve(input: readonly Buffer[], random: SimRandom): Promise<boole
   const sessions = new PeerSessions()
   const calls = surveyCalls({
     ...{ store, topology, replica, copiesOf, clock: stillClock },
-    ...{ doubts: () => ({ passedEpoch: 0, lostEpoch: 0 }), busy: () => false, mend: async () => true },
+    ...{ doubts: () => ({ passedEpochs: [], lostEpoch: 0 }), busy: () => false, mend: async () => true },
   })
   const answers = await converse(
     input,

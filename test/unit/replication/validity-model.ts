@@ -7,7 +7,7 @@
 import { assert } from '../../../lib/assert.js'
 import type { EpochRecord } from '../../../lib/cluster/types.js'
 import { Topology } from '../../../lib/replication/topology.js'
-import { type CopyReport, decide, type Verdict, validThrough } from '../../../lib/replication/validity.js'
+import { type CopyReport, decide, passedIn, type Verdict, validThrough } from '../../../lib/replication/validity.js'
 import { dataOid, type Oid } from '../../../lib/vdi/oid.js'
 import { epochOf, node, nodeId } from './nodes.js'
 
@@ -33,7 +33,7 @@ class Member {
   copy: Copy | null = null
   recovered = 0
   present = true
-  passedEpoch = 0
+  passedEpochs: number[] = []
   lastEpoch = 0
   lostEpoch = 0
 
@@ -195,7 +195,7 @@ export class ValidityModel {
   private pass(write: Write, member: Member): void {
     if (!this.ring().some((one) => this.serves(one))) return
     if (member.copy !== null && this.validThrough(member) >= this.epoch) return
-    member.passedEpoch = this.epoch
+    if (member.passedEpochs.at(-1) !== this.epoch) member.passedEpochs = passedIn(member.passedEpochs, this.epoch, 0)
     write.passed.add(member.id)
     this.applied(write, member)
   }
@@ -286,14 +286,14 @@ export class ValidityModel {
   private report(member: Member): CopyReport {
     const { id, copy } = member
     const { lostEpoch } = member
-    const passedEpoch = this.bugs.forgetPassed ? 0 : member.passedEpoch
+    const passedEpochs = this.bugs.forgetPassed ? [] : member.passedEpochs
     if (copy === null) {
       const nothing = { writeEpoch: 0, validThrough: 0, suspect: false, incomplete: false, hot: false }
-      return { node: id, present: false, ...nothing, passedEpoch, lostEpoch }
+      return { node: id, present: false, ...nothing, passedEpochs, lostEpoch }
     }
     const { writeEpoch, suspect, incomplete, intent: hot } = copy
     const marks = { writeEpoch, validThrough: this.validThrough(member), suspect, incomplete, hot }
-    return { node: id, present: true, ...marks, passedEpoch, lostEpoch }
+    return { node: id, present: true, ...marks, passedEpochs, lostEpoch }
   }
 
   verdict(member: Member): Verdict {

@@ -1,7 +1,14 @@
 import test from 'ava'
 import fc from 'fast-check'
 import { Topology } from '../../../lib/replication/topology.js'
-import { type CopyReport, decide, type Verdict, validThrough } from '../../../lib/replication/validity.js'
+import {
+  type CopyReport,
+  decide,
+  PASSED_EPOCHS_MAX,
+  passedIn,
+  type Verdict,
+  validThrough,
+} from '../../../lib/replication/validity.js'
 import { dataOid } from '../../../lib/vdi/oid.js'
 import { epochOf, epochsOf, node, nodeId } from './nodes.js'
 import { BLOCKS, ValidityModel } from './validity-model.js'
@@ -24,7 +31,7 @@ function copy(number: number, writeEpoch: number, validThrough: number, suspect 
     suspect,
     incomplete: false,
     hot: suspect,
-    passedEpoch: 0,
+    passedEpochs: [],
     lostEpoch: 0,
   }
 }
@@ -38,7 +45,7 @@ function absent(number: number): CopyReport {
     suspect: false,
     incomplete: false,
     hot: false,
-    passedEpoch: 0,
+    passedEpochs: [],
     lostEpoch: 0,
   }
 }
@@ -238,6 +245,18 @@ test('all suspects: every node comes to the same truth, the first in ring order'
     )
     t.deepEqual(verdict, own.node === order[0] ? keep : { kind: 'take', from: order[0] })
   }
+})
+
+test('a node that let changes go by proves nothing of those epochs, and only of those', (t) => {
+  const topology = topologyOf([0, 1], [1, 2], [0, 2], [0, 2])
+  const own = (epochs: readonly number[]) => ({ ...absent(0), passedEpochs: epochs })
+  t.deepEqual(decide(topology, oid, 2, own([2, 3]), [absent(2)]), { kind: 'absent' })
+  t.deepEqual(decide(topology, oid, 2, own([1]), [absent(2)]), { kind: 'wait', epoch: 1, nodes: [nodeId(1)] })
+  let many: number[] = []
+  for (let epoch = 10; epoch < 10 + PASSED_EPOCHS_MAX; epoch++) many = passedIn(many, epoch, 0)
+  t.deepEqual(decide(topology, oid, 2, own(many), [absent(2)]).kind, 'wait', 'what is forgotten counts as passed')
+  t.is(passedIn(many, 9999, 0).length, PASSED_EPOCHS_MAX)
+  t.deepEqual(passedIn([3, 5, 8], 9, 5), [5, 8, 9])
 })
 
 test('epochs that are forgotten ask for nobody: all known nodes have recovered past them', (t) => {

@@ -38,7 +38,7 @@ test('a new node gets an id, and each of its disks one; they stay', (t) => {
     generation: 2,
     clusterId: '00000000000000aa',
     recoveredEpoch: 12,
-    passedEpoch: 9,
+    passedEpochs: [8, 9],
     lostEpoch: 3,
   }
   for (const disk of [a, b]) writeState(disk, state)
