@@ -21,7 +21,7 @@ import { Recovery } from '../replication/recovery.js'
 import { Replica } from '../replication/replica.js'
 import { surveyCalls } from '../replication/survey.js'
 import { Topology } from '../replication/topology.js'
-import { isFormer, passedIn } from '../replication/validity.js'
+import { isFormer } from '../replication/validity.js'
 import { DiskSet } from '../store/disk-set.js'
 import type { AttachedDisk, NodeDisks } from '../store/node-disks.js'
 import type { StoredObject } from '../store/types.js'
@@ -169,10 +169,7 @@ export class SheepNode implements ClusterListener {
       copiesOf,
       createdIn: (vid) => this.cluster.registry.get(vid)?.epoch ?? 0,
       doubts,
-      passing: (epoch) => {
-        const oldest = this.cluster.history[0]?.number ?? 0
-        store.save({ passedEpochs: passedIn(store.doubts.passedEpochs, epoch, oldest) })
-      },
+      passing: (passedEpochs) => store.save({ passedEpochs }),
       settled: (gateway, oid, sources) => this.settled(gateway, oid, sources),
       taken: (oid) => this.sweeper.suspect([vidOf(oid)]),
       recovered: (epoch) => this.reportRecovered(epoch),

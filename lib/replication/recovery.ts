@@ -24,7 +24,7 @@ import { PassedWrites } from './passed-writes.js'
 import type { Peers } from './peers.js'
 import type { EnsureWaiter, ObjectEnsurer, Replica } from './replica.js'
 import type { Topology } from './topology.js'
-import type { Doubts } from './validity.js'
+import { type Doubts, passedIn } from './validity.js'
 
 const TASKS_AT_ONCE = 4
 /** While clients are served: a write to an object that is being copied waits for that. */
@@ -53,8 +53,8 @@ export interface RecoveryOptions {
   /** Newest epoch in which changes went by here, over restarts */
   settings: () => RecoverySettings
   doubts: () => Doubts
-  /** Changes are about to go by in this epoch: `passedEpochs` say so, durably, when this returns */
-  passing: (epoch: number) => void
+  /** Changes are about to go by in the last of these epochs, which are `passedEpochs` of `doubts`, durably, when this returns */
+  passing: (epochs: readonly number[]) => void
   settled: (gateway: string, oid: Oid, sources: readonly string[]) => Promise<boolean>
   /** This node's share of the epoch is valid, durably */
   recovered: (epoch: number) => void
@@ -198,7 +198,8 @@ export class Recovery implements ObjectEnsurer {
 
   private remember(oid: Oid, writer: string): boolean {
     const { topology, doubts, passing } = this.options
-    if (doubts().passedEpochs.at(-1) !== topology.epoch) passing(topology.epoch)
+    const { passedEpochs } = doubts()
+    if (passedEpochs.at(-1) !== topology.epoch) passing(passedIn(passedEpochs, topology.epoch, topology.oldest))
     return this.passed.add(oid, writer)
   }
 

@@ -21,6 +21,11 @@ export class Topology {
     return this.current === null ? 0 : this.current.number
   }
 
+  /** Number of the oldest epoch that is kept */
+  get oldest(): number {
+    return this.history[0]?.number ?? this.epoch
+  }
+
   update(current: EpochRecord, history: readonly EpochRecord[]): void {
     this.current = current
     this.history = history
