@@ -251,7 +251,7 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
       throw new DiskError(-file.headerError, 'create', path, `errno ${-file.headerError}`)
     }
     // A former object's entry speaks of the oid and so of this one too, unless it says less of how new it is.
-    file.intent = this.intents.covers(oid, writeEpoch)
+    file.intent = this.intents.covers(oid, writeEpoch) && !this.syncs.mayReturn(oid)
     this.insert(file)
     this.syncs.directoryChanged(oid)
     this.wrote(file)
@@ -434,6 +434,17 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
       done.complete(0)
       return
     }
+    if (this.syncs.mayReturn(file.oid)) {
+      // The former object of this id, should the power bring it back, would be taken for this one: of one epoch, with an entry.
+      const placed: Completion = {
+        complete: (result) => {
+          if (result < 0 || file.removed) done.complete(Math.min(result, 0))
+          else this.addIntent(file, done)
+        },
+      }
+      this.syncs.syncPlace(file.oid, placed)
+      return
+    }
     this.intents.add(file.oid, file.writeEpoch, {
       complete: (result) => {
         if (result >= 0) {
@@ -456,9 +467,9 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
     }
   }
 
-  /** Whether the log names the object */
+  /** Whether the log names the object, or a power loss may bring it back */
   knowsIntent(oid: Oid): boolean {
-    return this.intents.knows(oid)
+    return this.intents.knows(oid) || this.syncs.mayReturn(oid)
   }
 
   /** The object is not here, or is known equal: its entry goes. */

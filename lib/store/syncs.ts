@@ -10,11 +10,16 @@ import { DIRECTORIES, directoryIndex, directoryPath, type FileOwner, type Object
 import { SyncGroup, SyncQueue, SyncUnit } from './sync-queue.js'
 
 const NOBODY: Completion = { complete() {} }
+/** Removals in a directory that nobody has asked to make durable */
+const GONE_MAX = 256
 
 class DirectoryUnit extends SyncUnit {
   /** Objects removed from it that the intent log still names */
   removed: Oid[] = []
   private covering: Oid[] = []
+  /** All objects removed from it, until that is durable: a power loss may bring them back */
+  private gone = new Set<Oid>()
+  private goneCovering = new Set<Oid>()
 
   constructor(
     private readonly syncs: Syncs,
@@ -26,6 +31,8 @@ class DirectoryUnit extends SyncUnit {
   startSync(done: Completion): void {
     this.covering = this.removed
     this.removed = []
+    for (const oid of this.gone) this.goneCovering.add(oid)
+    this.gone = new Set()
     this.syncs.syncDirectory(this, done)
   }
 
@@ -33,6 +40,18 @@ class DirectoryUnit extends SyncUnit {
     if (ok) this.syncs.removalsDurable(this.covering)
     else this.removed = this.covering.concat(this.removed)
     this.covering = []
+    if (!ok) for (const oid of this.goneCovering) this.gone.add(oid)
+    this.goneCovering = new Set()
+  }
+
+  /** True when it is time for a sync, for memory's sake. */
+  forget(oid: Oid): boolean {
+    this.gone.add(oid)
+    return this.gone.size > GONE_MAX
+  }
+
+  mayReturn(oid: Oid): boolean {
+    return this.gone.has(oid) || this.goneCovering.has(oid)
   }
 }
 
@@ -96,6 +115,12 @@ export class Syncs implements FileOwner {
     files.unsynced.delete(file)
     const directory = this.directoryChanged(file.oid)
     if (logged) directory.removed.push(file.oid)
+    if (directory.forget(file.oid)) this.queue.join(directory, NOBODY)
+  }
+
+  /** A former object of this id was removed, and a power loss might bring it back. */
+  mayReturn(oid: Oid): boolean {
+    return this.directories[directoryIndex(oid)].mayReturn(oid)
   }
 
   /** A file of this object came or went. */

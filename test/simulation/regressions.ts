@@ -38,4 +38,6 @@ export const REGRESSIONS: readonly { seed: number; cause: string }[] = [
     seed: 7155,
     cause: 'index entries went with the power of their only holders, while their gateway went on with them',
   },
+  { seed: 154, cause: 'absence in epochs in which nothing had gone by was doubted, and a burnt host was waited for' },
+  { seed: 252, cause: 'discarded and made again in one epoch: the power brought the former object back' },
 ]
