@@ -26,12 +26,14 @@ const TRACE_LINES_SHOWN = 60
 type Mutation = keyof typeof mutations
 
 export function simulate(seed: number, tracing = false): Promise<Result> {
-  return new World(
-    seed,
-    sheep,
-    tracing,
-    mutations.trustLostDisk || mutations.trustReturningDisk ? disks(seed) : {},
-  ).run()
+  return new World(seed, sheep, tracing, shapeFor(seed)).run()
+}
+
+/** A deliberate bug is looked for where it could do harm. */
+function shapeFor(seed: number): Partial<Shape> {
+  if (mutations.trustLostDisk || mutations.trustReturningDisk) return disks(seed)
+  if (mutations.trustPausedGateway) return { takeovers: 0.4, faults: [] }
+  return {}
 }
 
 /** Bugs of disks that come and go are looked for where there are several in every world, with all that may happen to them. */

@@ -12,6 +12,8 @@ export interface Shape {
   /** Hosts, the last ones, that offer no disk: gateways only */
   gateways: number
   volumes: number
+  /** Chance, at each step of a volume's client, that its lock is broken or migrates */
+  takeovers: number
   /** Simulated ms of work under faults */
   duration: number
   /** Simulated ms between the last recovery and the look at the disks: deletions end, intents are dropped */
@@ -64,6 +66,7 @@ export function shapeOf(random: SimRandom): Shape {
     copies: random.pick([1, 2, 2, 3, 3, 3]),
     blockSizeShift: 16,
     volumes: random.between(1, 2),
+    takeovers: 0.04,
     duration: random.between(10_000, 40_000),
     settle: 30_000,
     faultEvery: random.pick([1000, 3000, 6000]),

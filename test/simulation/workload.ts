@@ -139,7 +139,7 @@ export class Actor {
   async #step(): Promise<void> {
     const { random } = this
     const session = this.#session
-    if (session && !session.ended && this.#drama.chance(0.04)) {
+    if (session && !session.ended && this.#drama.chance(this.#world.shape.takeovers)) {
       this.#session = null
       this.#session = await (this.#drama.chance(0.5) ? takeAway : migrate)(this.#owner(), session)
       return
