@@ -1,4 +1,5 @@
 import { SheepError } from '../errors.js'
+import { sleep } from '../replication/sleep.js'
 import type { Handlers } from './dispatch.js'
 import { askNodes, nodeSummaries, selectNodes } from './nodes.js'
 import type { ControlServices } from './services.js'
@@ -85,7 +86,7 @@ async function gone({ clock, cluster }: ControlServices, node: NodeSummary, ms: 
   const deadline = clock.now() + ms
   while (cluster.epoch?.nodes.some((member) => member.id === node.id)) {
     if (clock.now() > deadline) return false
-    await new Promise<void>((resolve) => clock.after(POLL_MS, resolve))
+    await sleep(clock, POLL_MS)
   }
   return true
 }

@@ -7,6 +7,7 @@ import type { VolumeOpener } from '../gateway/types.js'
 import type { Clock, Log, LogLevel, Random } from '../host/interfaces.js'
 import type { Incident } from '../replication/mender.js'
 import type { RecoveryProgress } from '../replication/recovery.js'
+import type { DiskReport } from '../store/disk-places.js'
 import type { VdiEntry, VdiLock, VdiMigration } from '../vdi/types.js'
 
 /** How far something long is; and the way to learn that nobody waits for it any more. */
@@ -179,19 +180,7 @@ export interface NodeStatistics {
   peers: RequestCounts
 }
 
-export interface DiskInfo {
-  /** 16 hex digits; '' unknown: it cannot be read */
-  id: string
-  path: string
-  total: number
-  free: number
-  used: number
-  objects: number
-  /** full: new objects go elsewhere, or are refused. The last three hold nothing of this node any more */
-  state: 'working' | 'full' | 'failed' | 'missing' | 'unplugged'
-  /** Why it is not working; '' */
-  reason: string
-}
+export type DiskInfo = DiskReport
 
 export interface LogLine {
   /** ms since the Unix epoch */

@@ -2,9 +2,9 @@
  * Makes an own copy of an ancestor's object, with a change laid over it, on all replicas, durably: only then may the
  * index name it. Parts that are all zeros are not written, so the copy is no less sparse than it must be.
  */
-import type { Completion } from '../host/interfaces.js'
 import { FLAG_CREATE, FLAG_FUA } from '../protocol/header.js'
 import { READ, WRITE } from '../replication/request.js'
+import { completed } from '../store/completed.js'
 import type { Oid } from '../vdi/oid.js'
 import type { VolumeRouter } from './volume-router.js'
 
@@ -51,14 +51,14 @@ export class CopyOnWrite {
 
   private async copy(job: CopyJob): Promise<number> {
     const { router } = this
-    const created = await until((done) =>
+    const created = await completed((done) =>
       router.submit(WRITE, job.to, job.toCopies, EMPTY, 0, 0, 0, FLAG_CREATE, false, done),
     )
     if (created < 0) return created
     const buffer = Buffer.allocUnsafe(Math.min(PIECE, job.objectSize))
     for (let at = 0; at < job.objectSize; at += buffer.length) {
       const length = Math.min(buffer.length, job.objectSize - at)
-      const got = await until((done) =>
+      const got = await completed((done) =>
         router.submit(READ, job.from, job.fromCopies, buffer, 0, length, at, 0, false, done),
       )
       if (got < 0) return got
@@ -66,7 +66,7 @@ export class CopyOnWrite {
       const wrote = await this.writeData(job, buffer, at, length)
       if (wrote < 0) return wrote
     }
-    return until((done) => router.submit(WRITE, job.to, job.toCopies, EMPTY, 0, 0, 0, FLAG_FUA, false, done))
+    return completed((done) => router.submit(WRITE, job.to, job.toCopies, EMPTY, 0, 0, 0, FLAG_FUA, false, done))
   }
 
   private async writeData(job: CopyJob, buffer: Buffer, at: number, length: number): Promise<number> {
@@ -78,7 +78,7 @@ export class CopyOnWrite {
       const from = start
       const to = Math.min(grain, length)
       start = -1
-      const wrote = await until((done) =>
+      const wrote = await completed((done) =>
         this.router.submit(WRITE, job.to, job.toCopies, buffer, from, to - from, at + from, 0, false, done),
       )
       if (wrote < 0) return wrote
@@ -96,10 +96,6 @@ function lay(job: CopyJob, buffer: Buffer, at: number, length: number): void {
 
 function isZero(buffer: Buffer, start: number, end: number): boolean {
   return buffer.compare(ZEROS, 0, end - start, start, end) === 0
-}
-
-function until(start: (done: Completion) => void): Promise<number> {
-  return new Promise((resolve) => start({ complete: resolve }))
 }
 
 const EMPTY = new Uint8Array(0)

@@ -8,6 +8,7 @@ import type { Clock, Log, Random } from '../host/interfaces.js'
 import type { CallHandler } from '../replication/peer-session.js'
 import type { Peers } from '../replication/peers.js'
 import type { Replica } from '../replication/replica.js'
+import { sleep } from '../replication/sleep.js'
 import { decodeOids, encodeOids } from '../replication/survey.js'
 import type { Topology } from '../replication/topology.js'
 import { fencedBy } from '../vdi/command.js'
@@ -220,7 +221,7 @@ export class Gateway implements VolumeOpener {
         return
       } catch (error) {
         log('warning', `reading the index of ${referenceOf(entry)}: ${asSheepError(error).message}`)
-        await new Promise<void>((resolve) => clock.after(UNLOCK_RETRY_MS, resolve))
+        await sleep(clock, UNLOCK_RETRY_MS)
       }
     }
   }
@@ -258,8 +259,7 @@ export class Gateway implements VolumeOpener {
       const { clock, topology } = this.options
       const deadline = clock.now() + SETTLED_MS
       const settled = () => topology.epoch === epoch && this.router.settled(oid, from, sources)
-      while (!settled() && clock.now() < deadline)
-        await new Promise<void>((resolve) => clock.after(SETTLED_POLL_MS, resolve))
+      while (!settled() && clock.now() < deadline) await sleep(clock, SETTLED_POLL_MS)
       return { json: { settled: settled() }, body: Buffer.alloc(0) }
     }
     return new Map([
@@ -367,7 +367,7 @@ export class Gateway implements VolumeOpener {
       } finally {
         this.loading.delete(attempt)
       }
-      await new Promise<void>((resolve) => clock.after(BUSY_RETRY_MS, resolve))
+      await sleep(clock, BUSY_RETRY_MS)
       entry = this.find(request.name, request.snapshot)
     }
   }
@@ -464,7 +464,7 @@ export class Gateway implements VolumeOpener {
         const { code, message } = asSheepError(error)
         if (code === 'not-locked' || code === 'shutting-down' || code === 'not-found') break
         log('warning', `unlocking vid ${vid.toString(16)}: ${message}`)
-        await new Promise<void>((resolve) => clock.after(UNLOCK_RETRY_MS, resolve))
+        await sleep(clock, UNLOCK_RETRY_MS)
       }
     }
     this.unlocking.delete(session)

@@ -14,6 +14,7 @@ import type { Clock, Log } from '../host/interfaces.js'
 import type { CallHandler } from '../replication/peer-session.js'
 import type { CallAnswer, Peers } from '../replication/peers.js'
 import type { Replica } from '../replication/replica.js'
+import { sleep } from '../replication/sleep.js'
 import type { Topology } from '../replication/topology.js'
 import type { BrokenLocks } from '../vdi/locking.js'
 import { type Registry, referenceOf } from '../vdi/registry.js'
@@ -295,7 +296,7 @@ export class HandOver {
   }
 
   private sleep(ms: number): Promise<void> {
-    return new Promise((resolve) => this.options.clock.after(ms, resolve))
+    return sleep(this.options.clock, ms)
   }
 }
 

@@ -7,6 +7,7 @@
  *   nothing is cached here that the source can change. The first change asks for the lock, and waits for it with all that follows.
  */
 import type { Clock, Completion, Log } from '../host/interfaces.js'
+import { sleep } from '../replication/sleep.js'
 
 const READ_PIECE = 1024 * 1024
 const READ_RETRY_MS = 100
@@ -104,7 +105,7 @@ export class MigrationTarget extends Gate {
         at += bytes.length
       } catch (error) {
         log('debug', `a migration's target cannot read at its source yet: ${String(error)}`)
-        if (!this.over) await new Promise<void>((resolve) => clock.after(READ_RETRY_MS, resolve))
+        if (!this.over) await sleep(clock, READ_RETRY_MS)
         if (this.over) return again()
       }
     }

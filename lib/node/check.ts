@@ -13,6 +13,7 @@ import type { CallHandler } from '../replication/peer-session.js'
 import type { Peers } from '../replication/peers.js'
 import type { Recovery } from '../replication/recovery.js'
 import type { Replica } from '../replication/replica.js'
+import { sleep } from '../replication/sleep.js'
 import type { Topology } from '../replication/topology.js'
 import type { ObjectStore, StoredObject } from '../store/types.js'
 import { entriesFor } from '../vdi/inode.js'
@@ -173,7 +174,7 @@ export class Checker {
     }
     const object = store.get(oid)
     if (object === undefined) return { present: false, valid: false, rot: '', digest: '', bytes: 0 }
-    const rest = () => new Promise<void>((resolve) => clock.after(0, resolve))
+    const rest = () => sleep(clock, 0)
     const known = (await store.damage(object)) !== null
     await store.verify(object, rest)
     const rotten = known || (await store.damage(object)) !== null

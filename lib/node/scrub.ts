@@ -19,6 +19,7 @@ import type { CallHandler } from '../replication/peer-session.js'
 import type { Peers } from '../replication/peers.js'
 import type { Recovery } from '../replication/recovery.js'
 import type { Replica } from '../replication/replica.js'
+import { sleep } from '../replication/sleep.js'
 import type { Topology } from '../replication/topology.js'
 import { DIRECTORIES, directoryIndex } from '../store/object-file.js'
 import type { ObjectStore, ObjectSums, StoredObject } from '../store/types.js'
@@ -270,7 +271,7 @@ export class Scrub {
     for (const node of others) {
       if (!(await this.differs(object.oid, node.id))) continue
       await this.rest(0)
-      await new Promise<void>((resolve) => this.options.clock.after(CONFIRM_MS, resolve))
+      await sleep(this.options.clock, CONFIRM_MS)
       if (this.goesOn && (await this.differs(object.oid, node.id))) this.diverged(object, node.name)
     }
   }
@@ -332,7 +333,7 @@ export class Scrub {
     }
     this.kept.bytes += bytes
     this.free = Math.max(this.free, now) + (bytes * 1_000 * (this.busy ? BUSY_SLOWDOWN : 1)) / rate
-    return new Promise((resolve) => clock.after(Math.max(0, this.free - now), resolve))
+    return sleep(clock, Math.max(0, this.free - now))
   }
 
   // --- what outlasts a restart ------------------------------------------------------------------------------------

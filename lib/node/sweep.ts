@@ -6,6 +6,7 @@
 import { asSheepError, SheepError } from '../errors.js'
 import type { Clock, Log } from '../host/interfaces.js'
 import type { Replica } from '../replication/replica.js'
+import { sleep } from '../replication/sleep.js'
 import type { Topology } from '../replication/topology.js'
 import type { ObjectStore, StoredObject } from '../store/types.js'
 import { type Oid, oidToHex, vidOf } from '../vdi/oid.js'
@@ -79,7 +80,7 @@ export class Sweeper {
         this.waiting.add(vid)
         throw error
       }
-      await new Promise<void>((resolve) => this.parts.clock.after(PAUSE_MS, resolve))
+      await sleep(this.parts.clock, PAUSE_MS)
     }
   }
 
@@ -99,9 +100,7 @@ export class Sweeper {
       if (reached.has(object.oid) || object.removed || object.lastWrite !== lastWrite) continue
       if (store.get(object.oid) !== object) continue
       log('info', `freeing object ${oidToHex(object.oid)}: nothing refers to it`)
-      replica.hot.delete(object)
-      if (object.intent) store.dropIntents([object])
-      store.remove(object)
+      replica.discard(object)
     }
   }
 }

@@ -2,6 +2,7 @@
 import { SheepError } from '../errors.js'
 import type { Clock, Completion } from '../host/interfaces.js'
 import { FLAG_AS_IS, FLAG_RECOVERY } from '../protocol/header.js'
+import { completed } from '../store/completed.js'
 import type { ObjectStore, StoredObject } from '../store/types.js'
 import { type Oid, oidToHex } from '../vdi/oid.js'
 import type { Filling } from './filling.js'
@@ -10,6 +11,7 @@ import { Pacer, RateMeter } from './pacer.js'
 import type { Peers } from './peers.js'
 import type { Replica } from './replica.js'
 import { ObjectRequest, READ } from './request.js'
+import { sleep } from './sleep.js'
 
 const PIECE = 256 * 1024
 const PIECES_IN_FLIGHT = 2
@@ -74,7 +76,7 @@ export class Copier {
     // Counted as requests are: a new epoch begins here only when nothing of the old one is on its way to this copy.
     const put = async (start: (done: Completion) => void): Promise<void> => {
       replica.began()
-      const result = await until((done) =>
+      const result = await completed((done) =>
         start({
           complete: (result) => {
             replica.ended()
@@ -145,12 +147,4 @@ export class RecoveryRead extends ObjectRequest {
 
 export function diskTrouble(result: number, what = ''): SheepError {
   return new SheepError(result === -28 ? 'no-space' : 'io', `${what}errno ${-result}`)
-}
-
-function sleep(clock: Clock, ms: number): Promise<void> {
-  return new Promise((resolve) => clock.after(ms, resolve))
-}
-
-export function until(start: (done: Completion) => void): Promise<number> {
-  return new Promise((resolve) => start({ complete: resolve }))
 }

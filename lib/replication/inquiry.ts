@@ -5,6 +5,7 @@ import type { ObjectStore } from '../store/types.js'
 import { type Oid, oidToHex, vidOf } from '../vdi/oid.js'
 import type { Peers } from './peers.js'
 import type { Replica } from './replica.js'
+import { sleep } from './sleep.js'
 import { decodeReports, encodeOids, type OidReport } from './survey.js'
 import type { Topology } from './topology.js'
 import { type CopyReport, type Doubts, isFormer } from './validity.js'
@@ -126,8 +127,4 @@ export class Inquiry {
 function absentReport(node: string, doubts: Doubts): CopyReport {
   const nothing = { writeEpoch: 0, validThrough: 0, suspect: false, incomplete: false, hot: false }
   return { node, present: false, ...nothing, ...doubts }
-}
-
-function sleep(clock: Clock, ms: number): Promise<void> {
-  return new Promise((resolve) => clock.after(ms, resolve))
 }

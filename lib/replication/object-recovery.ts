@@ -3,9 +3,11 @@ import { assert } from '../assert.js'
 import { asSheepError, SheepError } from '../errors.js'
 import type { Clock, Log } from '../host/interfaces.js'
 import { sumOf } from '../store/checksums.js'
+import { completed } from '../store/completed.js'
 import type { Damage, ObjectStore, StagedObject, StoredObject } from '../store/types.js'
+import { within } from '../vdi/making.js'
 import { type Oid, oidToHex, vidOf } from '../vdi/oid.js'
-import { type Copier, diskTrouble, until } from './copier.js'
+import { type Copier, diskTrouble } from './copier.js'
 import { Filling } from './filling.js'
 import type { Inquiry } from './inquiry.js'
 import type { PassedWrites } from './passed-writes.js'
@@ -192,7 +194,8 @@ export class ObjectRecovery {
       this.asking.set(oid, answer)
       answer.then(ended, ended)
     }
-    return within(this.options.clock, REACHABLE_MS_MAX, answer, `what refers to ${oidToHex(oid)} is out of reach`)
+    const late = () => new SheepError('timeout', `what refers to ${oidToHex(oid)} is out of reach`)
+    return within(this.options.clock, REACHABLE_MS_MAX, answer, late)
   }
 
   /**
@@ -210,14 +213,14 @@ export class ObjectRecovery {
     const usable = () => !task.cancelled && !object.removed && topology.epoch === epoch
     if (!usable() || store.get(task.oid) !== object) return false
     if (writer !== '' && !object.intent) {
-      const result = await until((done) => store.addIntent(object, done))
+      const result = await completed((done) => store.addIntent(object, done))
       if (result < 0) throw diskTrouble(result, 'intent log: ')
       if (!usable()) return false
     }
     // What a suspect holds is decided now: a copy that is away may hold other bytes under the former mark.
     if (object.suspect) store.setWriteEpoch(object, epoch)
     if (object.intent || object.suspect) {
-      const result = await until((done) => store.syncObject(object, done))
+      const result = await completed((done) => store.syncObject(object, done))
       if (result < 0) throw new SheepError('io', `sync failed with errno ${-result}`)
     }
     if (!usable()) return false
@@ -292,7 +295,7 @@ export class ObjectRecovery {
       const left = damage === null ? null : await this.fillFromFormer(oid, damage, filling)
       if (task.cancelled || replica.activeEpoch < epoch || !this.isOurs(oid)) return false
       const received = heir && left === null ? null : { bytes: bytesOf(oid), damage: left }
-      const result = await until((done) => staged.commit(writeEpoch, heir ? 0 : epoch, done, received))
+      const result = await completed((done) => staged.commit(writeEpoch, heir ? 0 : epoch, done, received))
       committed = true
       // Cancelled while it was being synced (removed, or created anew): nothing was put in place.
       if (task.cancelled) return false
@@ -330,7 +333,7 @@ export class ObjectRecovery {
       const got =
         former === undefined
           ? -1
-          : await until((done) => store.readAsIs(former, bytes, 0, length, chunk * length, done))
+          : await completed((done) => store.readAsIs(former, bytes, 0, length, chunk * length, done))
       if (got >= 0 && sumOf(bytes) === damage.sums[i]) {
         const put = await filling.put(bytes, length, chunk * length)
         if (put < 0) throw diskTrouble(put)
@@ -364,12 +367,4 @@ export function resumeAll(task: Task, result: number): void {
 
 function names(topology: Topology, nodes: readonly string[]): string {
   return nodes.map((id) => topology.node(id)?.name ?? id).join(', ')
-}
-
-/** SheepError timeout after `ms`; what was waited for goes on. */
-function within<T>(clock: Clock, ms: number, promise: Promise<T>, what: string): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const timer = clock.after(ms, () => reject(new SheepError('timeout', what)))
-    promise.then(resolve, reject).finally(() => timer.cancel())
-  })
 }

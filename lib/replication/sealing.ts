@@ -6,6 +6,7 @@ import type { Clock, Log } from '../host/interfaces.js'
 import { DiskError } from '../host/interfaces.js'
 import type { ObjectStore, StoredObject } from '../store/types.js'
 import { type Oid, oidToHex } from '../vdi/oid.js'
+import { sleep } from './sleep.js'
 
 /** Rests for this many times as long as the former object took: a fifth of a disk's time at most */
 const REST = 4
@@ -87,6 +88,6 @@ export class Sealing {
 
   private rest(took: number): Promise<void> {
     const ms = Math.min(Math.max(took * REST, REST_MS_MIN), REST_MS_MAX)
-    return new Promise((resolve) => this.options.clock.after(ms, resolve))
+    return sleep(this.options.clock, ms)
   }
 }

@@ -8,6 +8,7 @@ import { encodeGrains, grainsOf } from './grains.js'
 import type { CallHandler } from './peer-session.js'
 import type { CallAnswer } from './peers.js'
 import type { Replica } from './replica.js'
+import { sleep } from './sleep.js'
 import type { Topology } from './topology.js'
 import type { Doubts } from './validity.js'
 
@@ -162,7 +163,7 @@ export function surveyCalls(options: SurveyOptions): Map<string, CallHandler> {
     const copies = object === undefined ? 0 : copiesOf(vidOf(object.oid))
     if (object === undefined || copies === 0) return { json: { extents: null }, body: Buffer.alloc(0) }
     // What goes to another node is compared first: what is rotten here must not count as true there.
-    const rest = () => new Promise<void>((resolve) => clock.after(0, resolve))
+    const rest = () => sleep(clock, 0)
     await store.verify(object, rest)
     const damage = (await mend(object)) ? null : await store.damage(object)
     if (object.removed) throw new SheepError('busy', 'the object was just replaced')

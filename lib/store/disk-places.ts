@@ -18,12 +18,14 @@ const ENOSPC = 28
 export type DiskState = 'working' | 'full' | 'failed' | 'missing' | 'unplugged'
 
 export interface DiskReport {
+  /** 16 hex digits; '' unknown: it cannot be read */
   id: string
   path: string
   total: number
   free: number
   used: number
   objects: number
+  /** full: new objects go elsewhere, or are refused. The last three hold nothing of this node any more */
   state: DiskState
   /** Why it is not working; '' */
   reason: string
