@@ -227,7 +227,7 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
     this.table.delete(file.oid)
     this.options.index?.removed(file)
     this.handles.release(file)
-    this.syncs.detach(file, this.intents.knows(file.oid))
+    this.syncs.detach(file)
   }
 
   // creation and removal
@@ -449,7 +449,7 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
       complete: (result) => {
         if (result >= 0) {
           file.intent = true
-          if (file.removed) this.syncs.directoryChanged(file.oid).removed.push(file.oid)
+          if (file.removed) this.syncs.removed(file.oid)
         } else if (result !== -ENOSPC) {
           this.failed(-result, 'intent log')
         }

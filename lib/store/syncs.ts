@@ -14,12 +14,9 @@ const NOBODY: Completion = { complete() {} }
 const GONE_MAX = 256
 
 class DirectoryUnit extends SyncUnit {
-  /** Objects removed from it that the intent log still names */
-  removed: Oid[] = []
-  private covering: Oid[] = []
-  /** All objects removed from it, until that is durable: a power loss may bring them back */
+  /** Objects removed from it, until that is durable: a power loss may bring them back, and the intent log may still name them */
   private gone = new Set<Oid>()
-  private goneCovering = new Set<Oid>()
+  private covering = new Set<Oid>()
 
   constructor(
     private readonly syncs: Syncs,
@@ -29,29 +26,28 @@ class DirectoryUnit extends SyncUnit {
   }
 
   startSync(done: Completion): void {
-    this.covering = this.removed
-    this.removed = []
-    for (const oid of this.gone) this.goneCovering.add(oid)
+    this.covering = this.gone
     this.gone = new Set()
     this.syncs.syncDirectory(this, done)
   }
 
   synced(ok: boolean): void {
-    if (ok) this.syncs.removalsDurable(this.covering)
-    else this.removed = this.covering.concat(this.removed)
-    this.covering = []
-    if (!ok) for (const oid of this.goneCovering) this.gone.add(oid)
-    this.goneCovering = new Set()
+    if (ok) this.syncs.removalsDurable([...this.covering])
+    else for (const oid of this.covering) this.gone.add(oid)
+    this.covering = new Set()
   }
 
-  /** True when it is time for a sync, for memory's sake. */
-  forget(oid: Oid): boolean {
+  /** Number of removals that no sync covers yet */
+  get removals(): number {
+    return this.gone.size
+  }
+
+  removed(oid: Oid): void {
     this.gone.add(oid)
-    return this.gone.size > GONE_MAX
   }
 
   mayReturn(oid: Oid): boolean {
-    return this.gone.has(oid) || this.goneCovering.has(oid)
+    return this.gone.has(oid) || this.covering.has(oid)
   }
 }
 
@@ -108,14 +104,19 @@ export class Syncs implements FileOwner {
     this.vdi(vidOf(file.oid)).objects.add(file)
   }
 
-  /** The file is no longer in its place. `logged`: the intent log names it. */
-  detach(file: ObjectFile, logged: boolean): void {
+  /** The file is no longer in its place. */
+  detach(file: ObjectFile): void {
     const files = this.vdi(vidOf(file.oid))
     files.objects.delete(file)
     files.unsynced.delete(file)
-    const directory = this.directoryChanged(file.oid)
-    if (logged) directory.removed.push(file.oid)
-    if (directory.forget(file.oid)) this.queue.join(directory, NOBODY)
+    this.removed(file.oid)
+  }
+
+  /** This object is gone from its directory; the intent log is told when that is durable. */
+  removed(oid: Oid): void {
+    const directory = this.directoryChanged(oid)
+    directory.removed(oid)
+    if (directory.removals > GONE_MAX) this.queue.join(directory, NOBODY)
   }
 
   /** A former object of this id was removed, and a power loss might bring it back. */
@@ -199,9 +200,9 @@ export class Syncs implements FileOwner {
     }
   }
 
-  /** Makes removals durable of objects that the intent log still names. */
+  /** Makes removals durable: the intent log may still name the objects. */
   syncRemovals(): void {
-    for (const directory of this.directories) if (directory.removed.length > 0) this.queue.join(directory, NOBODY)
+    for (const directory of this.directories) if (directory.removals > 0) this.queue.join(directory, NOBODY)
   }
 
   removalsDurable(oids: readonly Oid[]): void {
