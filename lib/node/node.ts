@@ -34,13 +34,13 @@ import { Checker } from './check.js'
 import { Disks, lostDisks } from './disks.js'
 import { expeller } from './expel.js'
 import { purge } from './purge.js'
+import { Recovered } from './recovered.js'
 import { RATE_DEFAULT, Scrub } from './scrub.js'
 import { Sweeper } from './sweep.js'
 
 /** A daemon whose event loop stood still for longer than this may have been voted out meanwhile. */
 const LEASE_MS = 4_000
 const TICK_MS = 500
-const REPORT_RETRY_MS = 1_000
 /** Interrupted operations are looked for this often; mostly there are none. */
 const RESUME_MS = 30_000
 /** A clean stop takes the checksums of what was just written, for so long */
@@ -89,6 +89,7 @@ export class SheepNode implements ClusterListener {
   readonly checker: Checker
   readonly scrub: Scrub
   private readonly sweeper: Sweeper
+  private readonly recovered: Recovered
   /** Write locks as of the last command: of whom, when a node has left */
   private writers: readonly VdiLock[] = []
   /** Vids whose writer lost them since the last epoch began, by the word of the cluster and not by its own */
@@ -172,7 +173,10 @@ export class SheepNode implements ClusterListener {
       passing: (passedEpochs) => store.save({ passedEpochs }),
       settled: (gateway, oid, sources) => this.settled(gateway, oid, sources),
       taken: (oid) => this.sweeper.suspect([vidOf(oid)]),
-      recovered: (epoch) => this.reportRecovered(epoch),
+      recovered: (epoch) => {
+        this.sweeper.begin()
+        this.recovered.report(epoch)
+      },
       settings: () => this.cluster.recovery,
       reachable: (oids) => this.operations.reclaim.reachable(oids),
     })
@@ -204,6 +208,7 @@ export class SheepNode implements ClusterListener {
       attach: parts.attach,
       stop: (error) => this.stopAtOnce(error),
     })
+    this.recovered = new Recovered({ store, topology, cluster: this.cluster, clock, log })
     this.sweeper = new Sweeper({
       store,
       topology,
@@ -251,6 +256,7 @@ export class SheepNode implements ClusterListener {
     this.recovery.stop()
     this.disks.stop()
     this.sweeper.stop()
+    this.recovered.stop()
     await this.scrub.close()
     this.gateway.router.stop()
     await this.cluster.stop()
@@ -399,18 +405,6 @@ export class SheepNode implements ClusterListener {
 
   private writeLocks(): readonly VdiLock[] {
     return this.cluster.registry.locks().filter((lock) => lock.mode === 'write')
-  }
-
-  private reportRecovered(epoch: number): void {
-    if (this.stopping || this.topology.epoch !== epoch) return
-    this.sweeper.begin()
-    if (this.recoveredEpoch < epoch) this.store.save({ recoveredEpoch: epoch })
-    // Saving it may have shown that a disk fails.
-    if (this.store.state.lostEpoch >= epoch) return
-    this.cluster.propose({ type: 'recovered', epoch }).catch((error: unknown) => {
-      this.parts.log('debug', `reporting recovery of epoch ${epoch}: ${asSheepError(error).message}`)
-      this.later('report', REPORT_RETRY_MS, () => this.reportRecovered(epoch))
-    })
   }
 
   private async settled(gateway: string, oid: Oid, sources: readonly string[]): Promise<boolean> {

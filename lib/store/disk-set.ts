@@ -246,6 +246,17 @@ export class DiskSet extends DiskPlaces implements ObjectStore {
     }
   }
 
+  /** Completes when no power loss can bring back what was removed before the call, as a file or as an intent. */
+  settleRemovals(done: Completion): void {
+    const stores = this.working()
+    const group = new SyncGroup(stores.length, done)
+    for (const { store } of stores) {
+      // A disk that fails meanwhile is lost with what was on it.
+      if (store === null) group.complete(0)
+      else store.settleRemovals(group)
+    }
+  }
+
   space(): DiskSpace {
     let total = 0
     let free = 0

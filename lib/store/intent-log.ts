@@ -73,6 +73,11 @@ export class IntentLog {
   /** Of `live`: those that are being added again; this former entry counts until the new one is durable */
   private readonly renewed = new Map<Oid, Intent>()
   private batch: Batch = { records: [], adds: [] }
+  /** Those who wait until what is dropped is gone for good */
+  private settling: Completion[] = []
+  /** Entries dropped, ever; and how many of them no power loss can bring back */
+  private dropped = 0
+  private settled = 0
   private running: Promise<void> | null = null
   private broken = false
   private closed = false
@@ -181,8 +186,19 @@ export class IntentLog {
     this.epochs.delete(oid)
     this.incomplete.delete(oid)
     this.batch.records.push(DROP, oid, 0, 0)
+    this.dropped++
     this.pump()
     if (this.live.size < (this.limit * 3) / 4) this.pressed = false
+  }
+
+  /** Completes once no power loss can bring back what was dropped before this call. */
+  settle(done: Completion): void {
+    if (this.settled === this.dropped) {
+      done.complete(0)
+      return
+    }
+    this.settling.push(done)
+    this.pump()
   }
 
   /** Writes what is queued and closes the file. What comes later fails. */
@@ -206,21 +222,25 @@ export class IntentLog {
   }
 
   private async run(): Promise<void> {
-    while (this.batch.records.length > 0) {
+    while (this.batch.records.length > 0 || this.settling.length > 0) {
       const { records, adds } = this.batch
+      const { settling, dropped } = this
       this.batch = { records: [], adds: [] }
+      this.settling = []
+      const durable = adds.length + settling.length > 0
       const full = this.used + records.length / FIELDS > this.slots
       const result = this.closed
         ? -EIO
         : this.broken || full
           ? await this.rewrite(records)
-          : await this.append(records, adds.length > 0)
+          : await this.append(records, durable)
+      if (result >= 0 && durable) this.settled = dropped
       if (result < 0) {
         // What was written may be there or not: start a fresh file before anything else is promised.
         this.broken = true
         if (!this.closed) this.log('error', 'the intent log cannot be written', { errno: -result, file: PATH })
       }
-      const told: Completion[] = []
+      const told = settling
       for (let i = 0; i < adds.length; i += 2) {
         const oid = adds[i]
         // Added once more, with a newer epoch: those who wait are told then.
@@ -251,12 +271,14 @@ export class IntentLog {
 
   private async append(records: number[], durable: boolean): Promise<number> {
     const count = records.length / FIELDS
-    const bytes = Buffer.alloc(count * RECORD)
-    encodeRecords(bytes, 0, records, this.used)
-    const position = HEADER + this.used * RECORD
-    this.used += count
-    const written = await completed((done) => this.disk.write(this.fd, bytes, 0, bytes.length, position, done))
-    if (written < bytes.length) return written < 0 ? written : -EIO
+    if (count > 0) {
+      const bytes = Buffer.alloc(count * RECORD)
+      encodeRecords(bytes, 0, records, this.used)
+      const position = HEADER + this.used * RECORD
+      this.used += count
+      const written = await completed((done) => this.disk.write(this.fd, bytes, 0, bytes.length, position, done))
+      if (written < bytes.length) return written < 0 ? written : -EIO
+    }
     return durable ? completed((done) => this.disk.sync(this.fd, done)) : 0
   }
 

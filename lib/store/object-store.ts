@@ -25,6 +25,7 @@ import { StagedFile, type StageOwner } from './staged-file.js'
 import { Syncs } from './syncs.js'
 import type { Damage, Intent, ObjectStore, ObjectSums, StagedObject, StoredObject } from './types.js'
 
+const NOBODY: Completion = { complete() {} }
 const ENOSPC = 28
 const EIO = 5
 
@@ -129,7 +130,7 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
     clearStage(disk)
     const synced = await completed((done) => this.syncs.syncDirectories(done))
     if (synced < 0) throw new DiskError(-synced, 'sync', 'obj', `errno ${-synced}`)
-    await scanObjects(disk, log, ({ oid, writeEpoch, checkEpoch, shift }) => {
+    const aside = await scanObjects(disk, log, ({ oid, writeEpoch, checkEpoch, shift }) => {
       const file = new ObjectFile(this.syncs, oid, writeEpoch, checkEpoch)
       file.shift = shift
       file.summed = shift !== 0
@@ -149,6 +150,10 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
           objects: logged.size,
         })
       }
+    }
+    // A killed daemon loses no file: one that is not here was removed, and the log was not told yet.
+    for (const [oid, { incomplete }] of logged) {
+      if (!incomplete && !this.table.has(oid) && !aside.has(oid)) logged.delete(oid)
     }
     // What lost power since the last start did so in the last epoch that this node was in.
     for (const intent of logged.values()) if (intent.incomplete && intent.lostIn === 0) intent.lostIn = this.lastEpoch
@@ -482,8 +487,24 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
   }
 
   private intentPressure(): void {
-    this.syncs.syncRemovals()
+    this.syncs.syncRemovals(NOBODY)
     this.onIntentPressure?.()
+  }
+
+  /** Completes when no power loss can bring back what was removed before the call, nor its entry in the intent log. */
+  settleRemovals(done: Completion): void {
+    const logged: Completion = {
+      complete: (result) => {
+        if (result < 0 && result !== -ENOSPC) this.failed(-result, 'intent log')
+        done.complete(result)
+      },
+    }
+    this.syncs.syncRemovals({
+      complete: (result) => {
+        if (result < 0) done.complete(result)
+        else this.intents.settle(logged)
+      },
+    })
   }
 
   // checksums

@@ -45,12 +45,14 @@ export function clearStage(disk: Disk): void {
   for (const name of disk.list('stage')) disk.unlink(`stage/${name}`)
 }
 
-export async function scanObjects(disk: Disk, log: Log, found: (header: Header) => void): Promise<void> {
+/** Returns the objects of which a file was here that is no use. */
+export async function scanObjects(disk: Disk, log: Log, found: (header: Header) => void): Promise<ReadonlySet<Oid>> {
   const scan = new Scan(disk, log, found)
   for (const name of disk.list('obj')) {
     if (!/^[0-9a-f]{2}$/.test(name)) scan.moveAside(`obj/${name}`, 'not a directory of objects')
   }
   await scan.run()
+  return scan.aside
 }
 
 interface Candidate {
@@ -60,6 +62,7 @@ interface Candidate {
 }
 
 class Scan {
+  readonly aside = new Set<Oid>()
   private readonly buffer = Buffer.alloc(HEADER_USED_BYTES)
   private directory = -1
   private names: string[] = []
@@ -143,6 +146,8 @@ class Scan {
   }
 
   moveAside(path: string, why: string): void {
+    const oid = oidFromHex(path.slice(path.lastIndexOf('/') + 1))
+    if (oid >= 0) this.aside.add(oid)
     this.disk.makeDirectory('bad')
     const name = `bad/${path.slice(path.lastIndexOf('/') + 1)}`
     let target = name

@@ -46,6 +46,10 @@ class DirectoryUnit extends SyncUnit {
     this.gone.add(oid)
   }
 
+  get mayReturnAny(): boolean {
+    return this.gone.size + this.covering.size > 0
+  }
+
   mayReturn(oid: Oid): boolean {
     return this.gone.has(oid) || this.covering.has(oid)
   }
@@ -200,9 +204,15 @@ export class Syncs implements FileOwner {
     }
   }
 
-  /** Makes removals durable: the intent log may still name the objects. */
-  syncRemovals(): void {
-    for (const directory of this.directories) if (directory.removals > 0) this.queue.join(directory, NOBODY)
+  /** Makes the removals so far durable. */
+  syncRemovals(done: Completion): void {
+    const pending = this.directories.filter((directory) => directory.mayReturnAny)
+    if (pending.length === 0) {
+      done.complete(0)
+      return
+    }
+    const group = new SyncGroup(pending.length, done)
+    for (const directory of pending) this.queue.join(directory, group)
   }
 
   removalsDurable(oids: readonly Oid[]): void {

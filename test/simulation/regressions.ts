@@ -39,5 +39,6 @@ export const REGRESSIONS: readonly { seed: number; cause: string }[] = [
     cause: 'index entries went with the power of their only holders, while their gateway went on with them',
   },
   { seed: 154, cause: 'absence in epochs in which nothing had gone by was doubted, and a burnt host was waited for' },
+  { seed: 20732, cause: 'a copy that had moved away was taken for lost, made anew, empty, and valid in a later epoch' },
   { seed: 252, cause: 'discarded and made again in one epoch: the power brought the former object back' },
 ]

@@ -171,6 +171,34 @@ test('a dropped entry is gone without a sync, and may come again', async (t) => 
   t.deepEqual(read(afterPowerLoss(disk)), [1, 2])
 })
 
+test('what is settled does not come back with a power loss', async (t) => {
+  const disk = new MemoryDisk()
+  const log = await start(disk, [oid(1), oid(2), oid(3)])
+  let settled: number[] = []
+  const settle = () => log.settle({ complete: (result) => settled.push(result) })
+  settle()
+  t.deepEqual(settled, [0], 'nothing was dropped')
+  log.drop(oid(1))
+  await turns(disk)
+  disk.calls = []
+  settled = []
+  settle()
+  log.drop(oid(2))
+  t.deepEqual(settled, [])
+  await turns(disk)
+  t.deepEqual(settled, [0])
+  t.deepEqual(disk.calls, ['write', 'sync'])
+  t.deepEqual(read(afterPowerLoss(disk)), [3])
+  settle()
+  t.deepEqual(settled, [0, 0])
+  log.drop(oid(3))
+  await turns(disk)
+  settle()
+  await turns(disk)
+  t.deepEqual(disk.calls, ['write', 'sync', 'write', 'sync'], 'what is written already is only synced')
+  t.deepEqual(read(afterPowerLoss(disk)), [])
+})
+
 test('a log that is used up, or could not be written, goes on in a fresh file', async (t) => {
   const disk = new MemoryDisk()
   const log = await start(disk, [oid(0)])

@@ -164,6 +164,41 @@ test('a former object of the same epoch does not come back in place of a new one
   t.not(found && read(t, after.store, found, 0, 6).toString(), 'former')
 })
 
+test('what was removed is no loss after a crash, and once settled none after a power loss', async (t) => {
+  const removed = async () => {
+    const { store, disk } = await open()
+    const object = store.create(A, 7)
+    t.is(await call(disk, (done) => store.addIntent(object, done)), 0)
+    t.is(await call(disk, (done) => store.syncObject(object, done)), 0)
+    store.remove(object)
+    return { store, disk }
+  }
+  const killed = await open((await removed()).disk.crash(false, () => true))
+  t.deepEqual([...killed.store.intentsAtOpen], [])
+  t.is(killed.store.intentCount, 0)
+  const { store, disk } = await removed()
+  const unsettled = await open(disk.crash(true, () => false))
+  t.deepEqual([...unsettled.store.intentsAtOpen.keys()], [A])
+  t.is(await call(disk, (done) => store.settleRemovals(done)), 0)
+  const settled = await open(disk.crash(true, () => false))
+  t.deepEqual([settled.store.count, settled.store.intentsAtOpen.size], [0, 0])
+  t.is(
+    inline(t, (done) => store.settleRemovals(done)),
+    0,
+    'nothing to do',
+  )
+})
+
+test('an object whose file is no use any more is not one that was removed', async (t) => {
+  const { store, disk } = await open()
+  const object = store.create(A, 7)
+  t.is(await call(disk, (done) => store.addIntent(object, done)), 0)
+  disk.writeFileAtomic(A_PATH, 'something else')
+  const killed = await open(disk.crash(false, () => true))
+  t.is(killed.store.get(A), undefined)
+  t.deepEqual([...killed.store.intentsAtOpen.keys()], [A])
+})
+
 test('an object that is gone, and the past, are not for use', async (t) => {
   const { store } = await open()
   const object = store.create(A, 2)
