@@ -413,6 +413,7 @@ export class Gateway implements VolumeOpener {
         handedOver: false,
         arriving: false,
         releasing: new Set(),
+        leftovers: false,
       }
       volume.onChange = (what) => {
         for (const client of [...open.clients]) client.onChange?.(what)
@@ -449,16 +450,17 @@ export class Gateway implements VolumeOpener {
     const open = this.open_.get(session)
     if (open === undefined) return
     this.open_.delete(session)
-    await this.unlock(open.volume.vid, session)
+    // Without the lock nothing of it is freed here any more.
+    await this.unlock(open.volume.vid, session, open.leftovers || open.releasing.size > 0)
   }
 
   /** The lock must go even when the cluster pauses: a lock that stays keeps the VDI from everybody. */
-  private async unlock(vid: number, session: string): Promise<void> {
+  private async unlock(vid: number, session: string, leftovers = false): Promise<void> {
     const { cluster, clock, log } = this.options
     this.unlocking.add(session)
     while (cluster.status !== 'stopped') {
       try {
-        await cluster.propose({ type: 'vdi', command: { op: 'unlock', vid, session } })
+        await cluster.propose({ type: 'vdi', command: { op: 'unlock', vid, session, leftovers } })
         break
       } catch (error) {
         const { code, message } = asSheepError(error)
@@ -478,7 +480,9 @@ export class Gateway implements VolumeOpener {
     if (open === undefined || former === undefined || former.state === 'live') return
     const releasing = release(open.volume.vid, [dataOid(owner, index)])
       .catch((error: unknown) => {
-        log('warning', `an object of deleted VDI ${owner.toString(16)} stays until the next check: ${String(error)}`)
+        open.leftovers = true
+        const { message } = asSheepError(error)
+        log('info', `an object of deleted VDI ${owner.toString(16)} is freed when its descendant is closed: ${message}`)
       })
       .finally(() => open.releasing.delete(releasing))
     open.releasing.add(releasing)

@@ -20,6 +20,8 @@ export interface OpenVolume {
   arriving: boolean
   /** Objects of deleted ancestors that are being freed */
   readonly releasing: Set<Promise<void>>
+  /** Freeing one of them failed: that is for each node to do, once this volume is closed */
+  leftovers: boolean
 }
 
 /** One client's hold on a volume that several may share. */

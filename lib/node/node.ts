@@ -21,7 +21,6 @@ import { Recovery } from '../replication/recovery.js'
 import { Replica } from '../replication/replica.js'
 import { surveyCalls } from '../replication/survey.js'
 import { Topology } from '../replication/topology.js'
-import { isFormer } from '../replication/validity.js'
 import { DiskSet } from '../store/disk-set.js'
 import type { AttachedDisk, NodeDisks } from '../store/node-disks.js'
 import type { StoredObject } from '../store/types.js'
@@ -33,10 +32,9 @@ import type { VdiLock } from '../vdi/types.js'
 import { Checker } from './check.js'
 import { Disks, lostDisks } from './disks.js'
 import { expeller } from './expel.js'
-import { purge } from './purge.js'
+import { Garbage } from './garbage.js'
 import { Recovered } from './recovered.js'
 import { RATE_DEFAULT, Scrub } from './scrub.js'
-import { Sweeper } from './sweep.js'
 
 /** A daemon whose event loop stood still for longer than this may have been voted out meanwhile. */
 const LEASE_MS = 4_000
@@ -88,7 +86,7 @@ export class SheepNode implements ClusterListener {
   readonly operations: VdiOperations
   readonly checker: Checker
   readonly scrub: Scrub
-  private readonly sweeper: Sweeper
+  private readonly garbage: Garbage
   private readonly recovered: Recovered
   /** Write locks as of the last command: of whom, when a node has left */
   private writers: readonly VdiLock[] = []
@@ -172,9 +170,9 @@ export class SheepNode implements ClusterListener {
       doubts,
       passing: (passedEpochs) => store.save({ passedEpochs }),
       settled: (gateway, oid, sources) => this.settled(gateway, oid, sources),
-      taken: (oid) => this.sweeper.suspect([vidOf(oid)]),
+      taken: (oid) => this.garbage.suspect([vidOf(oid)]),
       recovered: (epoch) => {
-        this.sweeper.begin()
+        this.garbage.sweep()
         this.recovered.report(epoch)
       },
       settings: () => this.cluster.recovery,
@@ -209,14 +207,12 @@ export class SheepNode implements ClusterListener {
       stop: (error) => this.stopAtOnce(error),
     })
     this.recovered = new Recovered({ store, topology, cluster: this.cluster, clock, log })
-    this.sweeper = new Sweeper({
-      store,
-      topology,
-      replica,
+    this.garbage = new Garbage({
+      ...{ store, topology, replica, recovery, clock, log, copiesOf },
       registry: () => this.cluster.registry,
-      clock,
-      log,
       reachable: (oids) => this.operations.reclaim.reachable(oids),
+      recoveredEpoch: () => this.recoveredEpoch,
+      recovered: () => this.cluster.recovered,
     })
     this.scrub = new Scrub({
       ...{ store, topology, replica, recovery, peers, clock, log, copiesOf, bytesOf, disk: store },
@@ -255,7 +251,7 @@ export class SheepNode implements ClusterListener {
     if (this.cluster.status === 'running') await this.gateway.closeAll()
     this.recovery.stop()
     this.disks.stop()
-    this.sweeper.stop()
+    this.garbage.stop()
     this.recovered.stop()
     await this.scrub.close()
     this.gateway.router.stop()
@@ -310,7 +306,7 @@ export class SheepNode implements ClusterListener {
     // What was in flight when this node fell out is not sent again: its locks may be others' by now, its vids used anew.
     gateway.recheckLocks()
     if (!stayed) gateway.router.forget()
-    if (!stayed) this.dropFormer(this.store.all())
+    if (!stayed) this.garbage.dropFormer(this.store.all())
     this.peers.update(self === undefined ? [] : current.nodes)
     if (self === undefined) {
       this.pause()
@@ -318,7 +314,7 @@ export class SheepNode implements ClusterListener {
     }
     for (const lock of this.writers) if (left.includes(lock.node)) this.fenced.add(lock.vid)
     this.writers = this.writeLocks()
-    this.sweeper.suspect([...this.fenced])
+    this.garbage.suspect(this.fenced)
     this.replica.epochChanged(left, new Set(this.fenced), () => this.recovery.begin())
     this.fenced.clear()
     gateway.epochChanged(left, lostDisks(current, previous))
@@ -328,19 +324,15 @@ export class SheepNode implements ClusterListener {
     this.resumeLater(0)
   }
 
-  commandApplied(command: ClusterCommand): void {
+  commandApplied(command: ClusterCommand, _sender: string, result: unknown): void {
     if (command.type === 'vdi') {
       const fenced = fencedBy(command.command)
       if (fenced !== 0) this.fenced.add(fenced)
       this.writers = this.writeLocks()
     }
     this.gateway.commandApplied(command)
-    if (command.type === 'vdi') {
-      const created = this.cluster.registry.begunBy(command.command)
-      if (created !== undefined) this.dropFormer(this.store.ofVdi(created.vid))
-    }
+    this.garbage.commandApplied(command, result)
     if (command.type === 'recovery') this.recovery.settingsChanged()
-    if (command.type === 'recovered') this.purgeWhenAllRecovered()
     if (command.type === 'shutdown') this.parts.stopRequested('the cluster was told to shut down')
   }
 
@@ -390,19 +382,6 @@ export class SheepNode implements ClusterListener {
     this.store.save({ clusterId, recoveredEpoch: 0, passedEpochs: [] })
   }
 
-  /** What is of a VDI that had the vid before: this node missed its deletion. */
-  private dropFormer(objects: Iterable<StoredObject>): void {
-    const { registry } = this.cluster
-    const former = [...objects].filter(({ oid, writeEpoch }) => {
-      return isFormer(writeEpoch, registry.get(vidOf(oid))?.epoch ?? 0)
-    })
-    if (former.length > 0) this.parts.log('info', `dropping ${former.length} objects of VDIs that were deleted`)
-    for (const object of former) {
-      this.recovery.cancel(object.oid)
-      this.replica.discard(object)
-    }
-  }
-
   private writeLocks(): readonly VdiLock[] {
     return this.cluster.registry.locks().filter((lock) => lock.mode === 'write')
   }
@@ -410,17 +389,6 @@ export class SheepNode implements ClusterListener {
   private async settled(gateway: string, oid: Oid, sources: readonly string[]): Promise<boolean> {
     const answer = await this.ask(gateway, 'settled', { epoch: this.topology.epoch, oid, sources })
     return (answer as { settled: boolean }).settled
-  }
-
-  private purgeWhenAllRecovered(): void {
-    const { topology, cluster } = this
-    const epoch = topology.epoch
-    const all = () =>
-      topology.epoch === epoch &&
-      topology.current !== null &&
-      topology.current.nodes.every((node) => node.vnodes === 0 || (cluster.recovered.get(node.id) ?? 0) >= epoch)
-    if (!all()) return
-    purge({ ...this, copiesOf: this.gateway.copiesOf, clock: this.parts.clock, log: this.parts.log, mayGoOn: all })
   }
 
   /**

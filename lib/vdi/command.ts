@@ -132,6 +132,7 @@ export function checkVdiCommand(value: unknown): VdiCommand {
     case 'unlock':
       checkVid(command.vid, what)
       checkNode(command.session, what)
+      if (command.leftovers !== undefined) checkFlag(command.leftovers, what)
       return command
     case 'break':
       checkVid(command.vid, what)

@@ -94,7 +94,7 @@ export class Reclaim {
       await io.remove([inodeOid(vid)])
       this.inCharge(vid, entry)
       // Else a node that has joined meanwhile may have copies, which it could not tell from what was written since.
-      done = (await this.parts.propose({ op: 'delete-done', vid, epoch })) === true
+      done = (await this.parts.propose({ op: 'delete-done', vid, epoch })) !== null
     }
   }
 
@@ -144,7 +144,7 @@ export class Reclaim {
 
   /** Strikes out of the plan what live relatives need; what is left is needed by none, durably. */
   private async ask(vid: number, plan: FreePlan): Promise<void> {
-    const { io, registry } = this.parts
+    const { registry } = this.parts
     const working: number[] = []
     const asked = new Set<number>()
     let relatives = nearestLive(registry(), vid)
@@ -162,7 +162,11 @@ export class Reclaim {
       plan.strike(index.entries, index.first)
       if (relative.snapshotTime === 0) working.push(relative.vid)
     }
-    if (!plan.settled) await spread(working.length, FLUSHES_AT_ONCE, (i) => io.flush(working[i]))
+    if (!plan.settled) await this.flush(working)
+  }
+
+  private flush(vids: readonly number[]): Promise<void> {
+    return spread(vids.length, FLUSHES_AT_ONCE, (i) => this.parts.io.flush(vids[i]))
   }
 
   /** Entries of a live VDI that lie in a range; null when it has ceased to be live. */
@@ -222,6 +226,7 @@ export class Reclaim {
    * Of these objects, those that something reaches or may be about to reach; the others are garbage at this moment. An object of a VDI
    * that is being created or freed counts as reached: its node is at work. Of one that is open for writing its gateway says what it
    * refers to; SheepError busy when it cannot be asked now, or while what the index does not name may be in the making (shrinking).
+   * What is garbage now stays so, whatever loses its power.
    * Before removing a copy the caller checks, without waiting in between, that it was not written since it asked.
    */
   async reachable(oids: Iterable<Oid>): Promise<Set<Oid>> {
@@ -264,7 +269,8 @@ export class Reclaim {
           throw new SheepError('busy', `vid ${owner} is open, and its gateway does not say what it refers to`)
         return oids.filter((oid) => reached.includes(oid) || referred.has(indexOf(oid)))
       }
-      for (const referrer of entry.state === 'live' ? [entry] : nearestLiveBelow(registry(), owner)) {
+      const referrers = entry.state === 'live' ? [entry] : nearestLiveBelow(registry(), owner)
+      for (const referrer of referrers) {
         if (rest.length === 0) break
         const index = await this.indexOfLive(referrer, rangeOf(rest))
         if (index === null) {
@@ -276,6 +282,10 @@ export class Reclaim {
         rest = missed
       }
       if (shrinking && rest.length > 0) throw new SheepError('busy', `vid ${owner} is being shrunk`)
+      // What a descendant has just ceased to refer to no power loss may bring back. An own object's entry is durable before it goes.
+      if (entry.state === 'deleted' && rest.length > 0 && !again) {
+        await this.flush(referrers.filter(({ snapshotTime }) => snapshotTime === 0).map(({ vid }) => vid))
+      }
       // Somebody opened it while its index was read
       again ||= rest.length > 0 && registry().lockOf(owner)?.mode === 'write'
     }

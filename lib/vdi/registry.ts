@@ -223,17 +223,19 @@ export class Registry extends Locking {
     return this.put({ ...live, state: 'deleting', creator: context.sender })
   }
 
-  private deleteDone({ vid, epoch }: Command<'delete-done'>, context: CommandContext): boolean {
+  private deleteDone({ vid, epoch }: Command<'delete-done'>, context: CommandContext): number[] | null {
     const entry = this.inCharge(vid, 'deleting', context)
-    if (epoch !== context.epoch) return false
+    if (epoch !== context.epoch) return null
+    const gone: number[] = []
     this.put({ ...entry, state: 'deleted', creator: '' })
     let last: VdiEntry | undefined = this.must(vid)
     while (last?.state === 'deleted' && !this.childrenOf.has(last.vid)) {
       const parent: VdiEntry | undefined = this.entries.get(last.parent)
       this.drop(last, context.epoch)
+      gone.push(last.vid)
       last = parent
     }
-    return true
+    return gone
   }
 
   private rename({ name, newName }: Command<'rename'>): null {

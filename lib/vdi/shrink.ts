@@ -29,12 +29,14 @@ export async function shrink(parts: ShrinkParts, entry: VdiEntry, size: number, 
   const { vid } = entry
   const session = `${SHRINK_SESSION}${serial}`
   await parts.propose({ op: 'lock', vid, session, mode: 'write', holder: 'dog vdi resize, shrinking it' })
+  let leftovers = true
   try {
     const released = await cutIndex(parts.io, entry, size)
     await parts.reclaim.release(vid, released)
+    leftovers = false
     await parts.propose({ op: 'resize', vid, size })
   } finally {
-    await parts.propose({ op: 'unlock', vid, session }).catch((error) => {
+    await parts.propose({ op: 'unlock', vid, session, leftovers }).catch((error) => {
       parts.log('warning', 'unlocking a VDI after shrinking failed', { vid, error: asSheepError(error).message })
     })
   }

@@ -92,8 +92,8 @@ export type VdiCommand =
    */
   | { op: 'delete-begin'; vid: number }
   /**
-   * By the deleter. deleting -> deleted, or gone when no descendant needs the vid. `epoch`: in which all was removed. Result: false
-   * when another has begun since, and nodes may have joined that still have some of it
+   * By the deleter. deleting -> deleted, or gone when no descendant needs the vid. `epoch`: in which all was removed. Result: the
+   * vids that are gone with it; null when another epoch has begun since, and nodes may have joined that still have some of it
    */
   | { op: 'delete-done'; vid: number; epoch: number }
   /** The working VDI and all snapshots of the name */
@@ -119,8 +119,11 @@ export type VdiCommand =
    * new epoch follows. Result: the entry. not-locked: the sender is no target. The same again: the same result
    */
   | { op: 'migrate-finish'; vid: number; session: string; fence: boolean }
-  /** The sender's session; also when a snapshot has moved its lock to a child of `vid`. not-locked */
-  | { op: 'unlock'; vid: number; session: string }
+  /**
+   * The sender's session; also when a snapshot has moved its lock to a child of `vid`. `leftovers`: not everything was freed that
+   * it refers to no more, so each node looks at what it holds. not-locked
+   */
+  | { op: 'unlock'; vid: number; session: string; leftovers?: boolean }
 
 export interface CommandContext {
   /** node id of the proposer */

@@ -41,4 +41,9 @@ export const REGRESSIONS: readonly { seed: number; cause: string }[] = [
   { seed: 154, cause: 'absence in epochs in which nothing had gone by was doubted, and a burnt host was waited for' },
   { seed: 20732, cause: 'a copy that had moved away was taken for lost, made anew, empty, and valid in a later epoch' },
   { seed: 252, cause: 'discarded and made again in one epoch: the power brought the former object back' },
+  {
+    seed: 20110,
+    cause: 'an object that a broken lock had cut off was kept while its VDI was being freed, and for good',
+  },
+  { seed: 21622, cause: 'a volume was closed while an object of a deleted ancestor was being freed' },
 ]

@@ -481,6 +481,39 @@ test('reachable: what is garbage and what is not', async (t) => {
   t.deepEqual(await reachable(world, [inodeOid(vid)]), [], 'of a deleted VDI no inode stays')
 })
 
+test('what a descendant has ceased to refer to is garbage only when no power loss brings the reference back', async (t) => {
+  const world = await withVolume()
+  const [{ operations, io }] = world.nodes
+  const { vid } = world.registry.find('vm', '')
+  await operations.snapshot('vm', 'a')
+  await operations.delete('vm', 'a')
+  const child = world.registry.find('vm', '').vid
+  // A gateway wrote the entry, and died before it had flushed it.
+  await io.create(dataOid(child, 0), 0, Buffer.alloc(8))
+  await io.write(inodeOid(child), entryPosition(0), encodeIndex(Uint32Array.of(child)))
+  t.deepEqual(await reachable(world, [dataOid(vid, 0)]), [])
+  world.objects.remove(dataOid(vid, 0))
+  world.objects.powerLoss()
+  await t.notThrowsAsync(world.needed())
+})
+
+test('shrinking that stops half-way says that it leaves something', async (t) => {
+  const world = await withVolume()
+  const [node] = world.nodes
+  const unlocks: unknown[] = []
+  const { registry } = world
+  const apply = registry.apply.bind(registry)
+  registry.apply = (command, context) => {
+    if (command.op === 'unlock') unlocks.push(command.leftovers)
+    return apply(command, context)
+  }
+  node.failing.set('io.remove', new SheepError('io', 'no removal today'))
+  await refused(t, node.operations.resize('vm', 4 * MIB, true), 'io')
+  node.failing.clear()
+  await node.operations.resize('vm', 4 * MIB, true)
+  t.deepEqual(unlocks, [true, false])
+})
+
 test('a live inode that cannot be read is no licence to free', async (t) => {
   const world = await withVolume()
   const [{ operations }] = world.nodes
