@@ -2,6 +2,7 @@
 import { assert } from '../assert.js'
 import { asSheepError, SheepError } from '../errors.js'
 import type { Clock, Log } from '../host/interfaces.js'
+import { mutations } from '../mutations.js'
 import { sumOf } from '../store/checksums.js'
 import { completed } from '../store/completed.js'
 import type { Damage, ObjectStore, StagedObject, StoredObject } from '../store/types.js'
@@ -107,7 +108,7 @@ export class ObjectRecovery {
     if (reports === null || topology.epoch !== epoch || task.cancelled) return false
     task.sources = this.sources(oid, copies, reports)
     if (task.changes.length > 0 && task.waiters.length === 0 && task.sources.length > 0) return 'passable'
-    if (passed.of(oid).length > 0) {
+    if (passed.of(oid).length > 0 && !mutations.takeUnsettled) {
       if (!(await this.settled(oid, task.sources))) return false
       // What was said before tells nothing of those changes.
       reports = await inquiry.ask(oid, epoch)
