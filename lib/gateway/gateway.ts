@@ -256,7 +256,9 @@ export class Gateway implements VolumeOpener {
     const settled: CallHandler = async (argument, _body, from) => {
       const { epoch, oid, sources } = argument as { epoch?: unknown; oid?: unknown; sources?: unknown }
       if (typeof oid !== 'number' || !Array.isArray(sources)) throw new SheepError('invalid', 'settled: oid, sources')
-      const { clock, topology } = this.options
+      const { clock, topology, peers, cluster } = this.options
+      // What it has answered must have come before it is said that it has not.
+      if (from !== cluster.self.id) await peers.caughtUp(from)
       const deadline = clock.now() + SETTLED_MS
       const settled = () => topology.epoch === epoch && this.router.settled(oid, from, sources)
       while (!settled() && clock.now() < deadline) await sleep(clock, SETTLED_POLL_MS)

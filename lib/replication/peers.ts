@@ -101,6 +101,16 @@ export class Peers {
     return peer.call(method, argument, body, timeoutMs)
   }
 
+  /**
+   * Resolves when every answer that the peer had sent is here: those of one link keep their order, and what the peer asks comes on
+   * another, which may be faster. What a link that breaks loses ends as LINK_LOST. SheepError unreachable.
+   */
+  caughtUp(node: string): Promise<void> {
+    const peer = this.peers.get(node)
+    if (peer === undefined) return Promise.reject(new SheepError('unreachable', `node ${node} is not a member`))
+    return peer.caughtUp()
+  }
+
   stop(): void {
     this.stopped = true
     for (const timer of this.ticker) timer.cancel()
@@ -199,6 +209,24 @@ class Peer implements LinkHandler {
     })
   }
 
+  caughtUp(): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const answered: Waiter['answered'] = (_result, bytes) => {
+        if (bytes !== null) resolve()
+        else reject(new SheepError('unreachable', `link to node ${this.node.name} broke`))
+      }
+      // What is outstanding has ended with the link.
+      if (this.link === null) resolve()
+      else if (this.outstanding >= SLOTS_MAX) answered(LINK_LOST, null, 0, 0)
+      else this.ping({ answered })
+    })
+  }
+
+  private ping(waiter: Waiter): void {
+    encodeRequest(this.header, 0, OP.PEER_PING, 0, 0, this.take(waiter), 0)
+    this.link?.send(this.header, null, 0, 0)
+  }
+
   message(link: Link, bytes: Buffer, headerOffset: number, payloadOffset: number, payloadLength: number): void {
     if (link !== this.link) return
     this.lastHeard = this.options.clock.now()
@@ -267,8 +295,7 @@ class Peer implements LinkHandler {
       return
     }
     if (this.link === null || this.outstanding >= SLOTS_MAX) return
-    encodeRequest(this.header, 0, OP.PEER_PING, 0, 0, this.take(this.pong), 0)
-    this.link.send(this.header, null, 0, 0)
+    this.ping(this.pong)
   }
 
   stop(reason: string): void {

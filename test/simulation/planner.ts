@@ -162,7 +162,8 @@ export class Planner {
     const others = [...this.#troubled].filter((other) => other !== host).length
     if (others + 1 >= Math.min(world.shape.copies, zones) || !host.serving) return
     const working = host.sheep!.workingDisks()
-    if (working.length < 2 || host.disks.some((disk) => disk.crowded || disk.errors > 0)) return
+    // One that is dead may not have been noticed yet: were the other one full there would be no room for new objects.
+    if (working.length < 2 || host.disks.some((disk) => disk.dead || disk.crowded || disk.errors > 0)) return
     const path = random.pick(working)
     const number = host.disks.findIndex((_, i) => diskPath(i) === path)
     const disk = host.disks[number]

@@ -40,6 +40,14 @@ export const REGRESSIONS: readonly { seed: number; cause: string }[] = [
   },
   { seed: 154, cause: 'absence in epochs in which nothing had gone by was doubted, and a burnt host was waited for' },
   { seed: 20732, cause: 'a copy that had moved away was taken for lost, made anew, empty, and valid in a later epoch' },
+  {
+    seed: 21607,
+    cause: 'a gateway was asked whether a change that went by was done, before it had heard that it had gone by',
+  },
+  {
+    seed: 21215,
+    cause: 'the simulator crowded the other disk of a host whose first had died unnoticed: there is no room then',
+  },
   { seed: 252, cause: 'discarded and made again in one epoch: the power brought the former object back' },
   {
     seed: 20110,
