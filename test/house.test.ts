@@ -57,6 +57,8 @@ const vocabulary = new Set([
   'lib/cluster/types.ts',
   'lib/gateway/types.ts',
   'lib/host/interfaces.ts',
+  // Memory only
+  'lib/host/slab.ts',
   'lib/store/types.ts',
   'lib/vdi/object-io.ts',
   'lib/vdi/oid.ts',

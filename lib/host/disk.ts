@@ -32,6 +32,8 @@ import {
 /** An inline call longer than this is noticed by every client of this daemon. */
 const SLOW_MS = 5
 const ENODEV = 19
+/** So many bytes may take long on a disk that is quick enough for less */
+const BULK = 64 * 1024
 const DETOURS = 8
 const DETOURS_MAX = 64
 /** Zeros are written in pieces of this many bytes where the file system cannot make a hole. */
@@ -311,6 +313,17 @@ export class RealDisk implements Disk {
     done.complete(count)
   }
 
+  writeBulk(
+    fd: number,
+    buffer: Uint8Array,
+    bufferOffset: number,
+    length: number,
+    position: number,
+    done: Completion,
+  ): void {
+    this.writeInPool(fd, buffer, bufferOffset, length, position, 0, done)
+  }
+
   private writeInPool(
     fd: number,
     buffer: Uint8Array,
@@ -322,7 +335,7 @@ export class RealDisk implements Disk {
   ): void {
     const start = performance.now()
     fs.write(fd, buffer, bufferOffset + count, length - count, position + count, (error, result) => {
-      this.timed(start)
+      if (length < BULK) this.timed(start)
       if (error !== null) done.complete(-errnoOf(error))
       else if (count + result >= length) done.complete(count + result)
       else this.writeInPool(fd, buffer, bufferOffset, length, position, count + result, done)

@@ -76,6 +76,15 @@ export interface Disk {
 
   read(fd: number, buffer: Uint8Array, bufferOffset: number, length: number, position: number, done: Completion): void
   write(fd: number, buffer: Uint8Array, bufferOffset: number, length: number, position: number, done: Completion): void
+  /** As `write`, of many bytes that nobody waits for: others' requests go on meanwhile. */
+  writeBulk(
+    fd: number,
+    buffer: Uint8Array,
+    bufferOffset: number,
+    length: number,
+    position: number,
+    done: Completion,
+  ): void
   /** A hint that this range will be read soon; never waits. */
   willNeed?(fd: number, position: number, length: number): void
   /** Makes the range read as zeros and gives its blocks back. */

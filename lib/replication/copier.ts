@@ -1,6 +1,7 @@
 /** The bytes of a recovery: objects, or the grains of one that differ, read from another node and put on the disk here. */
 import { SheepError } from '../errors.js'
 import type { Clock, Completion } from '../host/interfaces.js'
+import { takeSlab } from '../host/slab.js'
 import { FLAG_AS_IS, FLAG_RECOVERY } from '../protocol/header.js'
 import { completed } from '../store/completed.js'
 import type { ObjectStore, StoredObject } from '../store/types.js'
@@ -54,16 +55,21 @@ export class Copier {
     }
     let next = 0
     const worker = async () => {
-      while (next < pieces.length) {
-        const [position, length] = pieces[next++]
-        const delay = hurried() ? 0 : pacer.delay(length)
-        if (delay > 0) await sleep(clock, delay)
-        const began = clock.now()
-        const buffer = await this.fetch(from, epoch, oid, position, length, asIs ? FLAG_AS_IS : 0)
-        const put = await filling.put(buffer, length, position)
-        if (put < 0) throw diskTrouble(put)
-        const rest = Pacer.rest(clock.now() - began, length)
-        if (rest > 0 && (sourceBusy || pacer.busy) && !hurried()) await sleep(clock, rest)
+      const slab = takeSlab(PIECE)
+      try {
+        while (next < pieces.length) {
+          const [position, length] = pieces[next++]
+          const delay = hurried() ? 0 : pacer.delay(length)
+          if (delay > 0) await sleep(clock, delay)
+          const began = clock.now()
+          await this.fetch(slab.bytes, from, epoch, oid, position, length, asIs ? FLAG_AS_IS : 0)
+          const put = await filling.put(slab.bytes, length, position)
+          if (put < 0) throw diskTrouble(put)
+          const rest = Pacer.rest(clock.now() - began, length)
+          if (rest > 0 && (sourceBusy || pacer.busy) && !hurried()) await sleep(clock, rest)
+        }
+      } finally {
+        slab.release()
       }
     }
     await Promise.all(Array.from({ length: PIECES_IN_FLIGHT }, worker))
@@ -90,8 +96,9 @@ export class Copier {
     if ((answer.json as { present?: unknown }).present !== true) return false
     const own = await grainsOf(store, object)
     const { fetch, clear } = differingGrains(own.hashes, decodeGrains(answer.body))
+    const data = Buffer.allocUnsafe(GRAIN)
     for (const grain of fetch) {
-      const data = await this.fetch(from, epoch, oid, grain * GRAIN, GRAIN)
+      await this.fetch(data, from, epoch, oid, grain * GRAIN, GRAIN)
       if (!usable()) return false
       await put((done) => store.write(object, data, 0, GRAIN, grain * GRAIN, done))
     }
@@ -102,22 +109,22 @@ export class Copier {
     return usable()
   }
 
+  /** Into the beginning of `buffer`. */
   private async fetch(
+    buffer: Buffer,
     from: string,
     epoch: number,
     oid: Oid,
     position: number,
     length: number,
     flags = 0,
-  ): Promise<Buffer> {
-    const buffer = Buffer.allocUnsafe(length)
+  ): Promise<void> {
     const got = await new Promise<number>((resolve) => {
-      this.options.peers.submit(from, new RecoveryRead(epoch, oid, position, buffer, resolve, flags))
+      this.options.peers.submit(from, new RecoveryRead(epoch, oid, position, length, buffer, resolve, flags))
     })
     if (got < 0) throw new SheepError('unreachable', `reading ${oidToHex(oid)} from ${from} failed (${got})`)
     this.bytesTaken += length
     this.meter.add(length)
-    return buffer
   }
 }
 
@@ -126,6 +133,7 @@ export class RecoveryRead extends ObjectRequest {
     epoch: number,
     oid: Oid,
     position: number,
+    length: number,
     buffer: Buffer,
     private readonly resolve: (result: number) => void,
     flags: number,
@@ -135,7 +143,7 @@ export class RecoveryRead extends ObjectRequest {
     this.epoch = epoch
     this.oid = oid
     this.position = position
-    this.length = buffer.length
+    this.length = length
     this.buffer = buffer
     this.flags = FLAG_RECOVERY | flags
   }

@@ -150,7 +150,10 @@ export class Mender {
     for (let at = 0; at < length; at += PIECE) {
       const piece = buffer.subarray(at, Math.min(at + PIECE, length))
       const got = await new Promise<number>((resolve) => {
-        peers.submit(node, new RecoveryRead(topology.epoch, oid, position + at, piece, resolve, FLAG_AS_IS))
+        peers.submit(
+          node,
+          new RecoveryRead(topology.epoch, oid, position + at, piece.length, piece, resolve, FLAG_AS_IS),
+        )
       })
       if (got < piece.length) return null
     }

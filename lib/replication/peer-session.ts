@@ -2,6 +2,7 @@
 import { InvariantError } from '../assert.js'
 import { asSheepError, SheepError } from '../errors.js'
 import type { Hold, Link, Log } from '../host/interfaces.js'
+import { type Slab, takeSlab } from '../host/slab.js'
 import { encodeResponse, HEADER_LENGTH, OP, u16, u32, u64 } from '../protocol/header.js'
 import { oidFromWords } from '../vdi/oid.js'
 import { type CallAnswer, decodeCall, encodeCall } from './peers.js'
@@ -13,6 +14,8 @@ const OBJECT_BYTES_MAX = 0x80000000
 /** One piece of data in a peer request. */
 export const PIECE_MAX = 4 * 1024 * 1024
 const POOL_MAX = 256
+/** From here on a read's buffer comes from the slabs: fresh ones cost their page faults, and collections of garbage. */
+const LARGE = 32 * 1024
 
 const KIND_OF_OPCODE: Record<number, number> = {
   [OP.PEER_READ]: READ,
@@ -154,8 +157,7 @@ export class PeerSession {
       request.buffer = bytes
       request.bufferOffset = payloadAt
     } else if (kind === READ) {
-      request.buffer = Buffer.allocUnsafe(length)
-      request.bufferOffset = 0
+      request.readInto(length)
     }
     request.run(this.services.replica, kind === WRITE ? hold : null)
   }
@@ -219,9 +221,21 @@ class IncomingRequest extends ObjectRequest {
   place = 0
   private done = false
   private hold: Hold | null = null
+  /** What a large read goes into: answered from there, uncopied */
+  private slab: Slab | null = null
 
   constructor(private readonly session: PeerSession) {
     super()
+  }
+
+  readInto(length: number): void {
+    this.bufferOffset = 0
+    if (length < LARGE) {
+      this.buffer = Buffer.allocUnsafe(length)
+      return
+    }
+    this.slab = takeSlab(length)
+    this.buffer = this.slab.bytes
   }
 
   run(replica: Replica, hold: Hold | null): void {
@@ -251,6 +265,8 @@ class IncomingRequest extends ObjectRequest {
     }
     this.hold?.release()
     this.hold = null
+    this.slab?.release()
+    this.slab = null
     session.ended(this)
   }
 }

@@ -10,6 +10,8 @@ import type { Received, StagedObject } from './types.js'
 const ECANCELED = 125
 const EIO = 5
 const ENOSPC = 28
+/** What a copy brings, rather than a client's small write into it */
+const BULK = 64 * 1024
 
 export interface StageOwner {
   readonly disk: Disk
@@ -69,14 +71,17 @@ export class StagedFile implements StagedObject {
     }
     this.inFlight++
     this.owner.stageWrote(length)
-    this.owner.disk.write(this.fd, buffer, bufferOffset, length, position + HEADER_BYTES, {
-      complete: (result) => {
+    const ended = {
+      complete: (result: number) => {
         this.leave()
         if (result >= 0 && result < length) result = -EIO
         this.told(result)
         done.complete(result)
       },
-    })
+    }
+    const { disk } = this.owner
+    if (length >= BULK) disk.writeBulk(this.fd, buffer, bufferOffset, length, position + HEADER_BYTES, ended)
+    else disk.write(this.fd, buffer, bufferOffset, length, position + HEADER_BYTES, ended)
   }
 
   commit(writeEpoch: number, checkEpoch: number, done: Completion, received?: Received | null): void {

@@ -77,6 +77,10 @@ export class PlainDisk implements Disk {
     done.complete(bytes.length)
   }
 
+  writeBulk(fd: number, buffer: Uint8Array, start: number, length: number, position: number, done: Completion): void {
+    this.write(fd, buffer, start, length, position, done)
+  }
+
   write(fd: number, buffer: Uint8Array, start: number, length: number, position: number, done: Completion): void {
     const former = this.bytes(fd)
     const end = position + length

@@ -201,6 +201,17 @@ export class DiskView implements Disk {
     )
   }
 
+  writeBulk(
+    fd: number,
+    buffer: Uint8Array,
+    bufferOffset: number,
+    length: number,
+    position: number,
+    done: Completion,
+  ): void {
+    this.write(fd, buffer, bufferOffset, length, position, done)
+  }
+
   write(
     fd: number,
     buffer: Uint8Array,

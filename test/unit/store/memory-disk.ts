@@ -308,6 +308,17 @@ export class MemoryDisk implements Disk {
     return effects
   }
 
+  writeBulk(
+    fd: number,
+    buffer: Uint8Array,
+    bufferOffset: number,
+    length: number,
+    position: number,
+    done: Completion,
+  ): void {
+    this.write(fd, buffer, bufferOffset, length, position, done)
+  }
+
   write(
     fd: number,
     buffer: Uint8Array,
