@@ -6,7 +6,7 @@ import type { ClusterView } from '../cluster/types.js'
 import type { VolumeOpener } from '../gateway/types.js'
 import type { Clock, Log, LogLevel, Random } from '../host/interfaces.js'
 import type { Incident } from '../replication/mender.js'
-import type { RecoveryProgress } from '../replication/recovery.js'
+import type { RecoveryProgress } from '../replication/recovery-progress.js'
 import type { DiskReport } from '../store/disk-places.js'
 import type { VdiEntry, VdiLock, VdiMigration } from '../vdi/types.js'
 

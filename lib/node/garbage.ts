@@ -77,6 +77,7 @@ export class Garbage {
    */
   private deleted(vid: number, gone: readonly number[]): void {
     for (const one of gone) this.drop([...this.parts.store.ofVdi(one)])
+    for (const one of [vid, ...gone]) this.parts.recovery.deleted(one)
     if (!gone.includes(vid)) this.suspect([vid])
   }
 

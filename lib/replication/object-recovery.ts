@@ -66,6 +66,23 @@ export interface Task {
   filling: Filling | null
 }
 
+export function newTask(oid: Oid): Task {
+  return {
+    oid,
+    reports: null,
+    waiters: [],
+    changes: [],
+    sources: null,
+    wanted: false,
+    running: false,
+    cancelled: false,
+    urgent: false,
+    waitingFor: null,
+    staged: null,
+    filling: null,
+  }
+}
+
 /** What a node answers to the call `extents` */
 interface Extents {
   /** null: it has no such object */
@@ -237,7 +254,7 @@ export class ObjectRecovery {
   }
 
   /** Nothing reaches it: what is left of a deletion that some node missed, or of a creation that was cut off. */
-  private drop(task: Task, epoch: number): boolean {
+  drop(task: Task, epoch: number): boolean {
     const { store, replica, topology, log } = this.options
     const object = store.get(task.oid)
     if (topology.epoch !== epoch || task.cancelled) return false

@@ -18,12 +18,14 @@ import { type Oid, oidToHex, vidOf } from '../vdi/oid.js'
 import { Copier } from './copier.js'
 import type { Filling } from './filling.js'
 import { Inquiry, type Survey } from './inquiry.js'
-import { ObjectRecovery, resumeAll, type Task } from './object-recovery.js'
+import { newTask, ObjectRecovery, resumeAll, type Task } from './object-recovery.js'
 import { Pacer } from './pacer.js'
 import { PassedWrites } from './passed-writes.js'
 import type { Peers } from './peers.js'
+import type { RecoveryProgress } from './recovery-progress.js'
 import type { EnsureWaiter, ObjectEnsurer, Replica } from './replica.js'
 import type { Topology } from './topology.js'
+import { Unneeded } from './unneeded.js'
 import { type Doubts, passedIn } from './validity.js'
 
 const TASKS_AT_ONCE = 4
@@ -62,27 +64,6 @@ export interface RecoveryOptions {
   reachable: (oids: readonly Oid[]) => Promise<ReadonlySet<Oid>>
 }
 
-export interface RecoveryProgress {
-  epoch: number
-  /** no-room: degraded, since the disk has no room for more copies; it goes on by itself when there is some */
-  state: 'idle' | 'surveying' | 'recovering' | 'waiting' | 'held' | 'no-room'
-  objectsTotal: number
-  objectsDone: number
-  bytesTaken: number
-  /** From the size of those taken so far; 0: not known yet */
-  bytesTotal: number
-  /** Bytes a second, over the last seconds */
-  rate: number
-  /** Seconds, at the pace so far; 0: not known */
-  left: number
-  /** The administrator's, bytes a second; 0 none */
-  limit: number
-  /** Names of nodes whose copies are needed and that are away, with how many objects wait */
-  waitingFor: { nodes: readonly string[]; objects: number }[]
-  /** Clock.now() at which this epoch's recovery began */
-  since: number
-}
-
 export class Recovery implements ObjectEnsurer {
   private readonly tasks = new Map<Oid, Task>()
   /** Oids, each in the order in which they are to be done; they may name tasks that are gone. Somebody waits: */
@@ -117,6 +98,7 @@ export class Recovery implements ObjectEnsurer {
   private readonly copier: Copier
   private readonly objects: ObjectRecovery
   private readonly passed = new PassedWrites()
+  private readonly unneeded: Unneeded
   readonly pacer: Pacer
 
   constructor(private readonly options: RecoveryOptions) {
@@ -130,6 +112,7 @@ export class Recovery implements ObjectEnsurer {
       passed: this.passed,
       opened: (task) => this.letPass(task),
     })
+    this.unneeded = new Unneeded({ ...options, drop: (task) => this.drop(task) })
   }
 
   /** The epoch is active in the replica. */
@@ -150,6 +133,7 @@ export class Recovery implements ObjectEnsurer {
     this.wantedNext = []
     this.urgent = []
     this.objects.forget()
+    this.unneeded.forget()
     for (const [oid, task] of [...this.tasks]) {
       task.reports = null
       task.waitingFor = null
@@ -252,8 +236,22 @@ export class Recovery implements ObjectEnsurer {
     }
   }
 
+  /** A VDI is deleted: what waits of it may be needed no more. */
+  deleted(vid: number): void {
+    for (const [oid, task] of [...this.tasks]) {
+      if (vidOf(oid) !== vid) continue
+      if (this.options.copiesOf(vid) === 0) this.cancel(oid)
+      else if (task.waitingFor !== null && !task.running) this.unneeded.look(task)
+    }
+  }
+
+  private drop(task: Task): void {
+    if (this.objects.drop(task, this.options.topology.epoch)) this.finish(task, 0)
+  }
+
   stop(): void {
     this.stopped = true
+    this.unneeded.stop()
     this.retryTimer?.cancel()
     this.patience?.cancel()
   }
@@ -348,20 +346,7 @@ export class Recovery implements ObjectEnsurer {
   private task(oid: Oid): Task {
     let task = this.tasks.get(oid)
     if (task === undefined) {
-      task = {
-        oid,
-        reports: null,
-        waiters: [],
-        changes: [],
-        sources: null,
-        wanted: false,
-        running: false,
-        cancelled: false,
-        urgent: false,
-        waitingFor: null,
-        staged: null,
-        filling: null,
-      }
+      task = newTask(oid)
       this.tasks.set(oid, task)
     }
     return task
@@ -406,6 +391,7 @@ export class Recovery implements ObjectEnsurer {
           this.finish(task, 0)
         } else {
           this.letPass(task)
+          if (task.waitingFor !== null) this.unneeded.look(task)
           if (outcome === 'passable') this.next(task)
           else this.retry()
         }

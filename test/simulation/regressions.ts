@@ -54,4 +54,6 @@ export const REGRESSIONS: readonly { seed: number; cause: string }[] = [
     cause: 'an object that a broken lock had cut off was kept while its VDI was being freed, and for good',
   },
   { seed: 21622, cause: 'a volume was closed while an object of a deleted ancestor was being freed' },
+  { seed: 60276, cause: 'what a disk that came back had of a deleted VDI counted as lost, and was waited for' },
+  { seed: 60874, cause: 'a leftover of an open volume counted as lost with a disk, and was waited for' },
 ]

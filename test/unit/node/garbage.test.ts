@@ -38,7 +38,7 @@ class Disks {
       store,
       topology: this.topology,
       replica,
-      recovery: { cancel: (oid: Oid) => this.cancelled.push(oid) } as unknown as Recovery,
+      recovery: { cancel: (oid: Oid) => this.cancelled.push(oid), deleted: () => {} } as unknown as Recovery,
       registry: () => this.registry,
       clock: this.clock,
       log: () => {},
