@@ -337,6 +337,8 @@ export class Planner {
     world.log(`${host.name} burns down`)
     host.cutPower()
     host.buried = true
+    // Until its copies are made anew a host with the others may lose power, and then nobody has what was not flushed.
+    this.#troubled.add(host)
   }
 
   /** The daemon stopped itself (expelled, engine failed): systemd starts it again. */
