@@ -5,6 +5,7 @@ import type { Engine } from '../lib/cluster/engine.js'
 import { LocalEngine } from '../lib/cluster/local.js'
 import type { NodeInfo } from '../lib/cluster/types.js'
 import type { ControlServices, RequestCounts } from '../lib/control/services.js'
+import { Dbus } from '../lib/dbus/dbus.js'
 import { SheepError } from '../lib/errors.js'
 import { RealClock } from '../lib/host/clock.js'
 import { RealNetwork } from '../lib/host/network.js'
@@ -15,7 +16,7 @@ import { controlServices, type ProcessFacts, serviceCalls } from '../lib/node/se
 import { Session } from '../lib/node/sessions.js'
 import { type AttachedDisk, findDisks, type UnusableDisk } from '../lib/store/node-disks.js'
 import type { NodeHooks, RunningNode } from './hooks.js'
-import type { SheepOptions } from './options.js'
+import type { DbusOptions, SheepOptions } from './options.js'
 import { attachStore } from './store-directory.js'
 
 /** How long a start waits for the cluster before it says that it is waiting. */
@@ -44,7 +45,12 @@ export async function createNode(
     vnodes: 0,
   }
   let nbd: NbdServer | null = null
-  let services: ControlServices | null = null
+  let made: ControlServices | null = null
+  const services = (running: SheepNode): ControlServices => {
+    made ??= controlServices(running, facts)
+    return made
+  }
+  let dbus: Dbus | null = null
   const started = clock.now()
   const facts: ProcessFacts = {
     version,
@@ -69,8 +75,7 @@ export async function createNode(
     log,
     listen: { ...options.listen, socket: options.socket },
     accept: (running, link) => {
-      services ??= controlServices(running, facts)
-      return new Session(running, services, link, clientOf(link, options))
+      return new Session(running, services(running), link, clientOf(link, options))
     },
     calls: (running) => serviceCalls(running, facts),
     fatal: (error) => hooks.fatal(error),
@@ -89,8 +94,10 @@ export async function createNode(
       node.gateway,
       log,
     )
+    if (options.dbus !== null) dbus = onBus(node, services(node), options.dbus)
     await settled(node, clock)
   } catch (error) {
+    await dbus?.stop()
     await nbd?.close()
     await node.stop()
     throw error
@@ -98,10 +105,18 @@ export async function createNode(
   return {
     cluster: node.cluster,
     async stop() {
+      await dbus?.stop()
       await nbd?.close()
       await node.stop()
     },
   }
+}
+
+/** org.sheepdog; whatever becomes of the bus, the node goes on without it. */
+function onBus(node: SheepNode, services: ControlServices, bus: DbusOptions): Dbus {
+  const dbus = new Dbus({ services, bus, departure: (id) => node.cluster.departure(id) })
+  node.cluster.listeners.push(dbus)
+  return dbus
 }
 
 function engineOf({ cluster }: SheepOptions, log: NodeHooks['log']): Engine {

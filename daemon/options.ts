@@ -5,6 +5,7 @@
 import { hostname as osHostname } from 'node:os'
 import { join, resolve } from 'node:path'
 import { Command, CommanderError, Option } from 'commander'
+import { busSocket, SYSTEM_BUS } from '../lib/dbus/address.js'
 import { SheepError } from '../lib/errors.js'
 import type { LogLevel } from '../lib/host/interfaces.js'
 import { LOG_LEVELS } from '../lib/host/log.js'
@@ -41,6 +42,13 @@ export interface NbdOptions {
   allowPlain: boolean
 }
 
+export interface DbusOptions {
+  /** Socket of the bus; an abstract one begins with a NUL */
+  socket: string
+  /** For people: system, session or its address */
+  bus: string
+}
+
 export interface SheepOptions {
   /** A directory for each disk, absolute. Created when missing. The first holds the sockets and the log by default */
   stores: string[]
@@ -60,6 +68,8 @@ export interface SheepOptions {
   /** False: nothing is synced to disk, power loss loses data */
   sync: boolean
   nbd: NbdOptions
+  /** D-Bus on which the daemon serves org.sheepdog; null: none */
+  dbus: DbusOptions | null
   foreground: boolean
   logLevel: LogLevel
   /** Where the log goes when not in the foreground, absolute */
@@ -74,13 +84,21 @@ export interface HostFacts {
   /** Where sockets of running programs belong */
   runtimeDirectory: string
   directory: string
+  /** Where the environment says that D-Bus listens */
+  systemBus: string
+  sessionBus: string
 }
 
 export function hostFacts(): HostFacts {
   const user = process.getuid?.() ?? 0
   const runtimeDirectory =
     user === 0 ? '/run/sheepdog' : join(process.env.XDG_RUNTIME_DIR ?? `/tmp/sheepdog-${user}`, 'sheepdog')
-  return { hostname: osHostname(), runtimeDirectory, directory: process.cwd() }
+  const { DBUS_SYSTEM_BUS_ADDRESS, DBUS_SESSION_BUS_ADDRESS, XDG_RUNTIME_DIR = `/run/user/${user}` } = process.env
+  return {
+    ...{ hostname: osHostname(), runtimeDirectory, directory: process.cwd() },
+    systemBus: DBUS_SYSTEM_BUS_ADDRESS || SYSTEM_BUS,
+    sessionBus: DBUS_SESSION_BUS_ADDRESS || `unix:path=${XDG_RUNTIME_DIR}/bus`,
+  }
 }
 
 /** `--help` and `--version`: text for stdout, and nothing else to do. */
@@ -129,6 +147,7 @@ interface RawOptions {
   tls?: string
   tlsAnyClient?: true
   allowPlain?: true
+  dbus?: string
 }
 
 function sheepCommand(version: string): Command {
@@ -156,6 +175,10 @@ function sheepCommand(version: string): Command {
     .option('--tls <DIR>', 'TLS for NBD over TCP: DIR has server-cert.pem, server-key.pem, ca-cert.pem')
     .option('--tls-any-client', 'let TLS clients in that show no certificate signed by ca-cert.pem')
     .option('--allow-plain', 'let NBD over TCP leave this host without TLS')
+    .option(
+      '--dbus <BUS>',
+      'D-Bus: system, session, none or its address (default: system with corosync, none with local)',
+    )
     .version(version, '-v, --version', 'print the version')
     .helpOption('-h, --help', 'print this help')
     .addHelpText('after', EXAMPLES)
@@ -220,11 +243,18 @@ function checked(raw: RawOptions, words: string[], facts: HostFacts): SheepOptio
       anyClient: raw.tlsAnyClient === true,
       allowPlain: raw.allowPlain === true,
     },
+    dbus: dbusOf(raw.dbus ?? (cluster.engine === 'local' ? 'none' : 'system'), facts),
     foreground: raw.foreground === true,
     logLevel: log.level,
     logFile: log.file,
     pidFile: raw.pidfile === undefined ? '' : pathOf(raw.pidfile, '-P', facts),
   }
+}
+
+function dbusOf(text: string, facts: HostFacts): DbusOptions | null {
+  if (text === 'none') return null
+  const address = text === 'system' ? facts.systemBus : text === 'session' ? facts.sessionBus : text
+  return { socket: socketOf(busSocket(address), '--dbus'), bus: text }
 }
 
 function storesOf(word: string, facts: HostFacts): string[] {

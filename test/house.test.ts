@@ -79,6 +79,7 @@ const below: Record<string, readonly string[]> = {
   control: ['gateway', 'replication', 'vdi', 'store', 'placement', 'cluster', 'protocol'],
   nbd: ['gateway', 'vdi', 'host'],
   sd: ['gateway', 'vdi', 'protocol', 'host'],
+  dbus: ['control', 'vdi', 'cluster', 'host'],
   node: ['control', 'sd', 'gateway', 'replication', 'vdi', 'store', 'placement', 'cluster', 'protocol'],
   dog: ['control', 'vdi', 'protocol', 'host'],
 }

@@ -8,7 +8,7 @@ import { assert } from '../assert.js'
 import { asSheepError, SheepError } from '../errors.js'
 import { type Clock, DiskError, type Log, type Random, type Timer } from '../host/interfaces.js'
 import { Registry } from '../vdi/registry.js'
-import type { Engine, EngineView, MemberId } from './engine.js'
+import type { Engine, EngineView, LeaveReason, MemberId } from './engine.js'
 import { Exclusive } from './exclusive.js'
 import type { Entry } from './history.js'
 import { Membership } from './membership.js'
@@ -25,10 +25,17 @@ import type {
   ClusterListener,
   ClusterStatus,
   ClusterView,
+  Departure,
   EpochRecord,
   NodeInfo,
   RecoverySettings,
 } from './types.js'
+
+const LEAVE_REASONS: Record<LeaveReason, string> = {
+  left: 'it stopped in order',
+  died: 'its process died',
+  lost: 'its host has gone, or cannot be reached',
+}
 
 export const PROPOSAL_TIMEOUT_MS = 60_000
 
@@ -64,6 +71,8 @@ export class Cluster implements ClusterView {
   /** As the engine said before the first view; null: nothing */
   private quorate: boolean | null = null
   private announced: EpochRecord | null = null
+  /** By node id, of those that left since they came: why, as far as this member knows */
+  private readonly departures = new Map<string, Departure>()
   /** Nodes that left since then */
   private readonly left = new Set<string>()
   /** The last epoch that took effect before this incarnation */
@@ -142,6 +151,11 @@ export class Cluster implements ClusterView {
     return this.state?.history.recovered ?? new Map()
   }
 
+  /** Why a node that is not in the newest epoch any more left; undefined: not known here */
+  departure(node: string): Departure | undefined {
+    return this.departures.get(node)
+  }
+
   /** For reading only; another object after this member was brought up to date by others. */
   get recovery(): RecoverySettings {
     return this.state?.recovery ?? RECOVERY_DEFAULT
@@ -215,6 +229,10 @@ export class Cluster implements ClusterView {
       this.membership = new Membership(engine.self, self, engine.hasQuorum, history, this.effective)
       if (this.quorate !== null) this.step({ type: 'quorum', quorate: this.quorate })
     }
+    for (const [member, reason] of view.reasons ?? []) {
+      const node = this.membership.present.get(member)
+      if (node !== undefined) this.departures.set(node, { reason, detail: LEAVE_REASONS[reason] })
+    }
     this.step({ type: 'view', members: view.members, joined: view.joined })
   }
 
@@ -239,6 +257,9 @@ export class Cluster implements ClusterView {
       else this.urgent(action)
     }
     if (event.type === 'message' && event.message.type === 'commands') {
+      for (const { command } of event.message.list) {
+        if (command.type === 'expel') this.departures.set(command.node, { reason: 'expelled', detail: command.reason })
+      }
       this.owesAck ||= event.message.list.some((proposal) => proposal.everywhere)
     }
     this.work()
@@ -477,7 +498,20 @@ export class Cluster implements ClusterView {
     const left = [...this.left]
     this.announced = current
     this.left.clear()
+    this.sayWhoLeft(current, previous)
     for (const listener of this.listeners) listener.epochChanged(current, previous, left)
+  }
+
+  private sayWhoLeft(current: EpochRecord, previous: EpochRecord | null): void {
+    const here = new Set(current.nodes.map((node) => node.id))
+    for (const { id, name, host, port } of previous?.nodes ?? []) {
+      if (here.has(id)) continue
+      const why = this.departures.get(id)
+      const text = why === undefined ? '' : `: ${why.reason === 'expelled' ? 'expelled, ' : ''}${why.detail}`
+      this.options.log('notice', `node ${name} (${host}:${port}) left with epoch ${current.number}${text}`)
+    }
+    const before = new Set(previous?.nodes.map((node) => node.id))
+    for (const node of here) if (!before.has(node)) this.departures.delete(node)
   }
 
   private tellApplied(command: ClusterCommand, sender: string, result: unknown): void {

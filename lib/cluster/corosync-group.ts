@@ -30,7 +30,7 @@
  * the others again under its old id.
  */
 import { createHash } from 'node:crypto'
-import type { EngineView, MemberId } from './engine.js'
+import type { EngineView, LeaveReason, MemberId } from './engine.js'
 
 /** Everybody's first word after a change, and again when what libquorum says of this ring changes. */
 export interface Intro {
@@ -88,6 +88,8 @@ export class Group {
   private readonly gone = new Set<Process>()
   /** Left with their hosts */
   private readonly down = new Set<Process>()
+  /** Why each of `gone` did */
+  private readonly reasons = new Map<Process, LeaveReason>()
   private cameBack = false
 
   private fragment = ''
@@ -123,21 +125,31 @@ export class Group {
     this.local = null
     this.place = ''
     const left = this.others()
+    const reasons = new Map(left.map((id) => [id, 'lost' as const]))
     this.members = new Map([[this.self, this.id]])
     this.stamp = digest('lost', this.stamp)
     this.reset()
     this.gone.clear()
+    this.reasons.clear()
     this.down.clear()
     this.cameBack = false
     this.installed = true
-    if (this.viewed) this.tell(false, left.length > 0 ? { joined: [], left } : null)
+    if (this.viewed) this.tell(false, left.length > 0 ? { joined: [], left, reasons } : null)
     this.events.installed(this.stamp)
   }
 
-  /** CPG's list changed. `down`: those of `left` whose host went. */
-  changed(processes: readonly Process[], left: readonly Process[], down: readonly Process[]): void {
+  /** CPG's list changed. Of `left`: those whose host went, and those that went in order. */
+  changed(
+    processes: readonly Process[],
+    left: readonly Process[],
+    down: readonly Process[],
+    quit: readonly Process[],
+  ): void {
     this.processes = [...processes].sort()
-    for (const process of left) this.gone.add(process)
+    for (const process of left) {
+      this.gone.add(process)
+      this.reasons.set(process, down.includes(process) ? 'lost' : quit.includes(process) ? 'left' : 'died')
+    }
     for (const process of down) this.down.add(process)
     this.move()
   }
@@ -230,12 +242,15 @@ export class Group {
     this.installed = true
     mine.merged = true
     const rest = new Map(this.rest())
-    const left = [...this.members].filter(([process]) => !rest.has(process)).map(([, id]) => id)
+    const others = [...this.members].filter(([process]) => !rest.has(process))
+    const left = others.map(([, id]) => id)
+    const reasons = new Map(others.map(([process, id]) => [id, this.reasons.get(process) ?? 'lost']))
     this.members = rest
     this.gone.clear()
+    this.reasons.clear()
     this.down.clear()
     this.cameBack = false
-    if (this.viewed && left.length > 0) this.tell(mine.primary, { joined: [], left })
+    if (this.viewed && left.length > 0) this.tell(mine.primary, { joined: [], left, reasons })
     else if (this.told === true && !mine.primary) this.tell(false, null)
   }
 
@@ -294,16 +309,17 @@ export class Group {
   }
 
   /** A loss before the view that shows it, a gain after. */
-  private tell(quorate: boolean, change: Pick<EngineView, 'joined' | 'left'> | null): void {
+  private tell(quorate: boolean, change: Omit<EngineView, 'members'> | null): void {
     const before = this.told
     this.told = quorate
     if (!quorate && before !== false) this.events.quorum(false)
     if (change !== null) {
-      const { joined, left } = change
+      const { joined, left, reasons } = change
       this.events.view({
         members: [...this.members.values()].sort(),
         joined: [...joined].sort(),
         left: [...left].sort(),
+        ...(reasons && { reasons }),
       })
     }
     if (quorate && before !== true) this.events.quorum(true)

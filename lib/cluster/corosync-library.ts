@@ -22,6 +22,7 @@ const QUORUM_MODEL_V1 = 1
 const INITIAL_TOTEM_CONF = 1
 const QUORUM_FREE = 0
 /** cpg_reason_t */
+export const REASON_LEAVE = 2
 export const REASON_NODEDOWN = 3
 const POLLIN = 1
 const GROUP_NAME_MAX = 127
@@ -51,7 +52,7 @@ export function errorText(code: number): string {
 /** As libcpg and libquorum tell it. Processes are "NODE:PID", rings "NODE.SEQUENCE". */
 export type LibraryEvent =
   | { type: 'message'; sender: string; bytes: Uint8Array }
-  | { type: 'processes'; processes: string[]; left: string[]; down: string[]; joined: string[] }
+  | { type: 'processes'; processes: string[]; left: string[]; down: string[]; quit: string[]; joined: string[] }
   | { type: 'ring'; ring: string; nodes: number[] }
   | { type: 'quorum'; ring: string; quorate: boolean }
 
@@ -288,6 +289,7 @@ export class GroupConnection {
       processes: list(members, memberCount).map(processOf),
       left: gone.map(processOf),
       down: gone.filter(({ reason }) => reason === REASON_NODEDOWN).map(processOf),
+      quit: gone.filter(({ reason }) => reason === REASON_LEAVE).map(processOf),
       joined: list(joined, joinedCount).map(processOf),
     })
   }

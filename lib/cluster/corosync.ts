@@ -219,7 +219,7 @@ export class CorosyncEngine implements Engine {
           this.joined!.resolve()
           this.joined = null
         }
-        this.group.changed(event.processes, event.left, event.down)
+        this.group.changed(event.processes, event.left, event.down, event.quit)
         return
       case 'ring':
         this.group.ringChanged(event.ring, event.nodes)

@@ -4,11 +4,16 @@
  */
 export type MemberId = string
 
+/** left: in order; died: its process; lost: its host, or the way to it */
+export type LeaveReason = 'left' | 'died' | 'lost'
+
 export interface EngineView {
   /** All members, in the order in which they joined. The same list on every member. */
   readonly members: readonly MemberId[]
   readonly joined: readonly MemberId[]
   readonly left: readonly MemberId[]
+  /** Why they did, where the engine knows */
+  readonly reasons?: ReadonlyMap<MemberId, LeaveReason>
 }
 
 export interface EngineEvents {

@@ -264,7 +264,7 @@ export class LocalEngine implements Engine {
       while (this.unread.length > 0 && this.unread[0].number <= number) this.unread.shift()
     }
     if (kind === KIND_JOIN) this.hasJoined(sender)
-    else if (kind === KIND_LEAVE) this.hasLeft(payload.toString('latin1'))
+    else if (kind === KIND_LEAVE) this.hasLeft(payload.toString('latin1'), sender)
     else if (kind === KIND_MESSAGE && this.phase === 'member' && this.members.includes(sender)) {
       this.events!.message(sender, payload)
     }
@@ -284,7 +284,8 @@ export class LocalEngine implements Engine {
     if (this.phase === 'member') this.events!.view({ members: this.members, joined: [member], left: [] })
   }
 
-  private hasLeft(member: MemberId): void {
+  /** `by`: itself, or who found it dead */
+  private hasLeft(member: MemberId, by: MemberId): void {
     if (!this.members.includes(member)) return
     this.members = this.members.filter((one) => one !== member)
     this.numbers.delete(member)
@@ -292,7 +293,8 @@ export class LocalEngine implements Engine {
     this.peers!.unwatch(member)
     this.removeSocket(member)
     if (member !== this.self) {
-      if (this.phase === 'member') this.events!.view({ members: this.members, joined: [], left: [member] })
+      const reasons = new Map([[member, by === member ? ('left' as const) : ('died' as const)]])
+      if (this.phase === 'member') this.events!.view({ members: this.members, joined: [], left: [member], reasons })
     } else if (this.phase === 'leaving') {
       this.left?.()
     } else {

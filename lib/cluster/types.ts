@@ -1,4 +1,5 @@
 import type { VdiCommand } from '../vdi/types.js'
+import type { LeaveReason } from './engine.js'
 
 export interface NodeInfo {
   /** 16 hex digits, made when the store was created; never changes */
@@ -17,6 +18,12 @@ export interface NodeInfo {
   vnodes: number
   /** The last epoch that began because this node had lost a disk */
   lost?: number
+}
+
+/** Why a node is not in the cluster any more, for people: nothing is decided by it, and members may know different ones. */
+export interface Departure {
+  reason: LeaveReason | 'expelled'
+  detail: string
 }
 
 export interface EpochRecord {

@@ -297,9 +297,10 @@ test.serial(
     world.corosync.nodes[2].side = 1
     world.corosync.form()
     await world.settle()
+    const lost = new Map([first, second].map(({ self }) => [self, 'lost' as const]))
     t.deepEqual(third.seen.slice(-2), [
       { quorum: false },
-      { view: { members: [third.self], joined: [], left: [first.self, second.self].sort() } },
+      { view: { members: [third.self], joined: [], left: [first.self, second.self].sort(), reasons: lost } },
     ] as Seen[])
     t.is(first.told, true)
     t.deepEqual(first.members, [first.self, second.self].sort())
@@ -315,6 +316,21 @@ test.serial(
     t.deepEqual(await world.checkTogether(), [])
   },
 )
+
+test.serial('a view says why members left: in order, or since their process died', async (t) => {
+  const world = new World(t.context.clock, 3, generator(4))
+  for (const host of [0, 1, 2]) world.start(host)
+  await world.settle()
+  const [first, second, third] = world.daemons
+  world.kill(second)
+  await world.settle()
+  t.deepEqual(first.views.at(-1)!.reasons, new Map([[second.self, 'died']]))
+  third.ended = true
+  const leaving = third.engine.leave()
+  await world.settle()
+  await leaving
+  t.deepEqual(first.views.at(-1)!.reasons, new Map([[third.self, 'left']]))
+})
 
 test.serial(
   'who left and came back in one change: nobody keeps a quorum that the others may have used meanwhile',

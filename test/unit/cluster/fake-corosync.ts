@@ -93,7 +93,7 @@ export class FakeCorosync {
           return CS_OK
         },
         taken: () => undefined,
-        stop: () => this.disconnect(client),
+        stop: () => this.disconnect(client, true),
       }
     }
   }
@@ -107,14 +107,14 @@ export class FakeCorosync {
     const { ring } = client.node
     const processes = this.clientsOf(ring).map(({ process }) => process)
     for (const other of this.clientsOf(ring)) {
-      other.inbox.push({ type: 'processes', processes, left: [], down: [], joined: [client.process] })
+      other.inbox.push({ type: 'processes', processes, left: [], down: [], quit: [], joined: [client.process] })
     }
     client.inbox.push({ type: 'ring', ring: ring.id, nodes: ring.nodes.map(({ id }) => id) })
     client.quorumInbox.push({ type: 'quorum', ring: ring.id, quorate: this.quorate(ring) })
   }
 
-  /** The process ends, or closes its connection. */
-  disconnect(client: Client): void {
+  /** The process ends, or leaves in order first. */
+  disconnect(client: Client, quits = false): void {
     if (!client.alive) return
     client.alive = false
     const { node } = client
@@ -123,7 +123,14 @@ export class FakeCorosync {
       const { ring } = node
       const processes = this.clientsOf(ring).map(({ process }) => process)
       for (const other of this.clientsOf(ring)) {
-        other.inbox.push({ type: 'processes', processes, left: [client.process], down: [], joined: [] })
+        other.inbox.push({
+          type: 'processes',
+          processes,
+          left: [client.process],
+          down: [],
+          quit: quits ? [client.process] : [],
+          joined: [],
+        })
       }
     }
     queueMicrotask(() => client.on({ type: 'ended', reason: 'left', hint: '' }))
@@ -237,11 +244,18 @@ export class FakeCorosync {
     const together = this.clientsOf(ring).filter((other) => stays(other.node))
     const all = this.clientsOf(ring)
     const processes = together.map((other) => other.process)
-    if (left.length > 0) client.inbox.push({ type: 'processes', processes, left, down: left, joined: [] })
+    if (left.length > 0) client.inbox.push({ type: 'processes', processes, left, down: left, quit: [], joined: [] })
     for (const other of all) {
       if (together.includes(other)) continue
       processes.push(other.process)
-      client.inbox.push({ type: 'processes', processes: [...processes], left: [], down: [], joined: [other.process] })
+      client.inbox.push({
+        type: 'processes',
+        processes: [...processes],
+        left: [],
+        down: [],
+        quit: [],
+        joined: [other.process],
+      })
     }
     const nodes = ring.nodes.map(({ id }) => id)
     client.inbox.push({ type: 'ring', ring: ring.id, nodes })

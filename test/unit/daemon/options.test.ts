@@ -7,6 +7,8 @@ import { SheepError } from '../../../lib/errors.js'
 const facts: HostFacts = {
   hostname: 'host1',
   runtimeDirectory: '/run/sheepdog',
+  systemBus: 'unix:path=/run/dbus/system_bus_socket',
+  sessionBus: 'unix:abstract=/tmp/dbus-x,guid=12',
   directory: '/here',
 }
 
@@ -42,6 +44,7 @@ test('one host, nothing said', (t) => {
     gatewayOnly: false,
     sync: true,
     nbd: { socket: '/here/store/nbd.sock', tcp: null, tls: null, anyClient: false, allowPlain: false },
+    dbus: null,
     foreground: false,
     logLevel: 'info',
     logFile: '/here/store/sheep.log',
@@ -53,7 +56,8 @@ test('one host, nothing said', (t) => {
 test('everything said', (t) => {
   const line =
     '-c local:engine -p 7010 -b 10.0.0.5 -y 10.1.0.5 -z rack1 -g -f -l level=debug,dir=/var/log/sheep -P run/pid -n ' +
-    '--nbd-socket /run/nbd --nbd-port 10809 --nbd-bind 10.0.0.5 --tls certs --tls-any-client --allow-plain /srv/store'
+    '--nbd-socket /run/nbd --nbd-port 10809 --nbd-bind 10.0.0.5 --tls certs --tls-any-client --allow-plain ' +
+    '--dbus session /srv/store'
   t.deepEqual(parse(line), {
     stores: ['/srv/store'],
     cluster: { engine: 'local', directory: '/here/engine' },
@@ -71,6 +75,7 @@ test('everything said', (t) => {
       anyClient: true,
       allowPlain: true,
     },
+    dbus: { socket: '\0/tmp/dbus-x', bus: 'session' },
     foreground: true,
     logLevel: 'debug',
     logFile: '/var/log/sheep/sheep.log',
@@ -95,6 +100,16 @@ test('engines', (t) => {
   t.deepEqual(parse('-c corosync:fast s').cluster, { engine: 'corosync', group: 'fast' })
 })
 
+test('D-Bus: the system bus with corosync, none with the local engine, any that is said', (t) => {
+  const system = { socket: '/run/dbus/system_bus_socket', bus: 'system' }
+  t.deepEqual(parse('-c corosync s').dbus, system)
+  t.is(parse('-c corosync --dbus none s').dbus, null)
+  t.is(parse('s').dbus, null)
+  t.deepEqual(parse('--dbus system s').dbus, system)
+  const bus = 'tcp:host=h,port=1;unix:path=/tmp/a%2cb,guid=12'
+  t.deepEqual(parse(`--dbus ${bus} s`).dbus, { socket: '/tmp/a,b', bus })
+})
+
 const REFUSED: [string, RegExp][] = [
   ['--frobnicate s', /unknown option '--frobnicate'.*--help/],
   ['a b', /too many arguments/],
@@ -102,6 +117,9 @@ const REFUSED: [string, RegExp][] = [
   ['-c local: s', /needs a path/],
   ['-c corosync: s', /no group name/],
   ['-c corosync:a/b s', /no group name/],
+  ['--dbus tcp:host=h,port=1 s', /no address of a D-Bus.*system, session, none/],
+  ['--dbus unix:path=relative s', /no address of a D-Bus/],
+  [`--dbus unix:path=/${'x'.repeat(110)} s`, /too long for a Unix socket.*--dbus/],
   ['-p 0 s', /-p "0" is no TCP port/],
   ['-p 65536 s', /-p "65536"/],
   ['-p 7e3 s', /-p "7e3"/],
