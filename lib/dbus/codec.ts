@@ -9,7 +9,12 @@ import type { Message as MessageType, Variant as VariantType } from 'dbus-next'
 const load = createRequire(import.meta.url)
 
 interface Reader {
-  readArray(element: unknown, bytes: number): [number, [unknown, [unknown]]][]
+  readonly buffer: Buffer
+  readonly pos: number
+  readInt8(): number
+  readString(bytes: number): string
+  readArray(element: unknown, bytes: number): unknown[]
+  readStruct(members: unknown[]): unknown[]
   align(power: number): void
   read(signature: string): unknown[]
 }
@@ -42,6 +47,34 @@ const HEADER_FIELD = parseSignature('a(yv)')[0].child[0]
 
 /** Header field codes of the specification, and what they are called here */
 const FIELDS = ['', 'path', 'interface', 'member', 'errorName', 'replySerial', 'destination', 'sender', 'signature']
+
+/** dbus-next's, which believes every length that it reads, within the message that there is. */
+class BoundedReader extends DBusBuffer {
+  override readInt8(): number {
+    this.within(1)
+    return super.readInt8()
+  }
+
+  override readString(bytes: number): string {
+    this.within(bytes)
+    return super.readString(bytes)
+  }
+
+  override readArray(element: unknown, bytes: number): unknown[] {
+    this.within(bytes)
+    return super.readArray(element, bytes)
+  }
+
+  override readStruct(members: unknown[]): unknown[] {
+    // An array of what has no bytes would have no end.
+    if (members.length === 0) throw new Error('an empty structure')
+    return super.readStruct(members)
+  }
+
+  private within(bytes: number): void {
+    if (bytes > this.buffer.length - this.pos) throw new Error('a length beyond the end of the message')
+  }
+}
 
 /** What came from the bus. Names that the kind of message does not have are ''. */
 export interface Incoming {
@@ -85,9 +118,10 @@ export function frameBytes(fixed: Buffer): { total: number; header: number } {
 export function decode(bytes: Buffer, unread = ''): Incoming {
   const endian = bytes[0]
   const u32 = (at: number): number => (endian === LITTLE_ENDIAN ? bytes.readUInt32LE(at) : bytes.readUInt32BE(at))
-  const reader = new DBusBuffer(bytes.subarray(FIXED_BYTES), 0, endian, null, {})
+  const reader = new BoundedReader(bytes.subarray(FIXED_BYTES), 0, endian, null, {})
   const header: Record<string, unknown> = {}
-  for (const [code, [, [value]]] of reader.readArray(HEADER_FIELD, u32(12))) {
+  const fields = reader.readArray(HEADER_FIELD, u32(12)) as [number, [unknown, [unknown]]][]
+  for (const [code, [, [value]]] of fields) {
     if (code > 0 && code < FIELDS.length) header[FIELDS[code]] = value
   }
   const text = (name: string): string => (typeof header[name] === 'string' ? (header[name] as string) : '')

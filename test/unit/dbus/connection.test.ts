@@ -132,7 +132,7 @@ test.serial('bytes that are no message end nothing but the connection', (t) => {
         return error instanceof Error
       }
     }),
-    { numRuns: 300 },
+    { numRuns: 3_000 },
   )
   t.pass()
 })
