@@ -155,6 +155,7 @@ export class SheepNode implements ClusterListener {
       bytesOf,
       copiesOf,
       recoveredEpoch: () => store.state.recoveredEpoch,
+      lossUnmarked: () => store.countLoss(),
       diskFailed: (errno, what) => this.disks.failed(errno, what),
     })
     this.recovery = new Recovery({

@@ -60,6 +60,8 @@ export interface ReplicaOptions {
   copiesOf: (vid: number) => number
   /** Newest epoch in which all copies of this node's share were valid */
   recoveredEpoch: () => number
+  /** An object that the power has taken could not be made anew: that this node does not have it proves nothing */
+  lossUnmarked: () => void
   /** The store refused a request for another reason than room; it has told of a disk that failed */
   diskFailed: (errno: number, what: string) => void
 }
@@ -213,13 +215,14 @@ export class Replica {
    */
   private lost(oid: Oid, epoch: number): StoredObject | null {
     try {
-      return this.options.store.create(oid, epoch)
+      return this.options.store.create(oid, epoch, true)
     } catch (error) {
       if ((error as { errno?: unknown }).errno !== -ENOSPC) throw error
       this.options.log(
         'warning',
         `object ${oidToHex(oid)} was lost with the power, and there is no room to make it anew`,
       )
+      this.options.lossUnmarked()
       return null
     }
   }

@@ -164,6 +164,11 @@ export class DiskPlaces {
     this.pendingLoss = true
   }
 
+  /** Before `started`: an object was lost, and cannot be made anew to say so. That it is not here proves nothing, as with a lost disk. */
+  countLoss(): void {
+    this.pendingLoss = true
+  }
+
   /** Called as each epoch begins, before anything is served in it: what has come and gone before it counts from here. */
   epochBegins(epoch: number): void {
     const { base, ...state } = this.node

@@ -40,12 +40,12 @@ export class DiskSet extends DiskPlaces implements ObjectStore {
     return found.filter((object) => this.index.get(object.oid) === object)
   }
 
-  create(oid: Oid, writeEpoch: number): StoredObject {
-    const place = this.roomFor(oid, 'create', (store) => store.gauge.reserve)
+  create(oid: Oid, writeEpoch: number, intoReserve = false): StoredObject {
+    const place = this.roomFor(oid, 'create', (store) => (intoReserve ? 0 : store.gauge.reserve))
     const former = this.index.get(oid)
     if (former !== undefined && former.place !== place) this.discard(former)
     try {
-      return this.storeAt(place).create(oid, writeEpoch)
+      return this.storeAt(place).create(oid, writeEpoch, intoReserve)
     } catch (error) {
       if (error instanceof DiskError && error.errno !== ENOSPC) void this.lose(this.places[place], error.message)
       throw error

@@ -237,12 +237,12 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
 
   // creation and removal
 
-  create(oid: Oid, writeEpoch: number): StoredObject {
+  create(oid: Oid, writeEpoch: number, intoReserve = false): StoredObject {
     assertOid(oid)
     assertEpoch(writeEpoch)
     assert(!this.closed, 'the store is open')
     const path = objectPath(oid)
-    this.refuseWhenFull('create', path)
+    if (!intoReserve) this.refuseWhenFull('create', path)
     const former = this.table.get(oid)
     if (former !== undefined) this.remove(former)
     const file = new ObjectFile(this.syncs, oid, writeEpoch, 0)

@@ -101,8 +101,8 @@ export interface ObjectStore {
   /** All of one VDI (data, inode, VM state) */
   ofVdi(vid: number): StoredObject[]
   /** New empty object; an existing one of this oid is replaced by an empty one. The file's existence is durable after the
-   *  next sync of its vid. Throws DiskError (28: no space) */
-  create(oid: Oid, writeEpoch: number): StoredObject
+   *  next sync of its vid. `intoReserve`: one that was here, and is lost. Throws DiskError (28: no space) */
+  create(oid: Oid, writeEpoch: number, intoReserve?: boolean): StoredObject
   remove(object: StoredObject): void
   /** -74 (EBADMSG): the bytes do not match their checksum. That is looked at before the first read of a chunk, and again
    *  every now and then. */

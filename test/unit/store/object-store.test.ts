@@ -421,6 +421,7 @@ test('a full disk takes no new objects, and overwrites go on', async (t) => {
   t.throws(() => store.create(dataOid(1, 1), 1), full)
   t.throws(() => store.stage(dataOid(1, 1), true), full)
   t.is(store.get(dataOid(1, 1)), undefined)
+  t.is(store.create(dataOid(1, 2), 1, true).oid, dataOid(1, 2), 'that it was here, and is lost, is a fact to keep')
   t.is(write(t, store, object, 0, Buffer.from('x')), 1)
   disk.failing = (operation) => (operation === 'write' ? 28 : 0)
   t.is(write(t, store, object, 0, Buffer.from('y')), -28)
