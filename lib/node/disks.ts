@@ -79,8 +79,7 @@ export class Disks {
   }
 
   allLost(reason: string): void {
-    const hint = 'replace it and start sheep again'
-    this.parts.stop(new SheepError('io', `the last disk of this node failed (${reason})`, hint))
+    this.parts.stop(lastDiskFailed(reason))
   }
 
   /** A request failed. The store has told of a disk that failed before; anything else is beyond what the program allows for. */
@@ -123,6 +122,10 @@ export class Disks {
     this.parts.store.space()
     this.looking = this.parts.clock.after(LOOK_MS, () => this.look())
   }
+}
+
+export function lastDiskFailed(reason: string): SheepError {
+  return new SheepError('io', `the last disk of this node failed (${reason})`, 'replace it and start sheep again')
 }
 
 /** Nodes that the epoch began for because they had lost a disk. */

@@ -12,7 +12,17 @@ import { lastEpochOn } from '../cluster/state-disk.js'
 import type { ClusterCommand, ClusterListener, ClusterStatus, EpochRecord, NodeInfo } from '../cluster/types.js'
 import { asSheepError, SheepError } from '../errors.js'
 import { Gateway } from '../gateway/gateway.js'
-import type { Clock, Link, LinkHandler, Log, Network, PeerAddress, Random, Timer } from '../host/interfaces.js'
+import {
+  type Clock,
+  DiskError,
+  type Link,
+  type LinkHandler,
+  type Log,
+  type Network,
+  type PeerAddress,
+  type Random,
+  type Timer,
+} from '../host/interfaces.js'
 import { mutations } from '../mutations.js'
 import { PEER_VERSION } from '../protocol/header.js'
 import { type CallHandler, PeerSessions } from '../replication/peer-session.js'
@@ -30,7 +40,7 @@ import { type Oid, vidOf } from '../vdi/oid.js'
 import { VdiOperations } from '../vdi/operations.js'
 import type { VdiLock } from '../vdi/types.js'
 import { Checker } from './check.js'
-import { Disks, lostDisks } from './disks.js'
+import { Disks, lastDiskFailed, lostDisks } from './disks.js'
 import { expeller } from './expel.js'
 import { Garbage } from './garbage.js'
 import { Recovered } from './recovered.js'
@@ -107,6 +117,7 @@ export class SheepNode implements ClusterListener {
   static async open(parts: NodeParts): Promise<SheepNode> {
     const { log, clock, disks, reserve, trustMs } = parts
     let node: SheepNode | null = null
+    let lost = ''
     const store = await DiskSet.open(disks, {
       log,
       clock,
@@ -115,9 +126,14 @@ export class SheepNode implements ClusterListener {
       lastEpochOn,
       epoch: () => node?.topology.epoch ?? 0,
       lost: () => node?.disks.lost(),
-      allLost: (reason) => node?.disks.allLost(reason),
+      allLost: (reason) => {
+        lost = reason
+        node?.disks.allLost(reason)
+      },
     })
     node = new SheepNode(parts, store)
+    // By its last disk, as it was read
+    if (lost !== '') throw lastDiskFailed(lost)
     return node
   }
 
@@ -207,7 +223,7 @@ export class SheepNode implements ClusterListener {
       attach: parts.attach,
       stop: (error) => this.stopAtOnce(error),
     })
-    this.recovered = new Recovered({ store, topology, cluster: this.cluster, clock, log })
+    this.recovered = new Recovered({ store, topology, cluster: this.cluster, recovery, clock, log })
     this.garbage = new Garbage({
       ...{ store, topology, replica, recovery, clock, log, copiesOf },
       registry: () => this.cluster.registry,
@@ -234,8 +250,16 @@ export class SheepNode implements ClusterListener {
     for (const group of groups) for (const [name, handler] of group) this.calls.set(name, handler)
   }
 
-  /** Resolves when this node takes part in the cluster, or waits for what only people or other nodes can bring. */
+  /** Resolves when this node takes part in the cluster, or waits for what only people or other nodes can bring. SheepError. */
   async start(): Promise<void> {
+    try {
+      await this.join()
+    } catch (error) {
+      throw error instanceof DiskError ? lastDiskFailed(error.message) : error
+    }
+  }
+
+  private async join(): Promise<void> {
     this.listener = await this.parts.network.listen(this.parts.listen, (link) => this.parts.accept(this, link))
     this.store.started(await this.cluster.load())
     await this.cluster.start()

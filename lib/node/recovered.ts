@@ -6,6 +6,7 @@
 import type { Cluster } from '../cluster/cluster.js'
 import { asSheepError } from '../errors.js'
 import type { Clock, Log, Timer } from '../host/interfaces.js'
+import type { Recovery } from '../replication/recovery.js'
 import type { Topology } from '../replication/topology.js'
 import type { DiskSet } from '../store/disk-set.js'
 
@@ -15,6 +16,7 @@ export interface RecoveredParts {
   store: DiskSet
   topology: Topology
   cluster: Cluster
+  recovery: Recovery
   clock: Clock
   log: Log
 }
@@ -44,7 +46,7 @@ export class Recovered {
       this.again(epoch, `what was removed is not settled: errno ${-result}`)
       return
     }
-    store.save({ recoveredEpoch: epoch })
+    store.save({ recoveredEpoch: epoch, passedEpochs: this.parts.recovery.passedEpochs })
     this.propose(epoch)
   }
 

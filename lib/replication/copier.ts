@@ -1,6 +1,6 @@
 /** The bytes of a recovery: objects, or the grains of one that differ, read from another node and put on the disk here. */
 import { SheepError } from '../errors.js'
-import type { Clock, Completion } from '../host/interfaces.js'
+import { type Clock, type Completion, DiskError } from '../host/interfaces.js'
 import { takeSlab } from '../host/slab.js'
 import { FLAG_AS_IS, FLAG_RECOVERY } from '../protocol/header.js'
 import { completed } from '../store/completed.js'
@@ -155,4 +155,8 @@ export class RecoveryRead extends ObjectRequest {
 
 export function diskTrouble(result: number, what = ''): SheepError {
   return new SheepError(result === -28 ? 'no-space' : 'io', `${what}errno ${-result}`)
+}
+
+export function isNoSpace(error: unknown): boolean {
+  return error instanceof DiskError ? error.errno === 28 : error instanceof SheepError && error.code === 'no-space'
 }

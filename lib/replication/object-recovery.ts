@@ -143,9 +143,10 @@ export class ObjectRecovery {
     if (verdict.kind === 'lost') {
       this.options.log('error', `object ${oidToHex(oid)} went with a disk of ${names(topology, verdict.nodes)}`)
       resumeAll(task, LOST)
-      // An older copy must not count as recovered.
-      task.waitingFor = verdict.stale ? verdict.nodes : null
-      return !verdict.stale
+      // An older copy must not count as recovered, nor what went by here.
+      const over = !verdict.stale && passed.of(oid).length === 0
+      task.waitingFor = over ? null : verdict.nodes
+      return over
     }
     task.waitingFor = null
     if (verdict.kind === 'absent') {

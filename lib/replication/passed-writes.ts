@@ -27,6 +27,11 @@ export class PassedWrites {
     return true
   }
 
+  /** Nothing is missing here that went by in this epoch */
+  get none(): boolean {
+    return this.writers.size === 0
+  }
+
   /** Node ids of the gateways */
   of(oid: Oid): readonly string[] {
     const known = this.writers.get(oid)

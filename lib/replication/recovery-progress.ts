@@ -1,4 +1,6 @@
 /** How far this node's recovery of the epoch is: for people, and for what waits for its end. */
+import type { Task } from './object-recovery.js'
+
 export interface RecoveryProgress {
   epoch: number
   /** no-room: degraded, since the disk has no room for more copies; it goes on by itself when there is some */
@@ -18,4 +20,17 @@ export interface RecoveryProgress {
   waitingFor: { nodes: readonly string[]; objects: number }[]
   /** Clock.now() at which this epoch's recovery began */
   since: number
+}
+
+/** By the nodes that are needed. */
+export function whatWaits(tasks: Iterable<Task>): RecoveryProgress['waitingFor'] {
+  const waiting = new Map<string, { nodes: readonly string[]; objects: number }>()
+  for (const { waitingFor } of tasks) {
+    if (waitingFor === null) continue
+    const key = waitingFor.join()
+    const entry = waiting.get(key) ?? { nodes: waitingFor, objects: 0 }
+    entry.objects++
+    waiting.set(key, entry)
+  }
+  return [...waiting.values()]
 }

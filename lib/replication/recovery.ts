@@ -12,21 +12,21 @@
  */
 import type { RecoverySettings } from '../cluster/types.js'
 import { SheepError } from '../errors.js'
-import { type Clock, DiskError, type Log, type Timer } from '../host/interfaces.js'
+import type { Clock, Log, Timer } from '../host/interfaces.js'
 import type { ObjectStore } from '../store/types.js'
 import { type Oid, oidToHex, vidOf } from '../vdi/oid.js'
-import { Copier } from './copier.js'
+import { Copier, isNoSpace } from './copier.js'
 import type { Filling } from './filling.js'
 import { Inquiry, type Survey } from './inquiry.js'
 import { newTask, ObjectRecovery, resumeAll, type Task } from './object-recovery.js'
 import { Pacer } from './pacer.js'
 import { PassedWrites } from './passed-writes.js'
 import type { Peers } from './peers.js'
-import type { RecoveryProgress } from './recovery-progress.js'
+import { type RecoveryProgress, whatWaits } from './recovery-progress.js'
 import type { EnsureWaiter, ObjectEnsurer, Replica } from './replica.js'
 import type { Topology } from './topology.js'
 import { Unneeded } from './unneeded.js'
-import { type Doubts, passedIn } from './validity.js'
+import { type Doubts, passedIn, passedWithout } from './validity.js'
 
 const TASKS_AT_ONCE = 4
 /** While clients are served: a write to an object that is being copied waits for that. */
@@ -187,6 +187,12 @@ export class Recovery implements ObjectEnsurer {
     return this.passed.add(oid, writer)
   }
 
+  /** `doubts().passedEpochs` once this node's share of the epoch is valid: with it has come whatever went by in the epoch. */
+  get passedEpochs(): readonly number[] {
+    const { topology, doubts } = this.options
+    return this.passed.none ? passedWithout(doubts().passedEpochs, topology.epoch) : doubts().passedEpochs
+  }
+
   wanted(oid: Oid): void {
     const task = this.tasks.get(oid)
     if (task !== undefined && !task.running) this.next(task)
@@ -225,14 +231,16 @@ export class Recovery implements ObjectEnsurer {
     if (task.running) throw new SheepError('busy', `object ${oidToHex(oid)} is being recovered`, 'try again')
     task.running = true
     const object = this.options.store.get(oid)
-    // From now on requests wait for the other copy, also when it does not come: then this one is compared.
+    // From now on requests wait for the other copy, also when it does not come: then this one is compared, as any that is doubted.
     if (object !== undefined) object.suspect = true
+    let taken = false
     try {
-      const taken = await this.objects.take(task, this.options.topology.epoch, from)
+      taken = await this.objects.take(task, this.options.topology.epoch, from)
       if (!taken) throw new SheepError('no-object', `node ${from} has no copy of ${oidToHex(oid)}`)
     } finally {
       task.running = false
-      this.finish(task, 0)
+      if (taken || task.cancelled) this.finish(task, 0)
+      else this.retry()
     }
   }
 
@@ -262,15 +270,7 @@ export class Recovery implements ObjectEnsurer {
   }
 
   progress(): RecoveryProgress {
-    const waiting = new Map<string, { nodes: readonly string[]; objects: number }>()
-    for (const task of this.tasks.values()) {
-      if (task.waitingFor === null) continue
-      const key = task.waitingFor.join()
-      const entry = waiting.get(key) ?? { nodes: task.waitingFor, objects: 0 }
-      entry.objects++
-      waiting.set(key, entry)
-    }
-    const waitingFor = [...waiting.values()]
+    const waitingFor = whatWaits(this.tasks.values())
     const stuck = waitingFor.reduce((sum, entry) => sum + entry.objects, 0)
     const bytesTaken = this.copier.bytesTaken - this.bytesBefore
     const seconds = (this.options.clock.now() - this.since) / 1000
@@ -478,8 +478,4 @@ export class Recovery implements ObjectEnsurer {
     this.lastReported = epoch
     recovered(epoch)
   }
-}
-
-function isNoSpace(error: unknown): boolean {
-  return error instanceof DiskError ? error.errno === 28 : error instanceof SheepError && error.code === 'no-space'
 }

@@ -11,7 +11,8 @@ export const PASSED_EPOCHS_MAX = 256
 
 /** Why what a node says proves nothing of writes in some epochs, of whatever object. */
 export interface Doubts {
-  /** In which its node let changes go by, of whatever object (passed-writes.ts), ascending; at most PASSED_EPOCHS_MAX */
+  /** In which its node let changes go by, of whatever object, that it did not get in the same epoch (passed-writes.ts); ascending,
+   *  at most PASSED_EPOCHS_MAX */
   passedEpochs: readonly number[]
   /** The newest epoch after which the node lost a disk, 0 none: whatever it says proves nothing of writes up to it */
   lostEpoch: number
@@ -129,6 +130,11 @@ function letPass(epochs: readonly number[], epoch: number): boolean {
 export function passedIn(epochs: readonly number[], epoch: number, oldest: number): number[] {
   const kept = epochs.length === PASSED_EPOCHS_MAX ? [...epochs] : epochs.filter((one) => one >= oldest)
   return [...kept, epoch].slice(-PASSED_EPOCHS_MAX)
+}
+
+/** Without `epoch`, the newest: what went by in it has come since. A full list stands for epochs that it does not name, and stays. */
+export function passedWithout(epochs: readonly number[], epoch: number): readonly number[] {
+  return epochs.length === PASSED_EPOCHS_MAX ? epochs : epochs.filter((one) => one !== epoch)
 }
 
 /** 0 is a copy being received, of which nobody knows yet. */

@@ -6,9 +6,10 @@ import { assert } from '../assert.js'
 import { SheepError } from '../errors.js'
 import { type Clock, type Disk, DiskError, type Log } from '../host/interfaces.js'
 import { type Oid, oidToHex } from '../vdi/oid.js'
+import { completed } from './completed.js'
 import type { NodeState } from './identity.js'
 import { writeState } from './identity.js'
-import type { AttachedDisk, NodeDisks, UnusableDisk } from './node-disks.js'
+import { type AttachedDisk, diskFails, type NodeDisks, type UnusableDisk } from './node-disks.js'
 import type { ObjectFile } from './object-file.js'
 import { FileStore } from './object-store.js'
 import type { Intent, StoredObject } from './types.js'
@@ -73,24 +74,25 @@ export class DiskPlaces {
   private pendingLoss = false
   protected closed = false
 
-  /** Opens all. SheepError, DiskError when none of the node's own disks can be opened. */
+  /** Opens all. SheepError when none of the node's own disks can be opened. */
   protected async openAll(found: NodeDisks): Promise<void> {
     const { options } = this
-    let failure: unknown = null
+    let failure: SheepError | null = null
     // Its own first: of equal copies theirs stay.
     for (const { id, attached, own } of [...found.disks].sort((a, b) => Number(b.own) - Number(a.own))) {
       try {
         await this.add(id, attached, own ? (this.entry(id)?.joined ?? 0) : Number.POSITIVE_INFINITY)
       } catch (error) {
-        if (!(error instanceof DiskError) || found.disks.length === 1) throw error
-        failure = error
+        if (!(error instanceof DiskError)) throw error
+        failure ??= diskFails(attached.path, error)
         options.log('error', `disk ${attached.path} fails: ${error.message}; this node starts without it`)
         attached.close()
       }
     }
     const own = this.working().some((place) => place.store!.joinedEpoch !== Number.POSITIVE_INFINITY)
     if (!own) throw failure ?? new SheepError('io', 'none of the disks of this node can be opened')
-    this.pendingLoss = this.node.disks.some((entry) => !this.working().some((place) => place.id === entry.id))
+    // One that failed while others were opened is not listed any more.
+    this.pendingLoss ||= this.node.disks.some((entry) => !this.working().some((place) => place.id === entry.id))
     await this.tidyIntents()
   }
 
@@ -294,12 +296,13 @@ export class DiskPlaces {
   /** An intent must lie beside its object: only that disk's loss takes both. */
   private async tidyIntents(): Promise<void> {
     for (const { store } of this.working()) {
-      for (const oid of store!.intentsAtOpen.keys()) {
+      for (const oid of store?.intentsAtOpen.keys() ?? []) {
         const file = this.index.get(oid)
-        if (file === undefined || store!.get(oid) !== undefined) continue
+        // Disks may fail meanwhile.
+        const home = file === undefined ? null : this.storeOf(file)
+        if (file === undefined || home === null || store!.get(oid) !== undefined) continue
         file.suspect = true
-        const home = this.places[file.place].store!
-        await new Promise<void>((resolve) => home.addIntent(file, { complete: () => resolve() }))
+        await completed((done) => home.addIntent(file, done))
         if (file.intent) store!.forgetIntent(oid)
       }
     }

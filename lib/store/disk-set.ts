@@ -16,7 +16,7 @@ const ENOSPC = 28
 const ECANCELED = 125
 
 export class DiskSet extends DiskPlaces implements ObjectStore {
-  /** SheepError, DiskError when none of the node's own disks can be opened. */
+  /** SheepError when none of the node's own disks can be opened. */
   static async open(found: NodeDisks, options: DiskSetOptions): Promise<DiskSet> {
     const set = new DiskSet(found, options)
     await set.openAll(found)

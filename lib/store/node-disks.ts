@@ -90,7 +90,8 @@ export function findDisks(
     try {
       found.push(look(one))
     } catch (error) {
-      if (!(error instanceof DiskError) || attached.length === 1) throw error
+      if (!(error instanceof DiskError)) throw error
+      if (attached.length === 1) throw diskFails(one.path, error)
       broken.push({ id: '', path: one.path, state: 'failed', reason: error.message })
     }
   }
@@ -144,6 +145,11 @@ export function findDisks(
     parts.log('error', `disk ${path} is ${what}: ${reason}; this node starts without it`)
   }
   return { id, state, disks, unusable: broken }
+}
+
+/** It is there, and gives errors; the node has no other. */
+export function diskFails(path: string, error: DiskError): SheepError {
+  return new SheepError('io', `disk ${path} fails: ${error.message}`, 'see dmesg; replace it if it goes on')
 }
 
 /** A disk for a node that runs. SheepError invalid: it is another node's, or somebody's; DiskError. */

@@ -97,6 +97,11 @@ export class EngineHub {
     }
   }
 
+  /** Something has happened that some members are still to be told of */
+  get unsettled(): boolean {
+    return this.#groups.some((group) => group.frozen || group.members.some((member) => member.hasNews))
+  }
+
   // for the members
 
   nextJoin(): number {
@@ -269,6 +274,10 @@ class Member {
     if (this.#quorate === quorate) return
     this.#quorate = quorate
     this.enqueue({ type: 'quorum', quorate })
+  }
+
+  get hasNews(): boolean {
+    return this.#queue.some((item) => item.type !== 'message')
   }
 
   deliveredOf(group: Group): number {

@@ -5,7 +5,8 @@
  * - when hosts that lose power may have been the last to hold what was not flushed, the checker is told, and holds the
  *   cluster to the flush rule from then on.
  *
- * A host is troubled from its first fault until everything is recovered: its copies may lack writes.
+ * A host is troubled from its first fault until that has ended and everything is recovered: its copies may lack writes. What hosts say
+ * of themselves is not enough: a partition that has just begun is not noticed yet, and one told to die at its next system call lives.
  */
 import { SheepError } from '../../lib/errors.js'
 import { DiskError } from '../../lib/host/interfaces.js'
@@ -19,8 +20,8 @@ export class Planner {
   /** A script says what happens to hosts: neither clients nor administrators add to it */
   scripted = false
   readonly #troubled = new Set<Host>()
-  /** Ends of faults that are under way */
-  readonly #undo = new Set<() => void>()
+  /** Ends of faults that are under way, with whom they trouble until then */
+  readonly #undo = new Map<() => void, readonly Host[]>()
   #partitioned = false
   #over = false
   /** Of what administrators do to recovery; most leave it alone */
@@ -56,7 +57,9 @@ export class Planner {
         if (vnodes > 0 && cluster.recovered.get(id) !== epoch) return false
       }
     }
+    if (this.world.hub.unsettled) return true
     this.#troubled.clear()
+    for (const hosts of this.#undo.values()) for (const host of hosts) this.#troubled.add(host)
     return true
   }
 
@@ -270,7 +273,7 @@ export class Planner {
     this.#later(random.chance(0.3) ? random.exponential(100) : random.exponential(5000), () => {
       if (host.up) this.#restartLater(host)
       else host.start()
-    })
+    }, [host])
   }
 
   pause(host: Host): void {
@@ -280,7 +283,7 @@ export class Planner {
     host.pause()
     this.#later(this.random.pick([20, 500, 5000, 20_000]) * (0.5 + this.random.float()), () => {
       if (host.process === process) host.resume()
-    })
+    }, [host])
   }
 
   /** `ms`: until it heals */
@@ -295,12 +298,13 @@ export class Planner {
     const pairs = world.hosts.flatMap((a) => world.hosts.map((b) => [a.name, b.name]))
     const cuts = pairs.filter(([a, b]) => away.has(a) !== away.has(b))
     for (const [a, b] of cuts) world.network.cut(a, b)
-    this.#later(ms > 0 ? ms : random.pick([100, 3000, 15_000]) * (0.5 + random.float()), () => {
+    const heal = (): void => {
       world.log('the partition heals')
       this.#partitioned = false
       for (const [a, b] of cuts) world.network.heal(a, b)
       world.hub.partition(() => 0)
-    })
+    }
+    this.#later(ms > 0 ? ms : random.pick([100, 3000, 15_000]) * (0.5 + random.float()), heal, this.#living)
   }
 
   /** Peers cannot talk in one direction, the engine's own network is fine. */
@@ -312,10 +316,11 @@ export class Planner {
     this.#troubled.add(b)
     world.log(`${a.name} -> ${b.name} is cut`)
     world.network.cut(a.name, b.name)
-    this.#later(random.pick([50, 2000, 12_000]) * (0.5 + random.float()), () => {
+    const heal = (): void => {
       world.log(`${a.name} -> ${b.name} heals`)
       world.network.heal(a.name, b.name)
-    })
+    }
+    this.#later(random.pick([50, 2000, 12_000]) * (0.5 + random.float()), heal, [a, b])
   }
 
   #slow(host: Host): void {
@@ -347,11 +352,11 @@ export class Planner {
     this.world.scheduler.after(1000, () => host.start())
   }
 
-  #later(ms: number, undo: () => void): void {
+  #later(ms: number, undo: () => void, troubled: readonly Host[] = []): void {
     const once = (): void => {
       if (this.#undo.delete(once)) undo()
     }
-    this.#undo.add(once)
+    this.#undo.set(once, troubled)
     this.world.scheduler.after(ms, once)
   }
 
@@ -360,7 +365,7 @@ export class Planner {
     this.#over = true
     for (const host of this.#living) host.process?.dieAfter(-1)
     this.#revive()
-    for (const undo of [...this.#undo]) this.world.scheduler.after(this.random.float() * 3000, undo)
+    for (const undo of [...this.#undo.keys()]) this.world.scheduler.after(this.random.float() * 3000, undo)
   }
 
   /** After healing, what is down for long is started: an administrator looks again now and then. */

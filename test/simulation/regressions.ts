@@ -60,4 +60,11 @@ export const REGRESSIONS: readonly { seed: number; cause: string }[] = [
   { seed: 21622, cause: 'a volume was closed while an object of a deleted ancestor was being freed' },
   { seed: 60276, cause: 'what a disk that came back had of a deleted VDI counted as lost, and was waited for' },
   { seed: 60874, cause: 'a leftover of an open volume counted as lost with a disk, and was waited for' },
+  {
+    seed: 20461,
+    cause:
+      'a disk failed long after all was recovered: what had gone by there before made objects of others count as lost',
+  },
+  { seed: 21513, cause: 'a removed object waited for the disk that its newest copy had been on, and recovery with it' },
+  { seed: 20534, cause: 'the only disk that was left failed as the daemon started: an error without a name' },
 ]

@@ -7,7 +7,14 @@
 import { assert } from '../../../lib/assert.js'
 import type { EpochRecord } from '../../../lib/cluster/types.js'
 import { Topology } from '../../../lib/replication/topology.js'
-import { type CopyReport, decide, passedIn, type Verdict, validThrough } from '../../../lib/replication/validity.js'
+import {
+  type CopyReport,
+  decide,
+  passedIn,
+  passedWithout,
+  type Verdict,
+  validThrough,
+} from '../../../lib/replication/validity.js'
 import { dataOid, type Oid } from '../../../lib/vdi/oid.js'
 import { epochOf, node, nodeId } from './nodes.js'
 
@@ -91,6 +98,8 @@ export class ValidityModel {
     forgetPassed: false,
     takeTooEarly: false,
     inheritIncomplete: false,
+    forgetPassedTooEarly: false,
+    forgetLoss: false,
   }
 
   constructor(
@@ -264,6 +273,14 @@ export class ValidityModel {
     this.newEpoch([member.id])
   }
 
+  /** The disk with its copy fails: a new epoch with the same nodes begins. */
+  loseDisk(which: number): void {
+    const member = this.present[which % this.present.length]
+    member.copy = null
+    if (!this.bugs.forgetLoss) member.lostEpoch = this.epoch
+    this.newEpoch([])
+  }
+
   back(which: number): void {
     const away = this.members.filter((member) => !member.present)
     if (away.length === 0) return
@@ -358,7 +375,11 @@ export class ValidityModel {
   reportRecovered(which: number): void {
     const { present } = this
     const member = present[which % present.length]
-    if (!this.ring().includes(member) || this.serves(member)) member.recovered = this.epoch
+    const valid = !this.ring().includes(member) || this.serves(member)
+    if (valid) member.recovered = this.epoch
+    if (valid || this.bugs.forgetPassedTooEarly) {
+      member.passedEpochs = [...passedWithout(member.passedEpochs, this.epoch)]
+    }
     if (!present.every((one) => one.recovered >= this.epoch)) return
     for (const one of present) {
       if (one.copy !== null && !this.ring().includes(one) && one.copy.writeEpoch < this.epoch) one.copy = null
@@ -384,16 +405,19 @@ export class ValidityModel {
   quiesce(): string[] {
     while (this.present.length < this.members.length) this.back(0)
     const faults: string[] = []
+    let lost = false
     for (let round = 0; round < this.copies + 2; round++) {
       for (let i = 0; i < BLOCKS * this.copies; i++) this.apply(0, i)
       for (let i = 0; i < this.ring().length; i++) {
         const verdict = this.recover(i)
+        lost ||= verdict?.kind === 'lost'
         if (verdict?.kind === 'wait')
           faults.push(`all are here, and ${this.ring()[i].number} waits for epoch ${verdict.epoch}`)
         if (verdict?.kind === 'absent') faults.push('all are here, and the object is nowhere')
       }
     }
     for (let i = 0; i < BLOCKS * this.copies; i++) this.apply(0, i)
+    if (lost) return [...faults, ...this.faults()]
     if (this.writes.length > 0) faults.push('a write does not end')
     const contents = new Set(this.ring().map((member) => member.copy?.blocks.join() ?? 'none'))
     if (contents.size !== 1) faults.push(`replicas differ: ${[...contents].join(' | ')}`)

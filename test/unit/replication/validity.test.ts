@@ -6,6 +6,7 @@ import {
   decide,
   PASSED_EPOCHS_MAX,
   passedIn,
+  passedWithout,
   type Verdict,
   validThrough,
 } from '../../../lib/replication/validity.js'
@@ -257,6 +258,8 @@ test('a node that let changes go by proves nothing of those epochs, and only of 
   t.deepEqual(decide(topology, oid, 2, own(many), [absent(2)]).kind, 'wait', 'what is forgotten counts as passed')
   t.is(passedIn(many, 9999, 0).length, PASSED_EPOCHS_MAX)
   t.deepEqual(passedIn([3, 5, 8], 9, 5), [5, 8, 9])
+  t.deepEqual(passedWithout([3, 5, 8], 8), [3, 5], 'what went by in it has come')
+  t.is(passedWithout(many, many[PASSED_EPOCHS_MAX - 1]), many, 'but a full list stands for others too')
 })
 
 test('epochs that are forgotten ask for nobody: all known nodes have recovered past them', (t) => {
@@ -275,7 +278,7 @@ const event = fc.oneof(
     arbitrary: fc.record({
       what: fc.constantFrom(
         ...['flush', 'clean', 'open', 'recovered', 'crash', 'crash', 'cut', 'power', 'bounce', 'back', 'back'],
-        ...['restart all', 'power of all'],
+        ...['restart all', 'power of all', 'disk'],
       ),
       a: fc.nat(9),
       b: fc.nat(63),
@@ -297,6 +300,7 @@ function play(model: ValidityModel, { what, a, b }: Event): void {
   else if (what === 'restart all') model.restartAll()
   else if (what === 'power of all') model.restartAll(b)
   else if (what === 'bounce') model.bounce(a, b)
+  else if (what === 'disk') model.loseDisk(a)
   else if (what === 'power') model.leave([a % count], true, b)
   else model.leave(a === b ? [a % count] : [a % count, b % count], what === 'crash')
 }
@@ -337,6 +341,8 @@ const bugs = [
   'forgetPassed',
   'takeTooEarly',
   'inheritIncomplete',
+  'forgetPassedTooEarly',
+  'forgetLoss',
 ]
 
 for (const bug of bugs) {

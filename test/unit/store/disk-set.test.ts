@@ -1,8 +1,10 @@
 import test from 'ava'
+import { SheepError } from '../../../lib/errors.js'
 import { type Clock, type Completion, DiskError, type Random } from '../../../lib/host/interfaces.js'
 import { DiskSet } from '../../../lib/store/disk-set.js'
 import { readConfig, readState } from '../../../lib/store/identity.js'
 import { type AttachedDisk, findDisk, findDisks } from '../../../lib/store/node-disks.js'
+import { FileStore } from '../../../lib/store/object-store.js'
 import { dataOid } from '../../../lib/vdi/oid.js'
 import { MemoryDisk } from './memory-disk.js'
 
@@ -134,4 +136,36 @@ test('of two copies the older loses, and what is on a disk that was away inherit
   t.is(alone.state.lostEpoch, 10, 'an object that cannot be made anew counts as a lost disk')
   t.throws(() => findDisk({ ...attached, disk: rig.disks[1] }, 'ffffffffffffffff', alone.state, { clock, random }))
   await t.throwsAsync(alone.unplug('/d0'), { message: /the only disk/ })
+})
+
+test('a disk that fails as the node starts is named; one that fails before it serves counts as lost', async (t) => {
+  const rig = new Rig([new MemoryDisk(), new MemoryDisk()])
+  await drain(rig.disks, (await rig.open(0, 1)).close())
+  // An object on one disk, and what says that it is doubted on the other: it is to be written beside it.
+  const [first, second] = rig.disks
+  const one = await drain(rig.disks, FileStore.open(first, { clock, log: () => {} }))
+  t.is(await rig.call((done) => one.addIntent(one.create(oids[0], 3), done)), 0)
+  await drain(rig.disks, one.close())
+  first.unlink(one.pathOf(oids[0]))
+  first.bootId = 'boot 2'
+  const other = await drain(rig.disks, FileStore.open(second, { clock, log: () => {} }))
+  other.create(oids[0], 3)
+  await drain(rig.disks, other.close())
+  let writes = 0
+  // The first write makes its own log anew.
+  second.failing = (operation) => (operation === 'write' && ++writes > 1 ? 5 : 0)
+  const set = await rig.open(0, 1)
+  t.is(writes, 2)
+  t.deepEqual(rig.lost, ['/d1'])
+  t.is(set.count, 0)
+  set.started(8)
+  set.epochBegins(9)
+  t.is(set.state.lostEpoch, 8)
+  await drain(rig.disks, set.close())
+
+  second.failing = () => 0
+  first.failing = (operation) => (operation === 'sync' ? 5 : 0)
+  const error = await t.throwsAsync(rig.open(0), { instanceOf: SheepError })
+  t.like(error, { code: 'io' })
+  t.regex(error.message, /disk \/d0 fails: /)
 })
