@@ -5,7 +5,7 @@
 import { type Bus, NO_ANSWER } from './bus.js'
 import { FLAG_INTERACTIVE, type Incoming, variant } from './codec.js'
 import type { Action } from './methods.js'
-import { CallError, STANDARD_ERRORS } from './names.js'
+import { CallError, NOT_AUTHORIZED, STANDARD_ERRORS } from './names.js'
 
 /** For rules; polkit may have to be started first */
 const DECISION_MS = 25_000
@@ -64,7 +64,7 @@ export async function authorize(
 }
 
 function refusal(action: string, why: string): CallError {
-  return new CallError(STANDARD_ERRORS.accessDenied, `not authorized for ${action}: ${why}`)
+  return new CallError(NOT_AUTHORIZED, `not authorized for ${action}: ${why}`)
 }
 
 /** Its window is closed; whether that worked changes nothing for the caller. */

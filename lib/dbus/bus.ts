@@ -112,9 +112,13 @@ export class Bus {
 
   /** To nobody when the caller wants no answer. */
   reply(to: Incoming, signature: string, body: unknown[]): void {
+    this.replyWith(to, (reply) => encode(METHOD_RETURN, { ...reply, signature, body }))
+  }
+
+  /** `make`: the message, of kind METHOD_RETURN, with these fields. */
+  replyWith(to: Incoming, make: (reply: Outgoing) => Buffer): void {
     if (to.flags & FLAG_NO_REPLY) return
-    const message = { destination: to.sender, replySerial: to.serial, signature, body }
-    const bytes = this.encoded(METHOD_RETURN, message)
+    const bytes = make({ destination: to.sender, replySerial: to.serial, serial: this.nextSerial() })
     if (bytes.length <= REPLY_BYTES_MAX) this.connection.send(bytes)
     else this.fail(to, new CallError(STANDARD_ERRORS.limits, `the answer has ${bytes.length} bytes: ask for its parts`))
   }

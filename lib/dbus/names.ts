@@ -42,7 +42,6 @@ export function errorName(code: ErrorCode): string {
 
 /** Errors that D-Bus itself names (dbus-shared.h) and that its tools know. */
 export const STANDARD_ERRORS = {
-  accessDenied: 'org.freedesktop.DBus.Error.AccessDenied',
   authorizationNeeded: 'org.freedesktop.DBus.Error.InteractiveAuthorizationRequired',
   failed: 'org.freedesktop.DBus.Error.Failed',
   invalidArguments: 'org.freedesktop.DBus.Error.InvalidArgs',
@@ -54,6 +53,9 @@ export const STANDARD_ERRORS = {
   unknownObject: 'org.freedesktop.DBus.Error.UnknownObject',
   unknownProperty: 'org.freedesktop.DBus.Error.UnknownProperty',
 } as const
+
+/** Not D-Bus's AccessDenied: busctl shows that one without its text. */
+export const NOT_AUTHORIZED = `${BUS_NAME}.Error.NotAuthorized`
 
 /** A call that is answered with an error of this name. */
 export class CallError extends Error {

@@ -150,8 +150,8 @@ export class Objects {
 
   private put(changes: Changes, object: BusObject): void {
     const before = this.objects.get(object.path)
-    this.objects.set(object.path, object)
     if (before === undefined) {
+      this.objects.set(object.path, object)
       this.link(object.path)
       changes.added.push(object)
       return
@@ -163,7 +163,9 @@ export class Objects {
       values[name] = value
       differs = true
     }
-    if (differs) changes.changed.push({ object, values })
+    if (!differs) return
+    this.objects.set(object.path, object)
+    changes.changed.push({ object, values })
   }
 
   private drop(changes: Changes, path: string): void {

@@ -19,6 +19,7 @@ import {
   STANDARD,
   signatureOf,
 } from './interfaces.js'
+import { managedObjects } from './managed.js'
 import type { ClusterEvent, FromBus, ToBus } from './messages.js'
 import { callErrorOf, lookUp, type Operation, operationOf } from './methods.js'
 import { BUS_NAME, CallError, CLUSTER_PATH, nodePath, ROOT_PATH, STANDARD_ERRORS } from './names.js'
@@ -131,6 +132,10 @@ export class Service {
       throw new CallError(STANDARD_ERRORS.invalidArguments, text)
     }
     const gives = signatureOf(method.gives)
+    if (face === OBJECT_MANAGER) {
+      bus.replyWith(message, (reply) => managedObjects(this.objects.all(), interfacesOf, reply))
+      return
+    }
     if (Object.hasOwn(STANDARD, face)) {
       bus.reply(message, gives, this.standard(face, message, object, faces, children ?? []))
       return
@@ -161,9 +166,6 @@ export class Service {
   ): unknown[] {
     if (face === INTROSPECTABLE) return [introspection(faces, children)]
     if (face === PEER) return member === 'Ping' ? [] : [machineId()]
-    if (face === OBJECT_MANAGER) {
-      return [Object.fromEntries([...this.objects.all()].map((one) => [one.path, interfacesOf(one)]))]
-    }
     return properties(object!, member, body.map(String))
   }
 

@@ -21,6 +21,9 @@ const debian = {
   e2fsprogs: ['mke2fs', 'mkfs.ext4'],
   mount: ['mount', 'umount'],
   openssl: ['openssl'],
+  'dbus-daemon': ['dbus-daemon'],
+  'libglib2.0-bin': ['gdbus'],
+  systemd: ['busctl'],
   debootstrap: ['debootstrap'],
   'systemd-container': ['systemd-nspawn'],
   iproute2: ['ip'],
@@ -44,6 +47,9 @@ const needs = {
     'e2fsprogs',
     'mount',
     'openssl',
+    'dbus-daemon',
+    'libglib2.0-bin',
+    'systemd',
   ],
 }
 

@@ -1,8 +1,9 @@
 import test from 'ava'
 import { VERBS } from '../../../lib/control/verbs.js'
-import { decode, encode, METHOD_CALL, variant } from '../../../lib/dbus/codec.js'
+import { decode, encode, METHOD_CALL, METHOD_RETURN, variant } from '../../../lib/dbus/codec.js'
 import { Facts } from '../../../lib/dbus/facts.js'
 import { INTERFACES, introspection, STANDARD, signatureOf } from '../../../lib/dbus/interfaces.js'
+import { managedObjects } from '../../../lib/dbus/managed.js'
 import { lookUp, operationOf, options, toNumber } from '../../../lib/dbus/methods.js'
 import { type BusObject, Objects } from '../../../lib/dbus/objects.js'
 import { type ErrorCode, SheepError } from '../../../lib/errors.js'
@@ -54,6 +55,26 @@ test('every property of every object can be sent as the type that introspection 
     }
   }
   t.true(properties > 40)
+})
+
+test('GetManagedObjects made of kept parts is what dbus-next makes of the whole', (t) => {
+  const { objects } = world()
+  const interfacesOf = ({ face, values }: BusObject): Record<string, unknown> => {
+    const types = INTERFACES[face].properties
+    return {
+      [face]: Object.fromEntries(
+        Object.entries(values).map(([name, value]) => [name, variant(types[name].type, value)]),
+      ),
+    }
+  }
+  const reply = { serial: 5, replySerial: 9, destination: ':1.7' }
+  for (const count of [0, 1, 2, 100]) {
+    const all = [...objects.all()].slice(0, count)
+    const body = [Object.fromEntries(all.map((object) => [object.path, interfacesOf(object)]))]
+    const whole = encode(METHOD_RETURN, { ...reply, signature: 'a{oa{sa{sv}}}', body })
+    t.true(managedObjects(all, interfacesOf, reply).equals(whole), `${count} objects`)
+    t.true(managedObjects(all, interfacesOf, reply).equals(whole), `${count} objects, kept`)
+  }
 })
 
 test('what loses data is another action than what does not', (t) => {
