@@ -174,6 +174,8 @@ export class World {
     await this.#pass(this.shape.settle, null)
     await this.#until('everything is recovered', this.#recovered())
     if (this.rot.flips > 0) {
+      // A pass that runs already may have been past what has rotted since: it ends first.
+      await this.#until('everything is scrubbed', this.#scrubbed())
       this.rot.startScrubs()
       await this.#until('everything is scrubbed', this.#scrubbed())
     }
