@@ -354,6 +354,8 @@ export class Recovery implements ObjectEnsurer {
 
   private pump(): void {
     if (this.stopped || this.lettingPass) return
+    // A new epoch is known, and something of the former is still at the disk: what was heard in that says nothing any more.
+    if (this.begunEpoch !== this.options.topology.epoch) return
     while (this.urgent.length > 0 && this.runningUrgent < ON_DEMAND_AT_ONCE) {
       const task = this.tasks.get(this.urgent.shift() as Oid)
       if (task !== undefined && !task.running) this.start(task)
