@@ -29,8 +29,8 @@ import { Unneeded } from './unneeded.js'
 import { type Doubts, passedIn, passedWithout } from './validity.js'
 
 const TASKS_AT_ONCE = 4
-/** While clients are served: a write to an object that is being copied waits for that. */
-const TASKS_BESIDE_CLIENTS = 2
+/** While clients are served: each more makes their slowest requests slower, and recovery hardly faster (bench --recovery). */
+const TASKS_BESIDE_CLIENTS = 1
 const ON_DEMAND_AT_ONCE = 16
 const RETRY_MS = 1_000
 /** More than a host that is up needs to be seen again */
