@@ -9,12 +9,28 @@ import { Host } from './host.js'
 import { prepareRoot } from './root.js'
 
 const project = join(import.meta.dirname, '..', '..', '..')
-/** Run-time dependencies; koffi's binary is a package of its own. */
-const modules = ['koffi', '@koromix', 'commander']
+
+/** Paths below node_modules of what the program needs when it runs, as the lock file says. */
+function runtimeModules(): string[] {
+  const { packages } = JSON.parse(readFileSync(join(project, 'package-lock.json'), 'utf8')) as {
+    packages: Record<string, { dev?: boolean }>
+  }
+  return Object.entries(packages)
+    .filter(([path, { dev }]) => path !== '' && !dev)
+    .map(([path]) => path)
+}
 
 const programs = {
   '/usr/bin/sheep': 'dist/daemon/sheep.js',
   '/usr/bin/dog': 'dist/lib/dog/main.js',
+}
+
+/** As a package would install them */
+const files = {
+  '/etc/systemd/system/sheepdog.service': 'systemd/sheepdog.service',
+  '/usr/share/dbus-1/system.d/org.sheepdog.conf': 'systemd/org.sheepdog.conf',
+  '/usr/share/polkit-1/actions/org.sheepdog.policy': 'systemd/org.sheepdog.policy',
+  '/usr/share/polkit-1/rules.d/org.sheepdog.rules': 'systemd/org.sheepdog.rules',
 }
 
 export interface BedOptions {
@@ -56,10 +72,9 @@ export class Bed {
         for (const [path, target] of Object.entries(programs)) {
           host.write(path, `#!/bin/sh\nexec node /usr/lib/sheepdog/${target} "$@"\n`)
         }
-        host.write(
-          '/etc/systemd/system/sheepdog.service',
-          readFileSync(join(project, 'systemd/sheepdog.service'), 'utf8'),
-        )
+        for (const [path, source] of Object.entries(files)) {
+          host.write(path, readFileSync(join(project, source), 'utf8'))
+        }
         bed.hosts.push(host)
       }
       for (const host of bed.hosts) setUp?.(host, bed)
@@ -77,9 +92,9 @@ export class Bed {
     mkdirSync(join(build, 'node_modules'), { recursive: true })
     cpSync(join(project, 'package.json'), join(build, 'package.json'))
     cpSync(join(project, 'dist'), join(build, 'dist'), { recursive: true })
-    for (const name of modules) {
-      const module = join(project, 'node_modules', name)
-      if (existsSync(module)) cpSync(module, join(build, 'node_modules', name), { recursive: true, dereference: true })
+    for (const path of runtimeModules()) {
+      const module = join(project, path)
+      if (existsSync(module)) cpSync(module, join(build, path), { recursive: true, dereference: true })
     }
     return build
   }

@@ -3,7 +3,7 @@
  * recipe changes. Hosts see it read-only through an overlay.
  */
 import { createHash } from 'node:crypto'
-import { chmodSync, existsSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { must } from '../support/process.js'
 
@@ -16,7 +16,7 @@ const recipe = 1
 /** What debootstrap installs */
 const base = ['systemd', 'systemd-sysv', 'dbus', 'libpam-systemd', 'polkitd', 'ca-certificates']
 /** What apt installs then, with what it depends on */
-const packages = ['corosync', 'nodejs', 'fio', 'libnbd-bin', 'iproute2', 'procps']
+const packages = ['corosync', 'corosync-notifyd', 'nodejs', 'fio', 'libnbd-bin', 'iproute2', 'procps']
 
 const limit = 15 * 60_000
 
@@ -50,8 +50,10 @@ export async function prepareRoot(say: (text: string) => void): Promise<string> 
   } finally {
     rmSync(fresh, { recursive: true, force: true })
   }
+  // A bed of another checkout may be on one.
+  const mounts = readFileSync('/proc/self/mounts', 'utf8')
   for (const name of readdirSync(cache)) {
-    if (/^root-[0-9a-f]{12}$/.test(name) && join(cache, name) !== path) {
+    if (/^root-[0-9a-f]{12}$/.test(name) && join(cache, name) !== path && !mounts.includes(name)) {
       rmSync(join(cache, name), { recursive: true, force: true })
     }
   }

@@ -1,16 +1,9 @@
 /** What happens to hosts, and what must hold. Each takes a healthy cluster, of three hosts if it says nothing else, and leaves one. */
 import { sleep, until } from '../support/process.js'
 import { type SystemCluster, tokenMs } from './cluster.js'
+import { dbusScenario } from './dbus-scenario.js'
 import type { Host } from './host.js'
-
-export interface Scenario {
-  name: string
-  title: string
-  /** Part of npm test */
-  short: boolean
-  hosts?: number
-  run(cluster: SystemCluster): Promise<void>
-}
+import type { Scenario } from './scenario.js'
 
 /** Corosync's token time for three nodes (corosync.conf(5): token + token_coefficient), its consensus, and 2 s. */
 const switchLimit = (tokenMs + 650) * 2.2 + 2_000
@@ -57,6 +50,7 @@ const unit = ['show', 'sheepdog', '-P', 'StatusText']
 const exposureLimit = 3
 
 export const scenarios: readonly Scenario[] = [
+  dbusScenario,
   {
     name: 'form',
     title: 'hosts form a cluster, with the addresses that corosync knows them by',
