@@ -53,6 +53,8 @@ const mixedLoad = [
 const flushLoad = [...verify, ...region, 'rw=randwrite', 'bs=4k', 'io_size=2M', 'iodepth=4', 'fsync=1', 'rate_iops=250']
 
 class Torture {
+  /** Of the round, from 1 */
+  number = 0
   verified = 0
   longest = 0
 
@@ -102,8 +104,9 @@ const rounds: Record<Kind, (torture: Torture) => Promise<string>> = {
   stop: async (torture) => {
     const { cluster, random } = torture
     const victim = random.below(nodes)
-    // Some too short to be noticed, most long enough to be voted out.
-    const ms = random.chance(0.25) ? 500 + random.below(3_000) : 9_000 + random.below(5_000)
+    // Some too short to be noticed, most long enough to be voted out, each fifth long enough to be forgotten.
+    const short = random.chance(0.25) ? 500 + random.below(3_000) : 9_000 + random.below(5_000)
+    const ms = torture.number % 5 === 0 ? 60_000 + random.below(5_000) : short
     await torture.round(mixedLoad, async () => {
       await torture.pause(200, 800)
       process.kill(cluster.pid(victim), 'SIGSTOP')
@@ -126,6 +129,7 @@ export async function torture({ kind, rounds: count, seed, log }: Plan): Promise
     const work = new Torture(cluster, client, new SimRandom(seed))
     for (round = 1; round <= count; round++) {
       const started = performance.now()
+      work.number = round
       const what = await rounds[kind](work)
       log(`${kind} ${round}/${count}: ${what}: ${((performance.now() - started) / 1000).toFixed(1)} s`)
     }
