@@ -171,11 +171,9 @@ export class Scrub {
   }
 
   private failed(error: unknown): void {
-    const { log, replica } = this.options
     if (!(error instanceof DiskError)) throw error
-    if (this.closed) return
-    log('error', `scrub: ${error.message}`)
-    replica.options.diskFailed(error.errno, 'scrub')
+    // The disk itself is the store's to judge.
+    if (!this.closed) this.options.log('error', `scrub: ${error.message}`)
   }
 
   private async pass(): Promise<void> {

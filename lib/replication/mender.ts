@@ -1,7 +1,7 @@
 /**
  * Puts right what rotted here: a chunk that does not match its checksum gets the bytes of another replica that do. The
  * checksum proves them, so it does not matter what else that replica's copy is worth; in place, so that a crash leaves the
- * chunk as rotten as it was. When nobody has them the chunk stays unreadable (EIO), until all of it is written anew.
+ * chunk as rotten as it was. A sector that the disk cannot read is rot as well: being written mends it. When nobody has them the chunk stays unreadable (EIO), until all of it is written anew.
  */
 import type { Clock, Log } from '../host/interfaces.js'
 import { FLAG_AS_IS } from '../protocol/header.js'
@@ -10,6 +10,7 @@ import { type Oid, oidToHex, vidOf } from '../vdi/oid.js'
 import { RecoveryRead } from './copier.js'
 import type { Peers } from './peers.js'
 import type { Replica } from './replica.js'
+import { sleep } from './sleep.js'
 import type { Topology } from './topology.js'
 
 const PIECE = 1024 * 1024
@@ -98,6 +99,10 @@ export class Mender {
 
   private async work(object: StoredObject): Promise<boolean> {
     const { store, clock } = this.options
+    if (object.unreadable && !object.removed && !(await this.find(object))) {
+      this.unmended.set(object, clock.now())
+      return false
+    }
     const damage = object.removed ? null : await store.damage(object)
     if (damage === null) {
       this.unmended.delete(object)
@@ -122,6 +127,26 @@ export class Mender {
     return whole
   }
 
+  /**
+   * The disk could not read some of it: in which chunks? Those that were written since their checksums were taken, or never had any,
+   * nobody can prove: then the copy counts as doubted, and recovery takes another. False: that is under way, or there is none.
+   */
+  private async find(object: StoredObject): Promise<boolean> {
+    const { store, clock, topology, replica, copiesOf } = this.options
+    object.unreadable = false
+    await store.verify(object, () => sleep(clock, 0))
+    if (object.removed || (await store.damage(object)) !== null) return true
+    const sums = await store.sums(object)
+    // It can be read now.
+    if (object.removed || sums?.written.length === 0) return true
+    const copies = copiesOf(vidOf(object.oid))
+    if (topology.current === null || copies === 0 || topology.replicas(object.oid, copies).length < 2) return false
+    if (!replica.isValid(object)) return false
+    object.suspect = true
+    replica.ensurer?.ensure(object.oid, { resume: () => {} })
+    return false
+  }
+
   /** The node whose bytes were right; '' none. */
   private async mendChunk(object: StoredObject, { shift }: Damage, chunk: number): Promise<string> {
     const { store, topology, replica, copiesOf, log } = this.options
@@ -137,7 +162,6 @@ export class Mender {
       if (result === 0) return node.name
       if (result === ECANCELED) continue
       log('error', `a rotten chunk of ${oidToHex(object.oid)} cannot be written`, { errno: -result })
-      replica.options.diskFailed(-result, 'mending')
       return ''
     }
     return ''

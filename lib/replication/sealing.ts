@@ -21,7 +21,6 @@ export interface SealingOptions {
   bytesOf: (oid: Oid) => number
   /** It has no intent any more, or is gone */
   ended: (object: StoredObject) => void
-  diskFailed: (errno: number, what: string) => void
 }
 
 export class Sealing {
@@ -74,7 +73,7 @@ export class Sealing {
   }
 
   private async seal(object: StoredObject, lastWrite: number): Promise<void> {
-    const { store, bytesOf, diskFailed, log } = this.options
+    const { store, bytesOf, log } = this.options
     const quiet = () => !object.suspect && object.lastWrite === lastWrite
     if (!object.intent || !quiet()) return
     try {
@@ -82,7 +81,6 @@ export class Sealing {
     } catch (error) {
       if (!(error instanceof DiskError)) throw error
       log('error', `taking checksums of ${oidToHex(object.oid)}: ${error.message}`)
-      diskFailed(error.errno, 'checksums')
     }
   }
 

@@ -19,7 +19,9 @@ const NAMES = ['read', 'read', 'write', 'punch', 'zero', 'allocate']
 const POOL_MAX = 1024
 const EIO = 5
 const ENOSPC = 28
-/** The bytes do not match their checksum: the object's trouble, not the disk's */
+/** What a medium error is to the kernel's block layer; file systems mostly say EIO */
+const ENODATA = 61
+/** The bytes do not match their checksum, or cannot be read: the object's trouble, not the disk's */
 const EBADMSG = 74
 /** A received copy took the object's place, or its disk was lost, while this write was in flight */
 const ESTALE = 116
@@ -40,6 +42,8 @@ export interface DataPath {
   look(file: ObjectFile, handle: Handle, position: number, length: number, done: Completion): void
   /** The disk did not do what it was asked for, and not for want of room */
   failed(errno: number, what: string): void
+  /** It could not read a part of the file */
+  unreadable(file: ObjectFile): void
 }
 
 class DataOp implements Completion {
@@ -98,7 +102,7 @@ class DataOp implements Completion {
       this.kept = path.handles.of(file)
     } catch (error) {
       if (!(error instanceof DiskError)) throw error
-      this.finish(-error.errno)
+      this.refused(error.errno)
       return
     }
     this.kept.pins++
@@ -119,7 +123,7 @@ class DataOp implements Completion {
         handle = handles.of(file)
       } catch (error) {
         if (!(error instanceof DiskError)) throw error
-        this.finish(-error.errno)
+        this.refused(error.errno)
         return
       }
     }
@@ -161,16 +165,31 @@ class DataOp implements Completion {
     this.finish(result)
   }
 
+  /** The file does not open. */
+  private refused(errno: number): void {
+    if (errno !== ENOSPC) this.ops.path.failed(errno, 'open')
+    this.end(-errno)
+  }
+
   private finish(result: number): void {
+    const { path } = this.ops
+    if (this.kind <= READ_AS_IS && (result === -EIO || result === -ENODATA)) {
+      // A sector, most likely: what it held is brought back from other replicas, if they have it.
+      path.unreadable(this.file as ObjectFile)
+      result = -EBADMSG
+    } else if (result < 0 && result !== -ENOSPC && result !== -ESTALE && result !== -EBADMSG) {
+      path.failed(-result, NAMES[this.kind])
+    }
+    this.end(result)
+  }
+
+  private end(result: number): void {
     const { done, kept } = this
     if (kept !== null) {
       this.kept = null
       this.ops.path.handles.unpin(kept)
     }
     if (this.kind > READ_AS_IS) (this.file as ObjectFile).writing--
-    if (result < 0 && result !== -ENOSPC && result !== -ESTALE && result !== -EBADMSG) {
-      this.ops.path.failed(-result, NAMES[this.kind])
-    }
     this.ops.recycle(this)
     done.complete(result)
   }

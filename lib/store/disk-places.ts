@@ -93,6 +93,8 @@ export class DiskPlaces {
     if (!own) throw failure ?? new SheepError('io', 'none of the disks of this node can be opened')
     // One that failed while others were opened is not listed any more.
     this.pendingLoss ||= this.node.disks.some((entry) => !this.working().some((place) => place.id === entry.id))
+    // As good as lost with a disk: without them this node proves nothing.
+    if (this.working().some(({ store }) => store!.spoiled > 0)) this.pendingLoss = true
     await this.tidyIntents()
   }
 

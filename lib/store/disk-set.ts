@@ -299,8 +299,12 @@ export class DiskSet extends DiskPlaces implements ObjectStore {
     return this.looked<Damage | null>(object, null, (store) => store.damage(object))
   }
 
-  mend(object: StoredObject, chunk: number, bytes: Buffer): Promise<number> {
-    return this.looked(object, -EIO, (store) => store.mend(object, chunk, bytes))
+  async mend(object: StoredObject, chunk: number, bytes: Buffer): Promise<number> {
+    const result = await this.looked(object, -ECANCELED, (store) => store.mend(object, chunk, bytes))
+    if (result >= 0 || result === -ECANCELED || result === -ENOSPC || this.storeOf(object) === null) return result
+    // A sector that cannot be written, either: the disk has none left to put in its place.
+    void this.lose(this.places[(object as ObjectFile).place], `mending: errno ${-result}`)
+    return -ECANCELED
   }
 
   pathOf(oid: Oid): string {

@@ -39,6 +39,7 @@ export class ObjectFile extends SyncUnit implements StoredObject {
   dirty = false
   intent = false
   removed = false
+  unreadable = false
   validEpoch = 0
   suspect = false
   incomplete = false

@@ -32,6 +32,9 @@ const EIO = 5
 const INTENTS_DEFAULT = 4096
 const PARALLEL_SYNCS_DEFAULT = 2
 const TRUST_MS_DEFAULT = 600_000
+/** A sector that cannot be read is put right by being written; a disk on which more than so many fail in that time is going. */
+const READ_FAILURES_MAX = 10
+const READ_FAILURES_MS = 600_000
 
 export interface StoreOptions {
   clock: Clock
@@ -62,7 +65,9 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
   /** The intent log has become long: drop what is quiet. Called again only after it has shrunk by a quarter. */
   onIntentPressure: (() => void) | null = null
 
-  /** A copy's bytes were found not to match their checksums, for the first time */
+  /** Objects that were here, and whose files turned out to be no use when it was opened */
+  spoiled = 0
+  /** A copy's bytes were found not to match their checksums, for the first time, or could not be read */
   onRot: ((object: StoredObject) => void) | null = null
   trust: number
 
@@ -77,6 +82,8 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
   private readonly intents: IntentLog
   private readonly data: DataOps
   private closed = false
+  /** Clock.now() of those of the last while */
+  private readFailures: number[] = []
   private trustTimer: Timer | null = null
 
   /** Opens the store under the disk's root, new or not. Throws DiskError, SheepError. */
@@ -121,6 +128,8 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
       durable: (file) => this.syncs.durable(file),
       dropIntent: (oid) => this.intents.drop(oid),
       rot: (file) => this.onRot?.(file),
+      readFailed: () => this.readFailed(),
+      unreadable: (file) => this.unreadable(file),
     })
   }
 
@@ -130,7 +139,7 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
     clearStage(disk)
     const synced = await completed((done) => this.syncs.syncDirectories(done))
     if (synced < 0) throw new DiskError(-synced, 'sync', 'obj', `errno ${-synced}`)
-    const aside = await scanObjects(disk, log, ({ oid, writeEpoch, checkEpoch, shift }) => {
+    const { unfinished, spoiled } = await scanObjects(disk, log, ({ oid, writeEpoch, checkEpoch, shift }) => {
       const file = new ObjectFile(this.syncs, oid, writeEpoch, checkEpoch)
       file.shift = shift
       file.summed = shift !== 0
@@ -151,9 +160,12 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
         })
       }
     }
-    // A killed daemon loses no file: one that is not here was removed, and the log was not told yet.
+    this.spoiled = spoiled.size
+    // A killed daemon loses no file: one that is not here was removed, and the log was not told yet. What the disk has spoiled
+    // is not made anew, empty: others may have it, and none may lose it to that.
     for (const [oid, { incomplete }] of logged) {
-      if (!incomplete && !this.table.has(oid) && !aside.has(oid)) logged.delete(oid)
+      if (this.table.has(oid) || unfinished.has(oid)) continue
+      if (!incomplete || spoiled.has(oid)) logged.delete(oid)
     }
     // What lost power since the last start did so in the last epoch that this node was in.
     for (const intent of logged.values()) if (intent.incomplete && intent.lostIn === 0) intent.lostIn = this.lastEpoch
@@ -215,6 +227,19 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
 
   failed(errno: number, what: string): void {
     if (!this.closed) this.options.failed?.(errno, what)
+  }
+
+  readFailed(): void {
+    const now = this.clock.now()
+    this.readFailures = [...this.readFailures.filter((at) => now - at < READ_FAILURES_MS), now]
+    if (this.readFailures.length > READ_FAILURES_MAX) this.failed(EIO, `${this.readFailures.length} failed reads`)
+  }
+
+  unreadable(file: ObjectFile): void {
+    this.log('error', `a part of ${objectPath(file.oid)} cannot be read`, { errno: EIO })
+    file.unreadable = true
+    this.readFailed()
+    if (!file.removed) this.onRot?.(file)
   }
 
   /** Of all its objects: StoredObject.joinedEpoch */

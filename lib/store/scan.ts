@@ -45,14 +45,21 @@ export function clearStage(disk: Disk): void {
   for (const name of disk.list('stage')) disk.unlink(`stage/${name}`)
 }
 
-/** Returns the objects of which a file was here that is no use. */
-export async function scanObjects(disk: Disk, log: Log, found: (header: Header) => void): Promise<ReadonlySet<Oid>> {
+/** Objects of which a file was here that is no use */
+export interface MovedAside {
+  /** It was never synced, and the power loss that took its header has left some data */
+  unfinished: ReadonlySet<Oid>
+  /** The disk's fault: it may have been the newest copy of all */
+  spoiled: ReadonlySet<Oid>
+}
+
+export async function scanObjects(disk: Disk, log: Log, found: (header: Header) => void): Promise<MovedAside> {
   const scan = new Scan(disk, log, found)
   for (const name of disk.list('obj')) {
     if (!/^[0-9a-f]{2}$/.test(name)) scan.moveAside(`obj/${name}`, 'not a directory of objects')
   }
   await scan.run()
-  return scan.aside
+  return scan
 }
 
 interface Candidate {
@@ -61,8 +68,9 @@ interface Candidate {
   fd: number
 }
 
-class Scan {
-  readonly aside = new Set<Oid>()
+class Scan implements MovedAside {
+  readonly unfinished = new Set<Oid>()
+  readonly spoiled = new Set<Oid>()
   private readonly buffer = Buffer.alloc(HEADER_USED_BYTES)
   private directory = -1
   private names: string[] = []
@@ -131,7 +139,7 @@ class Scan {
       const size = this.disk.size(fd)
       const content = Math.max(0, size - HEADER_BYTES)
       if (content > 0 && this.disk.extents(fd, HEADER_BYTES, content).length > 0) {
-        this.moveAside(path, 'it has data and no header')
+        this.moveAside(path, 'it has data and no header', this.unfinished)
         return
       }
       this.log('info', `removing ${path}: it was being created when this node stopped, and has no content`)
@@ -145,9 +153,9 @@ class Scan {
     }
   }
 
-  moveAside(path: string, why: string): void {
+  moveAside(path: string, why: string, kind = this.spoiled): void {
     const oid = oidFromHex(path.slice(path.lastIndexOf('/') + 1))
-    if (oid >= 0) this.aside.add(oid)
+    if (oid >= 0) kind.add(oid)
     this.disk.makeDirectory('bad')
     const name = `bad/${path.slice(path.lastIndexOf('/') + 1)}`
     let target = name

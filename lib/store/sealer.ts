@@ -37,6 +37,10 @@ export interface SealerOptions {
   dropIntent: (oid: Oid) => void
   /** Chunks that do not match were found */
   rot: (file: ObjectFile) => void
+  /** A chunk could not be read; as any rotten one it is known by its checksum */
+  readFailed: () => void
+  /** The same, of one that has no checksum */
+  unreadable: (file: ObjectFile) => void
 }
 
 export class Sealer {
@@ -98,7 +102,10 @@ export class Sealer {
         // A rotten chunk that was written in part: what is rotten in it stays so.
         else if (wasWritten(chunk) && file.rot?.has(chunk) !== true) {
           const sum = await reader.sum(chunk, shift)
-          if (sum === UNREADABLE) throw new DiskError(5, 'read', objectPath(file.oid), 'input/output error')
+          if (sum === UNREADABLE) {
+            this.options.unreadable(file)
+            return false
+          }
           sums[chunk] = sum
         }
         if (file.removed || file.shift !== shift) return false
@@ -187,6 +194,7 @@ export class Sealer {
       for (let chunk = first; chunk <= last && file.seals === seals; chunk++) {
         if (file.isWritten(chunk)) continue
         const sum = await reader.sum(chunk, shift)
+        if (sum === UNREADABLE) this.options.readFailed()
         if (file.seals !== seals || file.removed || !file.summed || file.isWritten(chunk)) continue
         if (sum === former.sums[chunk]) {
           file.mended(chunk)

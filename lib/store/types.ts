@@ -25,6 +25,8 @@ export interface StoredObject {
   intent: boolean
   /** Removed: any further use is an error */
   removed: boolean
+  /** The disk could not read some of it; whoever looks into it clears this first */
+  unreadable: boolean
   /** The epoch in which its disk came to this node after an absence: older marks are worth what they say and no more. 0: never
    *  away. Infinity: it came just now */
   readonly joinedEpoch: number
@@ -104,7 +106,7 @@ export interface ObjectStore {
    *  next sync of its vid. `intoReserve`: one that was here, and is lost. Throws DiskError (28: no space) */
   create(oid: Oid, writeEpoch: number, intoReserve?: boolean): StoredObject
   remove(object: StoredObject): void
-  /** -74 (EBADMSG): the bytes do not match their checksum. That is looked at before the first read of a chunk, and again
+  /** -74 (EBADMSG): the bytes do not match their checksum, or cannot be read. That is looked at before the first read of a chunk, and again
    *  every now and then. */
   read(
     object: StoredObject,

@@ -34,7 +34,15 @@ export class CountingStore implements ObjectStore {
     const former = this.objects.get(oid)
     if (former !== undefined) former.removed = true
     const object: StoredObject = {
-      ...{ oid, writeEpoch, checkEpoch: 0, dirty: true, intent: former?.intent ?? false, removed: false },
+      ...{
+        oid,
+        writeEpoch,
+        checkEpoch: 0,
+        dirty: true,
+        intent: former?.intent ?? false,
+        removed: false,
+        unreadable: false,
+      },
       ...{ validEpoch: 0, suspect: false, incomplete: false, lostIn: 0, writer: '', lastWrite: 0, joinedEpoch: 0 },
     }
     this.objects.set(oid, object)

@@ -190,7 +190,7 @@ export class DiskView implements Disk {
 
   read(fd: number, buffer: Uint8Array, bufferOffset: number, length: number, position: number, done: Completion): void {
     const { file } = this.#open(fd, 'read')
-    if (this.#refused(file, position, length, 0, done)) return
+    if (this.#refused(file, position, length, 0, done, 'read')) return
     let result = 0
     this.#start(
       done,
@@ -344,19 +344,30 @@ export class DiskView implements Disk {
   }
 
   /** Ends a data request that cannot be done: the disk or a page of it is bad, or `needed` pages are not there. */
-  #refused(file: File, position: number, length: number, needed: number, done: Completion): boolean {
+  #refused(
+    file: File,
+    position: number,
+    length: number,
+    needed: number,
+    done: Completion,
+    kind: 'read' | 'change' = 'change',
+  ): boolean {
     const { disk } = this
-    if (this.#failed(file, position, length)) this.#finish(-EIO, done)
+    if (this.#failed(file, position, length, kind)) this.#finish(-EIO, done)
     else if (needed > 0 && disk.usedPages + needed > disk.capacityPages) this.#finish(-ENOSPC, done)
     else return false
     return true
   }
 
-  #failed(file: File, position: number, length: number): boolean {
+  #failed(file: File, position: number, length: number, kind: 'read' | 'change'): boolean {
     if (this.disk.fails()) return true
     if (file.bad.size === 0) return false
-    const last = Math.floor((position + length - 1) / PAGE)
-    for (let i = Math.floor(position / PAGE); i <= last; i++) if (file.bad.has(i)) return true
+    const end = position + length
+    for (let i = Math.floor(position / PAGE); i * PAGE < end; i++) {
+      // A part of a page is written into what was read of it.
+      const isRead = kind === 'read' || i * PAGE < position || (i + 1) * PAGE > end
+      if (isRead && file.bad.has(i)) return true
+    }
     return false
   }
 
@@ -408,7 +419,7 @@ export class DiskView implements Disk {
     disk.inFlight.add(request)
     disk.scheduler.after(this.#delay(disk.shape.syncLatency), () => {
       if (!disk.inFlight.delete(request)) return
-      const failed = disk.fails() || (file !== null && file.bad.size > 0)
+      const failed = disk.fails()
       if (!failed) request.apply()
       else if (file) disk.forgetDirty(file)
       this.process.enter(() => done.complete(failed ? -EIO : 0))

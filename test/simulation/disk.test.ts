@@ -185,6 +185,9 @@ test('errors: full, dead, missing, existing, bad pages', async (t) => {
   let result = 0
   r.view.read(fd, Buffer.alloc(PAGE), 0, PAGE, 3 * PAGE, { complete: (n) => (result = n) })
   t.is(result, -5)
+  t.is(write(r.view, fd, 4, 1, 3 * PAGE).result, PAGE)
+  r.view.read(fd, Buffer.alloc(PAGE), 0, PAGE, 3 * PAGE, { complete: (n) => (result = n) })
+  t.is(result, PAGE, 'what is written anew can be read')
   r.disk.dead = true
   t.throws(() => r.view.unlink('x'), { instanceOf: DiskError })
 })

@@ -8,7 +8,8 @@
  *   file system);
  * - a process crash loses nothing but its requests in flight, which end up done in any subset of their pages.
  *
- * Faults: dead disk, bad pages, full, slow, flipped bits. A failed sync drops what it covered, as Linux does.
+ * Faults: dead disk, pages that cannot be read until they are written as a whole, full, slow, flipped bits. A failed sync drops what it
+ * covered, as Linux does.
  * `SimDisk` outlives processes; a `DiskView` (disk-view.ts) is what one process sees of it.
  */
 import type { Scheduler } from './clock.js'
@@ -227,6 +228,7 @@ export class SimDisk {
       const count = Math.min(PAGE - (at % PAGE), length - done)
       const number = Math.floor(at / PAGE)
       const part = source.subarray(from + done, from + done + count)
+      if (count === PAGE) file.bad.delete(number)
       // Logs are written as pages of zeros first: those share one.
       if (count === PAGE && part[0] === 0 && ZEROS.equals(part)) this.#setPage(file, number, ZERO_PAGE)
       else this.#writable(file, number, count === PAGE).set(part, at % PAGE)
@@ -283,6 +285,7 @@ export class SimDisk {
   }
 
   #setPage(file: File, number: number, content: Uint8Array | null): void {
+    file.bad.delete(number)
     const page = file.pages.get(number)
     if (!page && !content) return
     const target = page ?? this.#page(file, number)
@@ -449,6 +452,13 @@ export class SimDisk {
       last.current = content
       last.durable = content
     }
+  }
+
+  /** A page of a file at rest cannot be read any more, until all of it is written. */
+  spoil(file: File, byte: number): boolean {
+    if (!this.flipBit(file, byte, 0)) return false
+    file.bad.add(Math.floor(byte / PAGE))
+    return true
   }
 
   /** Flips one bit of a file at rest. */

@@ -1,5 +1,5 @@
 /**
- * Bits that turn over at rest, when all is calm: in objects that their hosts hold for quiet, on any hosts, but never in one
+ * Bits that turn over at rest, and sectors that cannot be read any more, when all is calm: in objects that their hosts hold for quiet, on any hosts, but never in one
  * chunk on all of its replicas. Then perhaps a host is away for a while, so that recovery copies from what has rotted. Afterwards
  * every read must be right, and once all nodes have scrubbed, every disk.
  */
@@ -46,9 +46,15 @@ export class Rot {
         const file = disk?.file(pathOf(oid)) ?? null
         const { shift } = this.sumsOf(host, oid) as { shift: number }
         const byte = chunk * 2 ** shift + random.below(2 ** shift)
-        if (disk === null || file === null || !disk.flipBit(file, FILE_HEADER + byte, random.below(8))) continue
+        if (disk === null || file === null) continue
+        if (random.chance(0.3)) {
+          if (!disk.spoil(file, FILE_HEADER + byte)) continue
+          world.log(`${host.name}: byte ${byte} of ${oidToHex(oid)} cannot be read any more`)
+        } else {
+          if (!disk.flipBit(file, FILE_HEADER + byte, random.below(8))) continue
+          world.log(`${host.name}: a bit of ${oidToHex(oid)} turns over in byte ${byte}`)
+        }
         this.flips++
-        world.log(`${host.name}: a bit of ${oidToHex(oid)} turns over in byte ${byte}`)
       }
     }
     return this.flips

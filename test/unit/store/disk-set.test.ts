@@ -169,3 +169,41 @@ test('a disk that fails as the node starts is named; one that fails before it se
   t.like(error, { code: 'io' })
   t.regex(error.message, /disk \/d0 fails: /)
 })
+
+test('an object whose file was spoiled counts as lost with a disk, and so does what this node could have said of it', async (t) => {
+  const rig = new Rig([new MemoryDisk()])
+  const set = await rig.open(0)
+  set.create(oids[0], 3)
+  await drain(rig.disks, set.close())
+  rig.disks[0].writeFileAtomic(set.pathOf(oids[0]), 'something else')
+  const again = await rig.open(0)
+  t.is(again.count, 0)
+  again.started(7)
+  again.epochBegins(8)
+  t.is(again.state.lostEpoch, 7)
+})
+
+test('a sector that cannot be mended takes its disk out, and only that', async (t) => {
+  const rig = new Rig([new MemoryDisk(), new MemoryDisk()])
+  const set = await rig.open(0, 1)
+  for (const oid of oids) {
+    set.create(oid, 3)
+    t.is(await rig.call((done) => set.write(set.get(oid)!, Buffer.alloc(4096, 1), 0, 4096, 0, done)), 4096)
+    t.true(
+      await drain(
+        rig.disks,
+        set.seal(set.get(oid)!, 4096, () => true),
+      ),
+    )
+  }
+  const victim = set.objectsOn('/d1')[0]
+  const mend = () => drain(rig.disks, set.mend(victim, 0, Buffer.alloc(4096, 1)))
+  t.is(await mend(), 0)
+  rig.disks[1].failing = (operation) => (operation === 'write' ? 28 : 0)
+  t.is(await mend(), -28, 'for want of room')
+  t.deepEqual(rig.lost, [])
+  rig.disks[1].failing = (operation) => (operation === 'write' ? 5 : 0)
+  t.is(await mend(), -125)
+  t.deepEqual(rig.lost, ['/d1'])
+  t.is(set.count, 4)
+})

@@ -189,14 +189,85 @@ test('what was removed is no loss after a crash, and once settled none after a p
   )
 })
 
-test('an object whose file is no use any more is not one that was removed', async (t) => {
+test('an object whose file the disk has spoiled is lost, and not made anew', async (t) => {
   const { store, disk } = await open()
   const object = store.create(A, 7)
   t.is(await call(disk, (done) => store.addIntent(object, done)), 0)
   disk.writeFileAtomic(A_PATH, 'something else')
   const killed = await open(disk.crash(false, () => true))
   t.is(killed.store.get(A), undefined)
-  t.deepEqual([...killed.store.intentsAtOpen.keys()], [A])
+  t.deepEqual([...killed.store.intentsAtOpen.keys()], [])
+  t.is(killed.store.spoiled, 1)
+  t.is((await open(killed.disk)).store.spoiled, 0, 'it is said once')
+})
+
+test('what cannot be read is as rotten; a disk on which more than ten reads fail within ten minutes is given up', async (t) => {
+  const failures: string[] = []
+  const found: StoredObject[] = []
+  let now = 0
+  const options = {
+    clock: { ...clock, now: () => now },
+    failed: (errno: number, what: string) => failures.push(`${errno} ${what}`),
+    trustMs: 0,
+  }
+  const { store, disk } = await open(new MemoryDisk(), options)
+  store.onRot = (object) => found.push(object)
+  const object = store.create(A, 7)
+  const bytes = Buffer.alloc(PAGE, 1)
+  write(t, store, object, 0, bytes)
+  const get = () => call(disk, (done) => store.read(object, Buffer.alloc(PAGE), 0, PAGE, 0, done))
+  disk.failing = (operation) => (operation === 'read' ? 5 : 0)
+  t.is(await get(), -74)
+  t.true(object.unreadable)
+  t.deepEqual(found, [object])
+  // Its checksums cannot be taken, nor its intent go.
+  t.false(
+    await drain(
+      disk,
+      store.seal(object, PAGE, () => true),
+    ),
+  )
+  t.is(found.length, 2)
+  disk.failing = () => 0
+  t.is(await get(), PAGE)
+  t.true(
+    await drain(
+      disk,
+      store.seal(object, PAGE, () => true),
+    ),
+  )
+  // With a checksum, the bytes of another replica are known to be right, and being written the sector can be read again.
+  disk.failing = (operation) => (operation === 'read' && found.length === 2 ? 5 : 0)
+  t.is(
+    await drain(
+      disk,
+      store.verify(object, () => Promise.resolve()),
+    ),
+    'header',
+  )
+  let reads = 0
+  disk.failing = (operation) => (operation === 'read' && ++reads === 2 ? 5 : 0)
+  t.is(
+    await drain(
+      disk,
+      store.verify(object, () => Promise.resolve()),
+    ),
+    'compared',
+  )
+  t.deepEqual((await drain(disk, store.damage(object)))?.chunks, [0])
+  t.is(await drain(disk, store.mend(object, 0, bytes)), 0)
+  t.is(await drain(disk, store.damage(object)), null)
+  t.deepEqual(failures, [])
+  now = 600_001
+  disk.failing = (operation) => (operation === 'read' ? 5 : 0)
+  for (let i = 0; i < 10; i++) await call(disk, (done) => store.readAsIs(object, bytes, 0, PAGE, 0, done))
+  t.deepEqual(failures, [])
+  await call(disk, (done) => store.readAsIs(object, bytes, 0, PAGE, 0, done))
+  t.deepEqual(failures, ['5 11 failed reads'])
+  // A write that fails is not tried twice.
+  disk.failing = (operation) => (operation === 'write' ? 5 : 0)
+  t.is(await call(disk, (done) => store.write(object, bytes, 0, PAGE, 0, done)), -5)
+  t.deepEqual(failures.slice(1), ['5 write'])
 })
 
 test('an object that is gone, and the past, are not for use', async (t) => {
