@@ -456,9 +456,7 @@ export class SimDisk {
 
   /** A page of a file at rest cannot be read any more, until all of it is written. */
   spoil(file: File, byte: number): boolean {
-    if (!this.flipBit(file, byte, 0)) return false
-    file.bad.add(Math.floor(byte / PAGE))
-    return true
+    return this.flipBit(file, byte, 0) && file.bad.add(Math.floor(byte / PAGE)) !== null
   }
 
   /** Flips one bit of a file at rest. */
