@@ -5,7 +5,7 @@ import type { MemberId } from './engine.js'
 import { type Membership, REJOIN_MS } from './membership.js'
 import type { Proposal } from './messages.js'
 import { sponsor } from './newcomers.js'
-import { withSpace } from './start.js'
+import { withSpace, withVnodes } from './start.js'
 import { alreadyFormatted, format, startCommand } from './starting.js'
 import type { ClusterCommand } from './types.js'
 
@@ -45,6 +45,8 @@ function take(machine: Membership, sender: string, proposal: Proposal, by: numbe
       return expel(machine, command, by)
     case 'disks':
       return disks(machine, sender, command, by)
+    case 'drain':
+      return drain(machine, command, by)
     case 'format':
       if (!command.force) return alreadyFormatted(machine.history!.config.clusterId)
       machine.waiting.clear()
@@ -89,6 +91,32 @@ function disks(
   const nodes = epoch.nodes.map((node) => (node.id === sender ? withSpace(node, space) : node))
   const changed = nodes.map((node) => (lost && node.id === sender ? { ...node, lost: epoch.number + 1 } : node))
   machine.makeEpoch(changed, [], by, machine.established.keys(), null)
+  return 'later'
+}
+
+/** An epoch in which the node has no share, though it is there and the others take its objects from it. */
+function drain(
+  machine: Membership,
+  { node: id, drained }: Extract<ClusterCommand, { type: 'drain' }>,
+  by: number,
+): SheepError | 'done' | 'later' {
+  const { epoch, known } = machine.history!
+  const node = epoch.nodes.find((one) => one.id === id)
+  if (node === undefined) return new SheepError('not-found', `node ${id} is not in the cluster`)
+  if (node.space <= 0 || drained === (node.vnodes === 0)) return 'done'
+  if (drained && !epoch.nodes.some((one) => one.id !== id && one.vnodes > 0)) {
+    return new SheepError('invalid', 'no other node could take its objects', 'add a host first: dog cluster add')
+  }
+  // Views make no more epochs, and neither does this.
+  if (machine.stopping) return new SheepError('shutting-down', 'the cluster is being shut down')
+  const [back] = drained ? [{ ...node, vnodes: 0 }] : withVnodes([node], epoch.nodes, known)
+  machine.makeEpoch(
+    epoch.nodes.map((one) => (one.id === id ? back : one)),
+    [],
+    by,
+    machine.established.keys(),
+    null,
+  )
   return 'later'
 }
 

@@ -79,6 +79,7 @@ const COMMANDS: Record<string, Shape> = {
   recovered: object({ epoch: count }),
   recovery: object({ held: nullable(flag), limit: nullable(count) }),
   expel: object({ node: id, epoch: count, reason: text }),
+  drain: object({ node: id, drained: flag }),
   shutdown: anything,
   'force-start': anything,
   'exclusive-enter': object({ token: text }),

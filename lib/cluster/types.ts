@@ -14,7 +14,7 @@ export interface NodeInfo {
   zone: string
   /** bytes of disk this node offers; 0: gateway only */
   space: number
-  /** in proportion to space: fixed when the node first joins, and again when its disks change; 0: gateway only */
+  /** in proportion to space: fixed when the node first joins, and again when its disks change; 0: gateway only, or drained */
   vnodes: number
   /** The last epoch that began because this node had lost a disk */
   lost?: number
@@ -60,6 +60,8 @@ export type ClusterCommand =
   | { type: 'recovery'; held: boolean | null; limit: number | null }
   /** The sender's disks have changed: begins an epoch in which it offers `space`. `lost`: some of what it had is gone */
   | { type: 'disks'; space: number; lost: boolean }
+  /** The node gives its share to the others, and keeps what it has until they have it; or takes its share again. Until it starts anew */
+  | { type: 'drain'; node: string; drained: boolean }
   /** Orderly stop of all daemons */
   | { type: 'shutdown' }
   /** Cold start without these missing nodes */

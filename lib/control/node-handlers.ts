@@ -51,6 +51,12 @@ export const nodeHandlers: Handlers<'node'> = {
     return { node: target, path: await services.node(target.id).unplug(disk, force) }
   },
 
+  'node.drain': async (services, { node, drained }) => {
+    const { id } = oneNode(services, node)
+    await services.cluster.propose({ type: 'drain', node: id, drained }, true)
+    return { node: oneNode(services, id) }
+  },
+
   'node.log': async (services, { node, lines }) => ({
     nodes: await askNodes(services, selectNodes(services, node), (service) => service.log(lines)),
   }),
@@ -78,7 +84,11 @@ export const nodeHandlers: Handlers<'node'> = {
 function oneNode(services: ControlServices, text: string): NodeSummary {
   const chosen = selectNodes(services, text)
   if (chosen.length === 1) return chosen[0]
-  throw new SheepError('invalid', 'disks are plugged and unplugged at one node at a time', 'say which one with --node')
+  throw new SheepError(
+    'invalid',
+    'this is done at one node at a time',
+    'say which: a number of dog node list, a name or an id',
+  )
 }
 
 /** Whether the cluster goes on without it within `ms`. */

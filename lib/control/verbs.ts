@@ -208,6 +208,8 @@ export const VERBS = {
     disk: text(PATH_BYTES_MAX),
     force: optional(flag, false),
   }),
+  /** Gives its share to the others, or takes it again. Answers at once: node.recovery says how far it is */
+  'node.drain': verb<{ node: NodeSummary }>()({ node: text(NAME_BYTES_MAX), drained: optional(flag, true) }),
   'node.log': verb<{ nodes: OfNode<LogLine[]>[] }>()({ node, lines: optional(integer(1, LOG_LINES_MAX), 100) }),
   'node.kill': verb<{ node: NodeSummary }>()({ node: text(NAME_BYTES_MAX) }),
 } as const

@@ -5,6 +5,7 @@ import { parseCopies, parseObjectShift } from './arguments.js'
 import { printCheck } from './check-report.js'
 import type { Add, ParsedOptions } from './command.js'
 import { confirm } from './confirm.js'
+import { addHostCommands } from './hosts/commands.js'
 import { hostPort } from './location.js'
 import { sentencesOf } from './recovery.js'
 import { scrub } from './scrub.js'
@@ -37,6 +38,8 @@ export function addClusterCommands(cluster: Command, add: Add): void {
     .notes('A cluster that has been formatted loses all its volumes: that needs --force.')
     .examples('dog cluster format -c 3', 'dog cluster format -c 1')
     .run(format)
+
+  addHostCommands(cluster, add)
 
   add(cluster, 'shutdown', 'stop all daemons in order', yesOption)
     .notes('Volumes must not be in use. Started again, the cluster is as it was.')

@@ -7,15 +7,23 @@ import { SheepError } from '../errors.js'
  * @param warning what will happen, one sentence
  */
 export async function confirm(warning: string, option: string): Promise<void> {
-  if (!process.stdin.isTTY || !process.stderr.isTTY) {
-    throw new SheepError('invalid', warning, `if you mean it, add ${option}`)
+  if (!mayAsk()) throw new SheepError('invalid', warning, `if you mean it, add ${option}`)
+  if (!(await agrees(`${warning}\nType yes to go on:`))) {
+    throw new SheepError('unknown', 'not confirmed, so nothing was done')
   }
+}
+
+function mayAsk(): boolean {
+  return process.stdin.isTTY === true && process.stderr.isTTY === true
+}
+
+/** Whether the user types `yes`; off a terminal nobody does. */
+export async function agrees(question: string): Promise<boolean> {
+  if (!mayAsk()) return false
   const prompt = createInterface({ input: process.stdin, output: process.stderr })
-  let answer: string
   try {
-    answer = await prompt.question(`${warning}\nType yes to go on: `)
+    return (await prompt.question(`${question} `)).trim().toLowerCase() === 'yes'
   } finally {
     prompt.close()
   }
-  if (answer.trim().toLowerCase() !== 'yes') throw new SheepError('unknown', 'not confirmed, so nothing was done')
 }

@@ -99,6 +99,20 @@ export function addNodeCommands(node: Command, add: Add): void {
       )
     })
 
+  add(node, 'drain <NODE>', 'give the share of one node to the others', (command) =>
+    command.option('--cancel', 'let it take its share again'),
+  )
+    .notes(
+      'It goes on serving clients, and keeps what it has until the others have it: dog node recovery shows how far they',
+      'are. Lasts until its daemon starts again. dog cluster remove does this by itself.',
+    )
+    .examples('dog node drain host3', 'dog node drain host3 --cancel')
+    .run(async (session, [which], { cancel }) => {
+      const answer = await session.call('node.drain', { node: which, drained: cancel !== true })
+      const name = `Node ${answer.node.number} (${hostPort(answer.node)})`
+      session.report(answer, `${name} ${cancel ? 'takes its share again' : 'gives its share to the others'}.`)
+    })
+
   addDiskCommands(group(node, 'md', 'the disks of a node').usage('[options] info [NODE]'), add)
 
   add(node, 'log [NODE]', "show the newest lines of a node's log", (command) =>

@@ -19,12 +19,14 @@ const DESCRIPTION = `Volumes, nodes and the cluster of Sheepdog, replicated bloc
 Commands:
   dog vdi      create, list, snapshot, clone, rollback, delete, resize, rename,
                tree, read, write, check, object, lock
-  dog node     list, info, recovery, stat, kill, md, log
-  dog cluster  info, format, shutdown, check, scrub, recover`
+  dog node     list, info, recovery, stat, drain, kill, md, log
+  dog cluster  init, add, remove, info, format, shutdown, check, scrub,
+               recover`
 
 const AFTER = `
 Examples:
-  dog cluster format -c 3             once, when all daemons run
+  dog cluster init host1 host2 host3  set up these hosts, once
+  dog cluster format -c 3             daemons that run already, once
   dog vdi create disk 10G             a volume that takes space as it is written
   dog vdi snapshot -s monday disk     freeze it
   dog vdi clone -s monday disk copy   a writable copy, at once

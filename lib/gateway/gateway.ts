@@ -329,8 +329,7 @@ export class Gateway implements VolumeOpener {
   readonly copiesOf = (vid: number): number => this.options.registry().get(vid)?.copies ?? 0
 
   readonly storeNodes = (): string[] => {
-    const current = this.options.topology.current
-    return current === null ? [] : current.nodes.filter((node) => node.vnodes > 0).map((node) => node.id)
+    return this.options.topology.storing().map((node) => node.id)
   }
 
   private mustRun(): void {

@@ -214,9 +214,7 @@ async function locate(node: SheepNode, entry: VdiEntry, index: number): Promise<
     oid = dataOid(owner === 0 ? entry.vid : owner, index)
   }
   const expected = node.topology.replicas(oid, node.gateway.copiesOf(vidOf(oid)))
-  const others = (node.topology.current?.nodes ?? []).filter(
-    (candidate) => candidate.vnodes > 0 && !expected.some((replica) => replica.id === candidate.id),
-  )
+  const others = node.topology.storing().filter((candidate) => !expected.some((replica) => replica.id === candidate.id))
   const copies = await Promise.all(
     [...expected, ...others].map(async (replica): Promise<ObjectCopy> => {
       const isExpected = expected.includes(replica)

@@ -152,7 +152,10 @@ export class Mender {
     const { store, topology, replica, copiesOf, log } = this.options
     const copies = copiesOf(vidOf(object.oid))
     if (topology.current === null || copies === 0) return ''
-    for (const node of topology.replicas(object.oid, copies)) {
+    const replicas = topology.replicas(object.oid, copies)
+    // Who was a replica until this epoch keeps its copy until all have theirs: it may be the last one that is right.
+    const former = topology.peers().filter((node) => !replicas.includes(node))
+    for (const node of [...replicas, ...former]) {
       if (node.id === topology.self) continue
       const bytes = await this.fetch(node.id, object.oid, chunk * 2 ** shift, 2 ** shift)
       if (bytes === null) continue

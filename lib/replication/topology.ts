@@ -52,9 +52,14 @@ export class Topology {
     return this.current?.nodes.find((node) => node.id === id)
   }
 
-  /** Nodes of the current epoch that store objects, this one left out. */
+  /** Nodes of the current epoch that may have objects: a drained one has no share and keeps what it has until the others have it. */
+  storing(): NodeInfo[] {
+    return this.current === null ? [] : this.current.nodes.filter((node) => node.space > 0 || node.vnodes > 0)
+  }
+
+  /** Those, this one left out. */
   peers(): NodeInfo[] {
-    return this.current === null ? [] : this.current.nodes.filter((node) => node.id !== this.self && node.vnodes > 0)
+    return this.storing().filter((node) => node.id !== this.self)
   }
 
   private record(epoch: number): EpochRecord | null {

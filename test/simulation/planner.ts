@@ -123,6 +123,9 @@ export class Planner {
       case 'bury':
         if (host) this.#bury(host)
         break
+      case 'drain':
+        if (host) this.#drain(host)
+        break
       case 'disk-dies':
       case 'disk-error':
       case 'disk-away':
@@ -130,6 +133,17 @@ export class Planner {
       case 'unplug':
         if (host) this.#diskTrouble(kind, host)
     }
+  }
+
+  /** An administrator takes a host's share away, or gives it back. Enough others have shares that there are all the copies. */
+  #drain(host: Host): void {
+    const { random, world } = this
+    const { id, nodes } = { id: host.sheep?.cluster.self.id, nodes: host.sheep?.cluster.epoch?.nodes ?? [] }
+    const drained = random.chance(0.6)
+    const zones = new Set(nodes.filter((node) => node.vnodes > 0 && node.id !== id).map((node) => node.zone)).size
+    if (!host.serving || id === undefined || (drained && zones < world.shape.copies)) return
+    world.log(`${host.name} is ${drained ? 'drained' : 'to take its share again'}`)
+    void host.request('drain', (sheep) => sheep.cluster.propose({ type: 'drain', node: id, drained }))
   }
 
   /** Recovery is held, or released, at some pace. */

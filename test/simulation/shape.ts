@@ -48,7 +48,7 @@ export const FAULTS = [
 /** Of worlds whose hosts have several disks */
 export const DISK_FAULTS = ['disk-dies', 'disk-error', 'disk-away', 'disk-crowded', 'unplug'] as const
 
-export type FaultKind = (typeof FAULTS)[number] | (typeof DISK_FAULTS)[number]
+export type FaultKind = (typeof FAULTS)[number] | (typeof DISK_FAULTS)[number] | 'drain'
 
 /** Faults that a `local` engine cannot meet: its daemons share a kernel. */
 const ACROSS_HOSTS: readonly FaultKind[] = ['isolate', 'partition', 'one-way', 'power', 'bury']
@@ -93,5 +93,7 @@ export function shapeOf(random: SimRandom): Shape {
     shape.disks = random.pick([2, 2, 3])
     shape.faults = [...shape.faults, ...DISK_FAULTS.filter(() => random.chance(0.6))]
   }
+  // After all others, for the same reason.
+  if (hosts - shape.gateways > shape.copies && random.chance(0.15)) shape.faults = [...shape.faults, 'drain']
   return shape
 }

@@ -56,6 +56,7 @@ function example(verb: Verb): Record<string, unknown> {
     'lock.cancel': { name: 'disk' },
     'lock.finish': { name: 'disk' },
     'node.kill': { node: '1' },
+    'node.drain': { node: '1' },
     'node.plug': { node: '', path: '/srv/disk3' },
     'node.unplug': { node: '1', disk: '/srv/disk3', force: false },
   }
