@@ -32,11 +32,67 @@ function corosyncConf(hosts: readonly Host[]): string {
   ].join('')
 }
 
+/** What has come with `dog cluster init`, beside one host that is in no cluster yet. */
+const initHosts = 4
+const initCopies = 3
+
 export class SystemCluster {
+  /** In the cluster */
+  hosts: readonly Host[]
+
   private constructor(
     readonly bed: Bed,
     readonly say: (text: string) => void,
-  ) {}
+  ) {
+    this.hosts = bed.hosts
+  }
+
+  /** Fewer than four are set up by hand, four by `dog cluster init`. */
+  static of(hosts: number, say: (text: string) => void): Promise<SystemCluster> {
+    return hosts === initHosts ? SystemCluster.init(say) : SystemCluster.make(hosts, say)
+  }
+
+  /** Four hosts by `dog cluster init`, three copies; a fifth that is up, with nothing of it. */
+  private static async init(say: (text: string) => void): Promise<SystemCluster> {
+    const bed = await Bed.make({
+      hosts: initHosts + 1,
+      say,
+      setUp: (host, { hosts: all }) => {
+        const names = all.map(({ name, address }) => `${address} ${name}\n`).join('')
+        host.write('/etc/hosts', `127.0.0.1 localhost\n127.0.1.1 ${host.name}\n${names}`)
+        host.write('/etc/systemd/system/sheepdog.service.d/engine.conf', '[Service]\nEnvironment=SHEEP_OPTIONS=-ccorosync\n')
+      },
+    })
+    const cluster = new SystemCluster(bed, say)
+    try {
+      await cluster.letIn(bed.hosts[0], bed.hosts)
+      cluster.hosts = bed.hosts.slice(0, initHosts)
+      await bed.hosts[0].run('dog', ['cluster', 'init', ...cluster.hosts.map(({ name }) => name), ...cluster.initOptions])
+      await cluster.healthy()
+      return cluster
+    } catch (error) {
+      say(await cluster.keepJournals('start'))
+      bed.close()
+      throw error
+    }
+  }
+
+  readonly initOptions: readonly string[] = ['--copies', String(initCopies), '--token', String(tokenMs), '--yes']
+
+  /** `from` may log in as root on the others, and knows their keys: each has its own. */
+  private async letIn(from: Host, hosts: readonly Host[]): Promise<void> {
+    await from.run('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-f', '/root/.ssh/id_ed25519'])
+    const key = from.read('/root/.ssh/id_ed25519.pub')
+    const fresh = 'rm -f /etc/ssh/ssh_host_*; ssh-keygen -q -A; systemctl restart ssh'
+    await Promise.all(
+      hosts.map(async (host) => {
+        host.write('/root/.ssh/authorized_keys', key)
+        await host.run('sh', ['-c', fresh])
+      }),
+    )
+    const names = hosts.map(({ name }) => name).join(' ')
+    await from.run('sh', ['-c', `ssh-keyscan -H -t ed25519 ${names} > /root/.ssh/known_hosts 2>/dev/null`])
+  }
 
   /** Formatted, with the daemon as a service that each boot starts. */
   static async make(hosts: number, say: (text: string) => void): Promise<SystemCluster> {
@@ -63,10 +119,6 @@ export class SystemCluster {
       bed.close()
       throw error
     }
-  }
-
-  get hosts(): readonly Host[] {
-    return this.bed.hosts
   }
 
   /** What a host's own daemon says; null when it does not answer. */
@@ -159,7 +211,7 @@ export class SystemCluster {
   async keepJournals(name: string): Promise<string> {
     const script = 'journalctl -u sheepdog -u corosync --no-pager -o short-precise | grep -v KNET'
     const parts = await Promise.all(
-      this.hosts.map(async (host) => {
+      this.bed.hosts.map(async (host) => {
         const outcome = await host.try('sh', ['-c', script]).catch(() => null)
         return `--- ${host.name}\n${outcome?.stdout || host.console}`
       }),

@@ -24,9 +24,9 @@ let failed = 0
 for (const { name, title, hosts = 3, run } of scenarios.filter(
   (one) => names.length === 0 || names.includes(one.name),
 )) {
-  if (cluster?.hosts.length !== hosts) {
+  if (cluster === null || cluster.hosts.length !== hosts) {
     cluster?.close()
-    cluster = await SystemCluster.make(hosts, say)
+    cluster = await SystemCluster.of(hosts, say)
   }
   const start = performance.now()
   say(`${name}: ${title}`)

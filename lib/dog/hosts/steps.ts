@@ -51,7 +51,7 @@ export function stage(host: string, files: readonly File[]): Step {
   const lines = files.map(({ path, mode, group, content }) => {
     const chown = group === '' ? '' : `getent group ${group} >/dev/null && chgrp ${group} ${path}.dog-new\n`
     return (
-      `mkdir -p ${path.replace(/\/[^/]*$/, '')}\nrm -f ${path}.dog-*\n` +
+      `mkdir -p -m 755 ${path.replace(/\/[^/]*$/, '')}\nrm -f ${path}.dog-*\n` +
       `printf %s ${content.toString('base64')} | base64 -d > ${path}.dog-new\n${chown}chmod ${mode} ${path}.dog-new\nsync ${path}.dog-new`
     )
   })
