@@ -60,14 +60,22 @@ export class SystemCluster {
       setUp: (host, { hosts: all }) => {
         const names = all.map(({ name, address }) => `${address} ${name}\n`).join('')
         host.write('/etc/hosts', `127.0.0.1 localhost\n127.0.1.1 ${host.name}\n${names}`)
-        host.write('/etc/systemd/system/sheepdog.service.d/engine.conf', '[Service]\nEnvironment=SHEEP_OPTIONS=-ccorosync\n')
+        host.write(
+          '/etc/systemd/system/sheepdog.service.d/engine.conf',
+          '[Service]\nEnvironment=SHEEP_OPTIONS=-ccorosync\n',
+        )
       },
     })
     const cluster = new SystemCluster(bed, say)
     try {
       await cluster.letIn(bed.hosts[0], bed.hosts)
       cluster.hosts = bed.hosts.slice(0, initHosts)
-      await bed.hosts[0].run('dog', ['cluster', 'init', ...cluster.hosts.map(({ name }) => name), ...cluster.initOptions])
+      await bed.hosts[0].run('dog', [
+        'cluster',
+        'init',
+        ...cluster.hosts.map(({ name }) => name),
+        ...cluster.initOptions,
+      ])
       await cluster.healthy()
       return cluster
     } catch (error) {

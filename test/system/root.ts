@@ -16,9 +16,8 @@ const recipe = 1
 /** What debootstrap installs */
 const base = ['systemd', 'systemd-sysv', 'dbus', 'libpam-systemd', 'polkitd', 'ca-certificates']
 /** What apt installs then, with what it depends on */
-const packages = [
-  ...['corosync', 'corosync-notifyd', 'nodejs', 'fio', 'libnbd-bin', 'iproute2', 'procps', 'openssh-server'],
-]
+const services = ['corosync', 'corosync-notifyd', 'openssh-server']
+const packages = [...services, 'nodejs', 'fio', 'libnbd-bin', 'iproute2', 'procps']
 
 const limit = 15 * 60_000
 

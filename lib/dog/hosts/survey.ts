@@ -50,8 +50,8 @@ export async function parseTarget(text: string): Promise<Target> {
   if (isLoopback(address)) {
     throw new SheepError(
       'invalid',
-      `${host} is ${address} here, which other hosts cannot reach`,
-      'name it by its address',
+      `${host} is ${host === address ? 'this host itself' : `${address} here`}, which other hosts cannot reach`,
+      'name it by the address that they use',
     )
   }
   return { host, address, user, here: isHere(address) }

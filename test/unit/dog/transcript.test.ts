@@ -40,10 +40,9 @@ test('dog prints what the transcript says', async (t) => {
   else t.deepEqual(actual.split('\n'), expected.split('\n'))
   t.true(commands > 80)
   t.deepEqual(services.stopped, ['1'.repeat(16)])
-  const [node] = ['2'.repeat(16)]
   t.deepEqual(services.proposed, [
-    { type: 'drain', node, drained: true },
-    { type: 'drain', node, drained: false },
+    { type: 'drain', node: '1'.repeat(16), drained: true },
+    { type: 'drain', node: '1'.repeat(16), drained: false },
     { type: 'format', clusterId: '0f'.repeat(8), copies: 2, blockSizeShift: 22, force: true },
     { type: 'shutdown' },
     { type: 'recovery', held: true, limit: null },
