@@ -20,6 +20,8 @@ export interface FlusherOptions {
   clock: Clock
   storeNodes: () => readonly string[]
   replicasOf: (oid: Oid) => readonly string[]
+  /** Of those, the ones that have what was written: a change may have gone by the others */
+  holdersOf: (oid: Oid) => readonly string[]
   copiesOf: (vid: number) => number
 }
 
@@ -51,7 +53,7 @@ export class Flusher {
   touched(oid: Oid): void {
     if (this.marked.has(oid)) return
     this.marked.add(oid)
-    const nodes = this.options.replicasOf(oid)
+    const nodes = this.options.holdersOf(oid)
     this.unflushed.set(oid, nodes)
     if (this.dirtyNodes !== null) for (const node of nodes) this.dirtyNodes.add(node)
   }

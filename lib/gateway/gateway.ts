@@ -388,6 +388,7 @@ export class Gateway implements VolumeOpener {
         : await this.readIndex(locked)
       if (!this.holdsLock(session))
         throw new SheepError('halted', `the lock of "${entry.name}" was lost while it was opened`)
+      const replicasOf = (oid: Oid) => topology.replicas(oid, this.copiesOf(vidOf(oid))).map((node) => node.id)
       const volume = new GatewayVolume({
         router: this.router,
         clock,
@@ -398,7 +399,8 @@ export class Gateway implements VolumeOpener {
         target: isTarget ? this.target(session) : null,
         copiesOf: this.copiesOf,
         storeNodes: this.storeNodes,
-        replicasOf: (oid) => topology.replicas(oid, this.copiesOf(vidOf(oid))).map((node) => node.id),
+        replicasOf,
+        holdersOf: (oid) => replicasOf(oid).filter((node) => !this.router.wentBy.has(oid, node)),
         unreferenced: (owner, index) => this.unreferenced(session, owner, index),
         clean: (oids, ended) => this.clean(oids, ended),
         closed: () => this.closed(session),

@@ -19,15 +19,18 @@ import {
   LOST,
   NO_OBJECT,
   NOT_VALID,
-  ObjectRequest,
+  type ObjectRequest,
   READ,
+  WENT_BY,
   WRITE,
   WRONG_EPOCH,
   ZERO,
 } from '../replication/request.js'
 import type { Topology } from '../replication/topology.js'
 import type { Oid } from '../vdi/oid.js'
+import { Leg } from './leg.js'
 import { TakeBack } from './take-back.js'
+import { WentBy } from './went-by.js'
 
 /** A link that broke, an object whose holders are away: asked again this often. */
 const RETRY_MS = 20
@@ -54,11 +57,14 @@ export class Router {
   private readonly active = new Set<ReplicatedOp>()
   /** Changes that no op waits for any more, and that may yet be done */
   readonly strays = new Set<Leg>()
+  readonly wentBy: WentBy
   /** What needs no replica, and must not be answered while this node may be out of the cluster */
   private waiting: (() => void)[] = []
   private stopped = false
 
-  constructor(readonly options: RouterOptions) {}
+  constructor(readonly options: RouterOptions) {
+    this.wentBy = new WentBy(options.topology)
+  }
 
   /**
    * Starts one operation. `length` bytes at `position` of the object; buffer untouched until completion. `done` may be
@@ -261,6 +267,10 @@ class ReplicatedOp {
     assert(at >= 0, 'a leg that answers belongs to the current attempt')
     this.current.splice(at, 1)
     this.pending--
+    if (result === WENT_BY) {
+      this.router.wentBy.add(this.oid, leg.node)
+      result = this.length
+    }
     if (this.kind === READ) this.readDone(result)
     else this.writeDone(leg.node, result)
   }
@@ -470,30 +480,6 @@ class ReplicatedOp {
     this.ending = false
     this.router.ended(this)
     done.complete(result)
-  }
-}
-
-class Leg extends ObjectRequest {
-  op: ReplicatedOp | null = null
-  /** Of an attempt of this op that no longer counts, while the disk uses its buffer */
-  former: ReplicatedOp | null = null
-  node = ''
-
-  constructor(private readonly router: Router) {
-    super()
-  }
-
-  complete(result: number): void {
-    const { op, former } = this
-    this.former = null
-    if (op !== null) {
-      op.legDone(this, result)
-    } else {
-      this.router.strays.delete(this)
-      former?.bufferFree()
-    }
-    this.buffer = EMPTY
-    this.router.recycleLeg(this)
   }
 }
 

@@ -4,7 +4,7 @@
  * put on the others. It replaces what they have just written, and zeros are holes, so it needs no room; when another one
  * refuses all the same, it is asked what it holds in its turn.
  */
-import { ENOSPC, ObjectRequest, READ, WRITE, ZERO } from '../replication/request.js'
+import { ENOSPC, ObjectRequest, READ, WENT_BY, WRITE, ZERO } from '../replication/request.js'
 import type { Oid } from '../vdi/oid.js'
 import type { Router } from './router.js'
 
@@ -66,7 +66,7 @@ export class TakeBack {
   private put(node: string, kind: number, buffer: Uint8Array, start: number, end: number): void {
     this.send(node, kind, buffer, start, end, (result) => {
       if (result === ENOSPC) this.full = node
-      else if (result < 0) this.failed = true
+      else if (result < 0 && result !== WENT_BY) this.failed = true
       if (--this.pending > 0) return
       if (!this.failed && this.full === '') this.done(true)
       else if (this.failed || this.write.zeros || ++this.rounds > this.write.nodes.length) this.done(false)

@@ -49,6 +49,8 @@ export interface VolumeOptions {
   /** Nodes that may hold objects of this VDI: for flushes */
   storeNodes: () => readonly string[]
   replicasOf: (oid: Oid) => readonly string[]
+  /** Of those, the ones that have what this node wrote in this epoch */
+  holdersOf: (oid: Oid) => readonly string[]
   /** Object `index` of `owner` is referred to by this VDI no more; frees it when nothing else refers to it */
   unreferenced: (owner: number, index: number) => void
   /** Tells the replicas of these objects that they are flushed, and quiet; `ended`: nobody will write them for now */

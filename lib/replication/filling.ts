@@ -20,6 +20,9 @@ export class Filling {
   /** There was no room for a write: the copy is given up */
   full = false
   private readonly written = new Ranges()
+  /** Clients' writes that are at the disk */
+  private inFlight = 0
+  private drained: (() => void) | null = null
   /** What is on its way to the disk from elsewhere; two writes of one place at a time have no order */
   private readonly landing: { start: number; end: number }[] = []
 
@@ -46,16 +49,26 @@ export class Filling {
   ): void {
     this.writer = writer
     this.written.add(position, position + length)
+    this.inFlight++
+    const ended = (result: number) => {
+      done.complete(result)
+      if (--this.inFlight === 0) this.drained?.()
+    }
     const object = this.staged.placed ? this.store.get(this.oid) : undefined
     if (object !== undefined) {
-      this.store.write(object, buffer, bufferOffset, length, position, done)
+      this.store.write(object, buffer, bufferOffset, length, position, { complete: ended })
       return
     }
     const complete = (result: number) => {
       if (result === ENOSPC) this.giveUp()
-      done.complete(result === ENOSPC ? length : result)
+      ended(result === ENOSPC ? length : result)
     }
     this.staged.write(buffer, bufferOffset, length, position, { complete })
+  }
+
+  /** Resolves once every write that went in has been answered. */
+  async idle(): Promise<void> {
+    while (this.inFlight > 0) await new Promise<void>((resolve) => (this.drained = resolve))
   }
 
   private giveUp(): void {

@@ -189,6 +189,8 @@ export class ObjectRecovery {
 
   private async settled(oid: Oid, sources: readonly string[]): Promise<boolean> {
     const { passed, settled } = this.options
+    // Who has just let something go by answers before this turn ends, and this may be a part of it.
+    await Promise.resolve()
     const answers = await Promise.all(passed.of(oid).map((gateway) => settled(gateway, oid, sources)))
     return answers.every((answer) => answer)
   }
@@ -338,6 +340,8 @@ export class ObjectRecovery {
       task.staged = null
       task.filling = null
       if (!committed) staged.abort()
+      // Of a copy that is given up they have gone by: their gateways must have the answers before they are asked about them.
+      await filling.idle()
     }
   }
 

@@ -36,6 +36,7 @@ import {
   READ,
   REMOVE,
   ROTTEN,
+  WENT_BY,
   WRITE,
   WRONG_EPOCH,
 } from './request.js'
@@ -356,9 +357,9 @@ class ReplicaOp implements Completion, EnsureWaiter {
           return
         }
         if (result < 0) this.finish(replica.failed(result, 'object', request.epoch))
+        // It went into a copy that is being taken: until that is whole it is where there is a valid one, and there it is durable.
+        else if (this.object === undefined) this.finish(WENT_BY)
         else if ((request.flags & FLAG_FUA) === 0 || request.kind === READ) this.finish(result)
-        // It went into a copy that is being taken: it is durable where there is a valid one.
-        else if (this.object === undefined) this.finish(result)
         // A newer epoch has begun, and in it the object was removed or made anew
         else if ((this.object as StoredObject).removed) this.finish(result)
         else {
@@ -445,7 +446,7 @@ class ReplicaOp implements Completion, EnsureWaiter {
       const filling =
         request.kind === WRITE ? replica.ensurer.filling(oid, writer, position, position + request.length) : null
       if (filling !== null) this.fill(filling)
-      else if (replica.ensurer.pass(request.oid, request.writer)) this.finish(0)
+      else if (replica.ensurer.pass(request.oid, request.writer)) this.finish(WENT_BY)
       else replica.ensurer.ensureOrPass(request.oid, this)
     } else if ((request.flags & FLAG_IF_VALID) !== 0) {
       replica.ensurer.wanted(request.oid)

@@ -20,6 +20,8 @@ export const NOT_VALID = -1002
 export const LINK_LOST = -1003
 /** The newest copy went with a disk, and no other node can have it */
 export const LOST = -1004
+/** Not done here, and need not be: other replicas that have the object do it (docs/architecture.md, "A write while copies are missing") */
+export const WENT_BY = -1005
 /** No replica has the object, as far as all present members know */
 export const NO_OBJECT = -2
 export const EIO = -5

@@ -13,6 +13,8 @@ const NODES = ['a', 'b', 'c', 'd']
 function setup(placed: (oid: Oid) => readonly string[] = () => ['a', 'b']) {
   const router = new PendingRouter()
   const present = new Set(NODES)
+  /** Changes go by them */
+  const passing = new Set<string>()
   let time = 0
   const flusher = new Flusher({
     self: 'a',
@@ -20,6 +22,7 @@ function setup(placed: (oid: Oid) => readonly string[] = () => ['a', 'b']) {
     clock: { now: () => ++time, wall: () => 0, after: () => ({ cancel: () => {} }) },
     storeNodes: () => [...present],
     replicasOf: placed,
+    holdersOf: (oid) => placed(oid).filter((node) => !passing.has(node)),
     copiesOf: () => 2,
   })
   const index = new IndexTable(router.asVolumeRouter, VID, 2, new Uint32Array(16))
@@ -35,7 +38,7 @@ function setup(placed: (oid: Oid) => readonly string[] = () => ['a', 'b']) {
     answer()
     results.length = 0
   }
-  return { router, present, flusher, index, results, flush, asked, answer, settle }
+  return { router, present, passing, flusher, index, results, flush, asked, answer, settle }
 }
 
 test('the first flush asks every node, the next only those that took writes', (t) => {
@@ -137,6 +140,23 @@ test('when all who had a write have left, the flush waits until the object is th
   t.deepEqual(results, [0])
   flush()
   t.is(router.submitted.length, 1, 'once is enough')
+})
+
+test('one by which the write went does not have it', (t) => {
+  const { router, passing, flusher, flush, answer, results, settle } = setup()
+  settle()
+  passing.add('b')
+  flusher.touched(dataOid(VID, 3))
+  flusher.epochChanged((node) => node !== 'a')
+  flush()
+  answer()
+  t.deepEqual(results, [])
+  t.deepEqual(
+    router.submitted.map(({ oid, flags }) => [oid, flags]),
+    [[dataOid(VID, 3), FLAG_FUA]],
+  )
+  router.submitted[0].done.complete(0)
+  t.deepEqual(results, [0])
 })
 
 test('when all who had index entries have left, the flush waits until these are written again', (t) => {

@@ -16,57 +16,71 @@ const turns = async () => {
   for (let i = 0; i < 20; i++) await new Promise((resolve) => setImmediate(resolve))
 }
 
-test('what was heard in the former epoch decides nothing in a new one that has not begun here yet', async (t) => {
+interface Report {
+  writeEpoch: number
+  validThrough: number
+  suspect: boolean
+}
+
+/** Node 0 of two, in the second of three epochs; node 1 says `report` of OID, and holds nothing. */
+function setup(report: (epoch: number) => Report) {
   const epochs = epochsOf([0, 1], [0, 1], [0, 1])
   const topology = new Topology(node(0).id)
   topology.update(epochs[1], epochs.slice(0, 2))
   const store = new CountingStore(new SimRandom(1, 0))
-  const object = store.create(OID, 1)
-  object.suspect = true
-  object.intent = true
   const asked: string[] = []
   const doubts = () => ({ passedEpochs: [], lostEpoch: 0 })
   const peers = {
-    call: async (_node: string, method: string, argument: { epoch: number }) => {
-      asked.push(`${method} in ${argument.epoch}`)
-      // The other one is valid no further than the former epoch: that is what it says in that.
-      const report = {
-        oid: OID,
-        writeEpoch: 1,
-        validThrough: argument.epoch,
-        suspect: true,
-        incomplete: false,
-        hot: true,
-      }
-      return { json: { next: -1, writers: [''], ...doubts() }, body: encodeReports([report]) }
+    call: async (_node: string, method: string, { epoch }: { epoch: number }) => {
+      asked.push(`${method} in ${epoch}`)
+      const body = encodeReports([{ oid: OID, incomplete: false, hot: true, ...report(epoch) }])
+      return { json: { next: -1, writers: [''], extents: null, ...doubts() }, body }
     },
   } as unknown as Peers
   const copiesOf = () => 2
   const shared = { store, topology, clock, log: () => {}, copiesOf, bytesOf: () => 0 }
   const replica = new Replica({ ...shared, recoveredEpoch: () => 1, lossUnmarked: () => {}, diskFailed: () => {} })
-  let held = true
+  const settings = { held: true, limit: 0 }
   const recovery = new Recovery({
     ...{ ...shared, peers, replica, doubts, createdIn: () => 1 },
     taken: () => {},
-    settings: () => ({ held, limit: 0 }),
+    settings: () => settings,
     passing: () => {},
-    settled: async () => true,
+    settled: async () => {
+      asked.push('settled')
+      return true
+    },
     recovered: () => {},
     reachable: async (oids) => new Set(oids),
   })
   replica.ensurer = recovery
-  replica.epochChanged([], new Set(), () => recovery.begin())
+  const begin = () => replica.epochChanged([], new Set(), () => recovery.begin())
+  return { epochs, topology, store, replica, recovery, settings, asked, begin }
+}
+
+test('what was heard in the former epoch decides nothing in a new one that has not begun here yet', async (t) => {
+  // The other copy is a suspect too, and no better than this one.
+  const rig = setup((epoch) => ({ writeEpoch: 1, validThrough: epoch, suspect: true }))
+  const { epochs, topology, replica, recovery, asked } = rig
+  const object = rig.store.create(OID, 1)
+  object.suspect = true
+  object.intent = true
+  rig.begin()
   await turns()
   t.deepEqual(asked, ['list in 2'])
   t.is(recovery.progress().objectsTotal, 1)
   // The third epoch is here, and a request of the second still at the disk.
   replica.began()
   topology.update(epochs[2], epochs)
-  replica.epochChanged([], new Set(), () => recovery.begin())
-  held = false
+  rig.begin()
+  rig.settings.held = false
   recovery.settingsChanged()
   let resumed = false
-  recovery.ensure(OID, { resume: () => (resumed = true) })
+  recovery.ensure(OID, {
+    resume: () => {
+      resumed = true
+    },
+  })
   await turns()
   t.deepEqual(asked, ['list in 2'])
   t.false(resumed)
@@ -75,4 +89,20 @@ test('what was heard in the former epoch decides nothing in a new one that has n
   await turns()
   t.true(resumed, 'it asks anew, in the epoch that has begun')
   t.is(asked[1], 'list in 3')
+})
+
+test('a change that goes by is answered before anybody is asked whether it is done', async (t) => {
+  const { recovery, asked, settings, begin } = setup((epoch) => ({
+    writeEpoch: 1,
+    validThrough: epoch,
+    suspect: false,
+  }))
+  begin()
+  await turns()
+  settings.held = false
+  t.true(recovery.pass(OID, node(1).id))
+  // Here its answer is sent.
+  t.deepEqual(asked, ['list in 2'])
+  await turns()
+  t.deepEqual(asked.slice(0, 3), ['list in 2', 'settled', 'status in 2'])
 })
