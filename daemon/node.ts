@@ -10,6 +10,8 @@ import { SheepError } from '../lib/errors.js'
 import { RealClock } from '../lib/host/clock.js'
 import { RealNetwork } from '../lib/host/network.js'
 import { RealRandom } from '../lib/host/random.js'
+import { POOL_PATH } from '../lib/libvirt/domain-xml.js'
+import type { PoolRegistrar } from '../lib/libvirt/registrar.js'
 import { type NbdServer, startNbdServer } from '../lib/nbd/server.js'
 import { SheepNode } from '../lib/node/node.js'
 import { controlServices, type ProcessFacts, serviceCalls } from '../lib/node/services.js'
@@ -17,6 +19,7 @@ import { Session } from '../lib/node/sessions.js'
 import { type AttachedDisk, findDisks, type UnusableDisk } from '../lib/store/node-disks.js'
 import type { NodeHooks, RunningNode } from './hooks.js'
 import type { DbusOptions, SheepOptions } from './options.js'
+import { registerPool } from './storage-pool.js'
 import { attachStore } from './store-directory.js'
 
 /** How long a start waits for the cluster before it says that it is waiting. */
@@ -51,6 +54,7 @@ export async function createNode(
     return made
   }
   let dbus: Dbus | null = null
+  let pool: PoolRegistrar | null = null
   const started = clock.now()
   const facts: ProcessFacts = {
     version,
@@ -63,6 +67,7 @@ export async function createNode(
     recentLog: (lines) => hooks.recentLog(lines),
     requestStop: (reason) => hooks.requestStop(reason),
     clients: () => clientCounts(node, nbd),
+    places: { nbd: options.nbd.socket, volumes: '' },
   }
   const node = await SheepNode.open({
     self,
@@ -87,6 +92,7 @@ export async function createNode(
       {
         unixSocket: options.nbd.socket,
         mode: 0o660,
+        group: options.nbd.group ?? undefined,
         tcp: options.nbd.tcp ?? undefined,
         tls: options.nbd.tls === null ? undefined : { directory: options.nbd.tls, verifyPeer: !options.nbd.anyClient },
         allowPlain: options.nbd.allowPlain,
@@ -95,8 +101,10 @@ export async function createNode(
       log,
     )
     if (options.dbus !== null) dbus = onBus(node, services(node), options.dbus)
+    if (options.registerPool) pool = registerPool(node, POOL_PATH)
     await settled(node, clock)
   } catch (error) {
+    await pool?.stop()
     await dbus?.stop()
     await nbd?.close()
     await node.stop()
@@ -105,6 +113,7 @@ export async function createNode(
   return {
     cluster: node.cluster,
     async stop() {
+      await pool?.stop()
       await dbus?.stop()
       await nbd?.close()
       await node.stop()

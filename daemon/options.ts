@@ -2,6 +2,7 @@
  * What the command line of `sheep` says, checked once and made explicit: everything after this file works with values
  * that are complete and valid.
  */
+import { readFileSync } from 'node:fs'
 import { hostname as osHostname } from 'node:os'
 import { join, resolve } from 'node:path'
 import { Command, CommanderError, Option } from 'commander'
@@ -15,6 +16,8 @@ export const DEFAULT_PORT = 7000
 export const DEFAULT_GROUP = 'sheepdog'
 export const DEFAULT_STORE = '/var/lib/sheepdog'
 export const DISKS_MAX = 64
+/** QEMU's user is in it wherever libvirt is installed (Debian: libvirt-qemu, Fedora: qemu) */
+const QEMU_GROUP = 'kvm'
 
 /** sockaddr_un.sun_path is 108 bytes with its final NUL (unix(7)). */
 const SOCKET_PATH_BYTES_MAX = 107
@@ -32,6 +35,8 @@ export type ClusterChoice =
 export interface NbdOptions {
   /** Absolute path */
   socket: string
+  /** Group id: its members may connect to `socket`; null the daemon's user alone */
+  group: number | null
   /** null: no TCP */
   tcp: TcpAddress | null
   /** Directory with server-cert.pem, server-key.pem, ca-cert.pem; null: no TLS */
@@ -70,6 +75,8 @@ export interface SheepOptions {
   nbd: NbdOptions
   /** D-Bus on which the daemon serves org.sheepdog; null: none */
   dbus: DbusOptions | null
+  /** Keeps the volumes' directory a storage pool of libvirt, where that is installed */
+  registerPool: boolean
   foreground: boolean
   logLevel: LogLevel
   /** Where the log goes when not in the foreground, absolute */
@@ -87,6 +94,9 @@ export interface HostFacts {
   /** Where the environment says that D-Bus listens */
   systemBus: string
   sessionBus: string
+  root: boolean
+  /** null: there is no such group */
+  groupId(name: string): number | null
 }
 
 export function hostFacts(): HostFacts {
@@ -98,7 +108,17 @@ export function hostFacts(): HostFacts {
     ...{ hostname: osHostname(), runtimeDirectory, directory: process.cwd() },
     systemBus: DBUS_SYSTEM_BUS_ADDRESS || SYSTEM_BUS,
     sessionBus: DBUS_SESSION_BUS_ADDRESS || `unix:path=${XDG_RUNTIME_DIR}/bus`,
+    root: user === 0,
+    groupId,
   }
+}
+
+/** group(5). Groups of packages are there, whatever else the host asks for names. */
+function groupId(name: string): number | null {
+  const line = readFileSync('/etc/group', 'utf8')
+    .split('\n')
+    .find((one) => one.startsWith(`${name}:`))
+  return line === undefined ? null : Number(line.split(':')[2])
 }
 
 /** `--help` and `--version`: text for stdout, and nothing else to do. */
@@ -142,12 +162,14 @@ interface RawOptions {
   pidfile?: string
   nosync?: true
   nbdSocket?: string
+  nbdGroup?: string
   nbdPort?: string
   nbdBind?: string
   tls?: string
   tlsAnyClient?: true
   allowPlain?: true
   dbus?: string
+  registerPool?: boolean
 }
 
 function sheepCommand(version: string): Command {
@@ -170,6 +192,7 @@ function sheepCommand(version: string): Command {
     .option('-P, --pidfile <FILE>', "write the daemon's process id there")
     .option('-n, --nosync', 'never sync to disk: faster, and a power loss loses data')
     .option('--nbd-socket <PATH>', 'Unix socket of the NBD server (default: DIR/nbd.sock)')
+    .option('--nbd-group <GROUP>', `group that may connect to it (default: ${QEMU_GROUP}, which QEMU is in)`)
     .option('--nbd-port <PORT>', 'serve NBD over TCP too, on this port (usual: 10809)')
     .option('--nbd-bind <ADDRESS>', 'address for NBD over TCP (default: 127.0.0.1)')
     .option('--tls <DIR>', 'TLS for NBD over TCP: DIR has server-cert.pem, server-key.pem, ca-cert.pem')
@@ -179,6 +202,8 @@ function sheepCommand(version: string): Command {
       '--dbus <BUS>',
       'D-Bus: system, session, none or its address (default: system with corosync, none with local)',
     )
+    .option('--register-pool', "make the volumes a storage pool of this host's libvirt (default with corosync)")
+    .option('--no-register-pool', 'leave libvirt alone')
     .version(version, '-v, --version', 'print the version')
     .helpOption('-h, --help', 'print this help')
     .addHelpText('after', EXAMPLES)
@@ -238,12 +263,14 @@ function checked(raw: RawOptions, words: string[], facts: HostFacts): SheepOptio
         raw.nbdSocket === undefined ? join(store, 'nbd.sock') : pathOf(raw.nbdSocket, '--nbd-socket', facts),
         '--nbd-socket',
       ),
+      group: groupOfSocket(raw.nbdGroup, facts),
       tcp: nbdTcp,
       tls,
       anyClient: raw.tlsAnyClient === true,
       allowPlain: raw.allowPlain === true,
     },
     dbus: dbusOf(raw.dbus ?? (cluster.engine === 'local' ? 'none' : 'system'), facts),
+    registerPool: raw.registerPool ?? cluster.engine !== 'local',
     foreground: raw.foreground === true,
     logLevel: log.level,
     logFile: log.file,
@@ -255,6 +282,14 @@ function dbusOf(text: string, facts: HostFacts): DbusOptions | null {
   if (text === 'none') return null
   const address = text === 'system' ? facts.systemBus : text === 'session' ? facts.sessionBus : text
   return { socket: socketOf(busSocket(address), '--dbus'), bus: text }
+}
+
+function groupOfSocket(given: string | undefined, facts: HostFacts): number | null {
+  // Only root may give a file to a group that it is not in.
+  if (given === undefined) return facts.root ? facts.groupId(QEMU_GROUP) : null
+  const id = facts.groupId(given)
+  if (id === null) throw invalid(`--nbd-group ${quoted(given)}: there is no such group`, 'getent group lists them')
+  return id
 }
 
 function storesOf(word: string, facts: HostFacts): string[] {

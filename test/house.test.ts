@@ -81,7 +81,8 @@ const below: Record<string, readonly string[]> = {
   sd: ['gateway', 'vdi', 'protocol', 'host'],
   dbus: ['control', 'vdi', 'cluster', 'host'],
   node: ['control', 'sd', 'gateway', 'replication', 'vdi', 'store', 'placement', 'cluster', 'protocol'],
-  dog: ['control', 'vdi', 'protocol', 'host'],
+  libvirt: [],
+  dog: ['control', 'vdi', 'protocol', 'host', 'libvirt'],
 }
 
 /** The layers that get clock, random, disk, network and engine as arguments. */

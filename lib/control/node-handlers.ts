@@ -30,6 +30,10 @@ export const nodeHandlers: Handlers<'node'> = {
     nodes: await askNodes(services, selectNodes(services, node), (service) => service.statistics()),
   }),
 
+  'node.places': async (services, { node }) => ({
+    nodes: await askNodes(services, selectNodes(services, node), (service) => service.places()),
+  }),
+
   'node.md': async (services, { node }) => ({
     nodes: await askNodes(services, selectNodes(services, node), (service) => service.disks()),
   }),

@@ -182,6 +182,14 @@ export interface NodeStatistics {
 
 export type DiskInfo = DiskReport
 
+/** Where a node's own host has the volumes, absolute paths; '' nowhere. */
+export interface NodePlaces {
+  /** Unix socket of the NBD server */
+  nbd: string
+  /** Directory in which each volume is a file */
+  volumes: string
+}
+
 export interface LogLine {
   /** ms since the Unix epoch */
   time: number
@@ -195,6 +203,7 @@ export interface NodeService {
   recovery(): Promise<RecoveryReport>
   statistics(): Promise<NodeStatistics>
   disks(): Promise<DiskInfo[]>
+  places(): Promise<NodePlaces>
   /** An absolute path there. Its disks afterwards */
   plug(path: string): Promise<DiskInfo[]>
   /** By number in `disks`, path or id; its path. `force`: though some objects may have no other copy */

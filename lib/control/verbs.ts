@@ -14,6 +14,7 @@ import type {
   CheckReport,
   DiskInfo,
   LogLine,
+  NodePlaces,
   NodeSpace,
   NodeStatistics,
   ObjectLocation,
@@ -199,6 +200,7 @@ export const VERBS = {
   'node.recovery': verb<{ nodes: OfNode<RecoveryReport>[] }>()({}),
   /** `node` in these: number, id or name; '' is the daemon asked; 'all' */
   'node.stat': verb<{ nodes: OfNode<NodeStatistics>[] }>()({ node }),
+  'node.places': verb<{ nodes: OfNode<NodePlaces>[] }>()({ node }),
   'node.md': verb<{ nodes: OfNode<DiskInfo[]>[] }>()({ node }),
   /** `path` on the node's host. The disks afterwards */
   'node.plug': verb<{ node: NodeSummary; disks: DiskInfo[] }>()({ node, path: text(PATH_BYTES_MAX) }),

@@ -6,6 +6,7 @@ import { VERSION } from '../host/version.js'
 import { parseCount } from './arguments.js'
 import { addClusterCommands } from './cluster.js'
 import { adder, group, throwUsage } from './command.js'
+import { addLibvirtCommands } from './libvirt.js'
 import { addNodeCommands } from './node.js'
 import { Session } from './session.js'
 import { addVdiCommands } from './vdi.js'
@@ -21,7 +22,8 @@ Commands:
                tree, read, write, check, object, lock
   dog node     list, info, recovery, stat, drain, kill, md, log
   dog cluster  init, add, remove, info, format, shutdown, check, scrub,
-               recover`
+               recover
+  dog libvirt  disk-xml, attach, detach, convert`
 
 const AFTER = `
 Examples:
@@ -71,6 +73,7 @@ export function dogProgram(run: RunSession): Command {
   addVdiCommands(group(program, 'vdi', 'volumes, snapshots and clones'), add)
   addNodeCommands(group(program, 'node', 'the daemons, one by one'), add)
   addClusterCommands(group(program, 'cluster', 'all daemons together'), add)
+  addLibvirtCommands(group(program, 'libvirt', "volumes as disks of libvirt's machines"), add)
   return program
 }
 

@@ -3,6 +3,7 @@ import type {
   ControlServices,
   DiskInfo,
   LogLine,
+  NodePlaces,
   NodeService,
   NodeSpace,
   NodeStatistics,
@@ -38,6 +39,7 @@ export interface ProcessFacts {
   recentLog(lines: number): LogLine[]
   requestStop(reason: string): void
   clients(): RequestCounts
+  places: NodePlaces
 }
 
 interface LocatedCopy {
@@ -71,6 +73,7 @@ export function serviceCalls(node: SheepNode, facts: ProcessFacts): Map<string, 
     ['node.recovery', async () => answer(await here.recovery())],
     ['node.statistics', async () => answer(await here.statistics())],
     ['node.disks', async () => answer(await here.disks())],
+    ['node.places', async () => answer(await here.places())],
     ['node.plug', async (argument) => answer(await here.plug(String((argument as { path?: unknown })?.path)))],
     [
       'node.unplug',
@@ -99,6 +102,7 @@ function nodeService(node: SheepNode, facts: ProcessFacts, id: string): NodeServ
     recovery: () => ask<RecoveryReport>('node.recovery'),
     statistics: () => ask<NodeStatistics>('node.statistics'),
     disks: () => ask<DiskInfo[]>('node.disks'),
+    places: () => ask<NodePlaces>('node.places'),
     plug: (path) => ask<DiskInfo[]>('node.plug', { path }),
     unplug: (disk, force) => ask<string>('node.unplug', { disk, force }),
     log: (lines) => ask<LogLine[]>('node.log', { lines }),
@@ -133,6 +137,7 @@ function localService(node: SheepNode, facts: ProcessFacts): NodeService {
       return { uptime: facts.uptime(), cpu: facts.cpu(), memory: facts.memory(), clients: facts.clients(), peers }
     },
     disks: async () => node.store.report(),
+    places: async () => facts.places,
     plug: async (path) => {
       await node.disks.plug(path)
       return node.store.report()

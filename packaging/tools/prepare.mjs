@@ -27,6 +27,8 @@ const debian = {
   debootstrap: ['debootstrap'],
   'systemd-container': ['systemd-nspawn'],
   iproute2: ['ip'],
+  // With it comes libvirt0, the library.
+  'libvirt-clients': ['virsh'],
 }
 
 const beds = process.getuid?.() === 0 ? ['debootstrap', 'systemd-container', 'iproute2'] : []
@@ -50,6 +52,7 @@ const needs = {
     'dbus-daemon',
     'libglib2.0-bin',
     'systemd',
+    'libvirt-clients',
   ],
 }
 

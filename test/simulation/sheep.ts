@@ -25,6 +25,7 @@ export const sheep: MakeSheep = async (parts) => {
     memory: () => 0,
     recentLog: () => [],
     requestStop: () => {},
+    places: { nbd: '', volumes: '' },
     clients: () => ({ active: 0, total: 0, read: 0, write: 0, flush: 0, remove: 0, readBytes: 0, writeBytes: 0 }),
   }
   const node = await SheepNode.open({

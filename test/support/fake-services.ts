@@ -146,6 +146,7 @@ export class FakeServices implements ControlServices {
         recovery: away,
         statistics: away,
         disks: away,
+        places: away,
         plug: away,
         unplug: away,
         log: away,
@@ -160,6 +161,7 @@ export class FakeServices implements ControlServices {
       recovery: async () => this.recoveries[Math.min(this.asked++, this.recoveries.length - 1)] ?? IDLE,
       statistics: async () => ({ uptime: 3723, cpu: 61, memory: 80 * MIB, clients: counts, peers: counts }),
       disks: async () => [{ id: '00000000000000d1', path: '/srv/store', ...space, state: 'working', reason: '' }],
+      places: async () => ({ nbd: `/srv/store${id[0]}/nbd.sock`, volumes: '/var/lib/sheepdog/volumes' }),
       plug: async () => [],
       unplug: async () => '/srv/store',
       log: async (lines) =>

@@ -10,6 +10,8 @@ const facts: HostFacts = {
   systemBus: 'unix:path=/run/dbus/system_bus_socket',
   sessionBus: 'unix:abstract=/tmp/dbus-x,guid=12',
   directory: '/here',
+  root: true,
+  groupId: (name) => ({ kvm: 107, disk: 6 })[name] ?? null,
 }
 
 function parse(line: string): SheepOptions {
@@ -43,8 +45,9 @@ test('one host, nothing said', (t) => {
     zone: '',
     gatewayOnly: false,
     sync: true,
-    nbd: { socket: '/here/store/nbd.sock', tcp: null, tls: null, anyClient: false, allowPlain: false },
+    nbd: { socket: '/here/store/nbd.sock', group: 107, tcp: null, tls: null, anyClient: false, allowPlain: false },
     dbus: null,
+    registerPool: false,
     foreground: false,
     logLevel: 'info',
     logFile: '/here/store/sheep.log',
@@ -57,7 +60,7 @@ test('everything said', (t) => {
   const line =
     '-c local:engine -p 7010 -b 10.0.0.5 -y 10.1.0.5 -z rack1 -g -f -l level=debug,dir=/var/log/sheep -P run/pid -n ' +
     '--nbd-socket /run/nbd --nbd-port 10809 --nbd-bind 10.0.0.5 --tls certs --tls-any-client --allow-plain ' +
-    '--dbus session /srv/store'
+    '--dbus session --nbd-group disk --register-pool /srv/store'
   t.deepEqual(parse(line), {
     stores: ['/srv/store'],
     cluster: { engine: 'local', directory: '/here/engine' },
@@ -70,12 +73,14 @@ test('everything said', (t) => {
     sync: false,
     nbd: {
       socket: '/run/nbd',
+      group: 6,
       tcp: { host: '10.0.0.5', port: 10809 },
       tls: '/here/certs',
       anyClient: true,
       allowPlain: true,
     },
     dbus: { socket: '\0/tmp/dbus-x', bus: 'session' },
+    registerPool: true,
     foreground: true,
     logLevel: 'debug',
     logFile: '/var/log/sheep/sheep.log',
@@ -206,4 +211,13 @@ test('any words are options or a SheepError', (t) => {
     { numRuns: 2000 },
   )
   t.true(parsed > 20, `${parsed} parsed`)
+})
+
+test('who may connect to the NBD socket, and whether libvirt is told of the volumes', (t) => {
+  const user = { ...facts, root: false }
+  const parsed = parseOptions(['store'], '1.2.3', user)
+  t.is('text' in parsed ? 0 : parsed.nbd.group, null, 'who is not root gives files to no group of others')
+  t.regex(refusal('--nbd-group nobody-has-it store'), /^2 .*no such group/)
+  t.true(parse('-c corosync store').registerPool)
+  t.false(parse('-c corosync --no-register-pool store').registerPool)
 })
