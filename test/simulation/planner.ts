@@ -89,6 +89,7 @@ export class Planner {
     const { random, world } = this
     const up = this.#living.filter((host) => host.up && !host.paused)
     const host = up.length > 0 ? random.pick(up) : null
+    if (TAKE_AWAY.has(kind) && this.#living.some(usesFailingDisk)) return
     switch (kind) {
       case 'kill':
         if (host) this.kill(host)
@@ -391,9 +392,21 @@ export class Planner {
   }
 }
 
+/**
+ * Whoever serves from a disk that fails, and has not noticed yet, may soon be the only one with a write, were the others to go now: that
+ * write would be lost indeed.
+ */
+const TAKE_AWAY: ReadonlySet<FaultKind> = new Set([
+  ...(['kill', 'stop', 'power', 'power-all', 'pause'] as const),
+  ...(['isolate', 'partition', 'one-way'] as const),
+])
+
+function usesFailingDisk(host: Host): boolean {
+  const working = host.sheep?.workingDisks() ?? []
+  return host.disks.some((disk, i) => (disk.dead || disk.errors > 0) && working.includes(diskPath(i)))
+}
+
 /** It has noticed what is wrong with its disks, and an epoch has begun since. */
 function disksSettled(host: Host, epoch: number): boolean {
-  const working = host.sheep!.workingDisks()
-  const unnoticed = host.disks.some((disk, i) => (disk.dead || disk.errors > 0) && working.includes(diskPath(i)))
-  return !unnoticed && host.sheep!.lostEpoch() < epoch
+  return !usesFailingDisk(host) && host.sheep!.lostEpoch() < epoch
 }
