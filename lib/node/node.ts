@@ -186,6 +186,7 @@ export class SheepNode implements ClusterListener {
       createdIn: (vid) => this.cluster.registry.get(vid)?.epoch ?? 0,
       doubts,
       passing: (passedEpochs) => store.save({ passedEpochs }),
+      renounce: (epoch) => store.renounce(epoch),
       settled: (gateway, oid, sources) => this.settled(gateway, oid, sources),
       taken: (oid) => this.garbage.suspect([vidOf(oid)]),
       recovered: (epoch) => {

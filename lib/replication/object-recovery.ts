@@ -8,7 +8,7 @@ import { completed } from '../store/completed.js'
 import type { Damage, ObjectStore, StagedObject, StoredObject } from '../store/types.js'
 import { within } from '../vdi/making.js'
 import { type Oid, oidToHex, vidOf } from '../vdi/oid.js'
-import { type Copier, diskTrouble } from './copier.js'
+import { type Copier, diskTrouble, isNoSpace } from './copier.js'
 import { Filling } from './filling.js'
 import type { Inquiry } from './inquiry.js'
 import type { PassedWrites } from './passed-writes.js'
@@ -36,6 +36,8 @@ export interface ObjectRecoveryOptions {
   bytesOf: (oid: Oid) => number
   /** A copy came from another node: it may be a leftover there, too, which nobody has told yet */
   taken: (oid: Oid) => void
+  /** Copies that count for epochs up to this one are about to be given up: this node proves nothing of those any more, durably */
+  renounce: (epoch: number) => void
   /** Writes may go into the copy that is being taken */
   opened: (task: Task) => void
   /** Whether what has gone by here of this object's changes, by that gateway, is done on all of `sources` */
@@ -166,7 +168,8 @@ export class ObjectRecovery {
           if (asSheepError(error).code !== 'io') throw error
         }
       }
-      return this.take(task, epoch, verdict.from)
+      const sound = source !== undefined && !source.suspect && source.validThrough >= epoch
+      return this.take(task, epoch, verdict.from, sound)
     }
     const kept = store.get(oid)
     if (kept === undefined) return false
@@ -279,15 +282,41 @@ export class ObjectRecovery {
     return usable() && this.keep(task, epoch, object, after.hot && !after.suspect ? after.writer : '')
   }
 
-  /** Takes the whole copy of `from`. False when it is gone, or things have changed meanwhile. SheepError of disk or peer. */
-  async take(task: Task, epoch: number, from: string): Promise<boolean> {
+  /**
+   * Where there is no room for a copy beside ours: ours goes first, when it is as large and another node has a right one (`sound`). It
+   * is stale; but it has what was written until it became so, and the node's word stood for that.
+   */
+  private stage(task: Task, extents: readonly [number, number][], sound: boolean): StagedObject {
+    const { store, replica, topology, log } = this.options
+    const { oid, urgent } = task
+    try {
+      return store.stage(oid, urgent)
+    } catch (error) {
+      const former = store.get(oid)
+      const length = extents.reduce((sum, extent) => sum + extent[1], 0)
+      if (!isNoSpace(error) || !sound || former === undefined || length > store.usedBytes(former)) throw error
+      assert(!replica.isValid(former), 'a copy that is right is not given up for another')
+      this.options.renounce(topology.epoch - 1)
+      // Saving that may have shown that its disk fails.
+      if (store.get(oid) !== former) throw error
+      log('notice', `no room for two copies of ${oidToHex(oid)}: the stale one goes first`)
+      replica.discard(former)
+      return store.stage(oid, urgent, true)
+    }
+  }
+
+  /**
+   * Takes the whole copy of `from`; `sound`: that is valid, and nobody doubts it. False when it is gone, or things have changed
+   * meanwhile. SheepError of disk or peer.
+   */
+  async take(task: Task, epoch: number, from: string, sound = false): Promise<boolean> {
     const { store, replica, topology, peers, inquiry, copier, bytesOf } = this.options
     const { oid } = task
     const answer = await peers.call(from, 'extents', { epoch, oid })
     const { extents, validThrough, busy, damage } = answer.json as Extents
     if (extents === null) return false
     if (topology.epoch !== epoch || task.cancelled) return false
-    const staged = store.stage(oid, task.urgent)
+    const staged = this.stage(task, extents, sound)
     task.staged = staged
     const filling = new Filling(store, oid, staged)
     // What is known to be rotten there stays known here by its checksums: of those a write would know nothing.

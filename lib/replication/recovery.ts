@@ -58,6 +58,8 @@ export interface RecoveryOptions {
   /** Changes are about to go by in the last of these epochs, which are `passedEpochs` of `doubts`, durably, when this returns */
   passing: (epochs: readonly number[]) => void
   settled: (gateway: string, oid: Oid, sources: readonly string[]) => Promise<boolean>
+  /** As of ObjectRecovery */
+  renounce: (epoch: number) => void
   /** This node's share of the epoch is valid, durably */
   recovered: (epoch: number) => void
   /** Is the object reached by the registry and inodes? Asked only for copies that nobody else has. */

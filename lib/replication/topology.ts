@@ -48,6 +48,13 @@ export class Topology {
     return record === null ? null : this.ring(record).replicas(oid, copies)
   }
 
+  /** Whether the node was in an epoch between `epoch` and the current one. */
+  wentOn(id: string, epoch: number): boolean {
+    return this.history.some(({ number, nodes }) => {
+      return number > epoch && number < this.epoch && nodes.some((node) => node.id === id)
+    })
+  }
+
   node(id: string): NodeInfo | undefined {
     return this.current?.nodes.find((node) => node.id === id)
   }

@@ -109,11 +109,16 @@ export function decide(
     copies,
     trusted.length > 0 ? trusted : complete.length > 0 ? complete : best,
   )
-  if (choice.incomplete && patient) {
-    // What it lost with the power, those who were replicas beside it to its end may have: none of them is here with it.
-    const set = topology.replicasIn(choice.validThrough, oid, copies) ?? []
-    const unheard = set.filter((node) => reportOf(node.id, own, others) === undefined).map((node) => node.id)
-    if (unheard.length > 0) return { kind: 'wait', epoch: choice.validThrough, nodes: unheard }
+  if (choice.incomplete) {
+    // What it lost with the power, those who were replicas beside it to its end may have: none of them is here with it. Who went on without
+    // it has perhaps told its client since that it is flushed: that is waited for as a write is.
+    const end = choice.validThrough
+    const set = (topology.replicasIn(end, oid, copies) ?? []).map((node) => node.id)
+    const unheard = set.filter((id) => reportOf(id, own, others) === undefined)
+    const waits = unheard.length > 0 && (patient || unheard.some((id) => topology.wentOn(id, end)))
+    if (waits) return { kind: 'wait', epoch: end, nodes: unheard }
+    const lost = set.filter((id) => (reportOf(id, own, others)?.lostEpoch ?? 0) >= end && topology.wentOn(id, end))
+    if (lost.length > 0 && !mutations.trustLostDisk) return { kind: 'lost', nodes: lost, stale: true }
   }
   if (choice.node === own.node) return { kind: 'keep' }
   // A copy that missed an epoch with writes has a lower writeEpoch than all sound ones; one that equals any missed none.
@@ -170,8 +175,13 @@ function firstUnheardEpoch(
     if (set === null) return lost
     if (set.length === 0) continue
     const heard = set.map((node) => reportOf(node.id, own, others))
+    // As in decide()
+    const mayLack = (report: CopyReport): boolean =>
+      report.incomplete &&
+      (patient ||
+        set.some(({ id }, i) => (heard[i]?.lostEpoch ?? epoch) >= epoch && topology.wentOn(id, report.validThrough)))
     const proves = (report: CopyReport): boolean =>
-      !(report.incomplete && patient) &&
+      !mayLack(report) &&
       (mutations.trustPassing || !letPass(report.passedEpochs, epoch)) &&
       (report.lostEpoch < epoch || mutations.trustLostDisk)
     if (heard.some((report) => report !== undefined && proves(report))) continue

@@ -173,6 +173,11 @@ export class DiskPlaces {
     this.pendingLoss = true
   }
 
+  /** Copies are given up that count for epochs up to this one: what this node says proves nothing of them any more, durably. */
+  renounce(epoch: number): void {
+    if (this.node.lostEpoch < epoch) this.saveAll({ ...this.node, lostEpoch: epoch })
+  }
+
   /** Called as each epoch begins, before anything is served in it: what has come and gone before it counts from here. */
   epochBegins(epoch: number): void {
     const { base, ...state } = this.node

@@ -198,11 +198,11 @@ export class DiskSet extends DiskPlaces implements ObjectStore {
     else store.syncObject(object, done)
   }
 
-  stage(oid: Oid, urgent: boolean): StagedObject {
-    const place = this.roomFor(oid, 'receive', ({ gauge }) => (urgent ? gauge.reserve : gauge.recoveryReserve))
+  stage(oid: Oid, urgent: boolean, again = false): StagedObject {
+    const place = this.roomFor(oid, 'receive', ({ gauge }) => (again ? 0 : gauge.least(urgent)))
     let staged: StagedObject
     try {
-      staged = this.storeAt(place).stage(oid, urgent)
+      staged = this.storeAt(place).stage(oid, urgent, again)
     } catch (error) {
       if (error instanceof DiskError && error.errno !== ENOSPC) void this.lose(this.places[place], error.message)
       throw error

@@ -407,12 +407,11 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
 
   // received copies
 
-  stage(oid: Oid, urgent: boolean): StagedObject {
+  stage(oid: Oid, urgent: boolean, again = false): StagedObject {
     assertOid(oid)
     assert(!this.closed, 'the store is open')
     assert(!this.staging.has(oid), 'one copy of an object is received at a time')
-    const { reserve, recoveryReserve } = this.gauge
-    this.refuseWhenFull('stage', objectPath(oid), urgent ? reserve : recoveryReserve)
+    if (!again) this.refuseWhenFull('stage', objectPath(oid), this.gauge.least(urgent))
     const staged = new StagedFile(this, oid)
     this.staging.set(oid, staged)
     return staged

@@ -28,6 +28,11 @@ export class SpaceGauge {
     this.recoveryReserve = Math.min(this.reserve * 2, Math.max(this.reserve, total * 0.4))
   }
 
+  /** What the copy of an object that is received leaves free */
+  least(urgent: boolean): number {
+    return urgent ? this.reserve : this.recoveryReserve
+  }
+
   /** At most this many more bytes are in use than when last asked. */
   wrote(bytes: number): void {
     this.written += bytes

@@ -150,8 +150,9 @@ export interface ObjectStore {
   syncVdi(vid: number, done: Completion): void
   /** The same for one object */
   syncObject(object: StoredObject, done: Completion): void
-  /** Throws DiskError 28 when no disk has room: above the larger reserve, or for a request that waits (`urgent`) the small one */
-  stage(oid: Oid, urgent: boolean): StagedObject
+  /** Throws DiskError 28 when no disk has room: above the larger reserve, or for a request that waits (`urgent`) the small one. A copy
+   *  in place of one that has just been given up for it (`again`) may use what that has left, as an overwrite would */
+  stage(oid: Oid, urgent: boolean, again?: boolean): StagedObject
 
   /** Durable before done; many calls in one turn or while a sync runs share one sync. Sets object.intent. */
   addIntent(object: StoredObject, done: Completion): void

@@ -1,11 +1,12 @@
 import test from 'ava'
-import type { Clock } from '../../../lib/host/interfaces.js'
+import { type Clock, type Completion, DiskError } from '../../../lib/host/interfaces.js'
 import type { Peers } from '../../../lib/replication/peers.js'
 import { Recovery } from '../../../lib/replication/recovery.js'
 import { Replica } from '../../../lib/replication/replica.js'
 import { encodeReports } from '../../../lib/replication/survey.js'
 import { Topology } from '../../../lib/replication/topology.js'
-import { dataOid } from '../../../lib/vdi/oid.js'
+import type { StagedObject } from '../../../lib/store/types.js'
+import { dataOid, type Oid } from '../../../lib/vdi/oid.js'
 import { CountingStore } from '../../fuzz/counting-store.js'
 import { SimRandom } from '../../simulation/random.js'
 import { epochsOf, node } from './nodes.js'
@@ -50,6 +51,7 @@ function setup(report: (epoch: number) => Report) {
       asked.push('settled')
       return true
     },
+    renounce: () => {},
     recovered: () => {},
     reachable: async (oids) => new Set(oids),
   })
@@ -106,3 +108,63 @@ test('a change that goes by is answered before anybody is asked whether it is do
   await turns()
   t.deepEqual(asked.slice(0, 3), ['list in 2', 'settled', 'status in 2'])
 })
+
+/** There is no room for a copy beside the one that is here. */
+class FullStore extends CountingStore {
+  constructor(readonly done: string[]) {
+    super(new SimRandom(1, 0))
+  }
+
+  override stage(oid?: Oid, _urgent = false, again = false): StagedObject {
+    this.done.push(`stage${again ? ' again' : ''}, ${this.get(oid as Oid) === undefined ? 'none' : 'one'} is here`)
+    if (!again) throw new DiskError(28, 'stage', 'obj', 'no space')
+    const commit = (writeEpoch: number, checkEpoch: number, done: Completion) => {
+      this.create(oid as Oid, writeEpoch).checkEpoch = checkEpoch
+      done.complete(0)
+    }
+    return { oid: oid as Oid, placed: false, write: () => {}, commit, abort: () => {} }
+  }
+}
+
+for (const sound of [true, false]) {
+  test(`a stale copy on a full disk ${sound ? 'goes first' : 'stays, when the other one is doubted'}`, async (t) => {
+    const epochs = epochsOf([0, 1], [1], [0, 1])
+    const topology = new Topology(node(0).id)
+    topology.update(epochs[2], epochs)
+    const done: string[] = []
+    const store = new FullStore(done)
+    store.create(OID, 1)
+    const doubts = () => ({ passedEpochs: [], lostEpoch: 0 })
+    const peers = {
+      call: async (_node: string, method: string) => {
+        const copy = { writeEpoch: 2, validThrough: 3, suspect: !sound, incomplete: false, hot: !sound }
+        if (method === 'extents') return { json: { extents: [], validThrough: 3, busy: false, damage: null } }
+        return { json: { next: -1, writers: [''], ...doubts() }, body: encodeReports([{ oid: OID, ...copy }]) }
+      },
+    } as unknown as Peers
+    const copiesOf = () => 2
+    const shared = { store, topology, clock, log: () => {}, copiesOf, bytesOf: () => 0 }
+    const replica = new Replica({ ...shared, recoveredEpoch: () => 1, lossUnmarked: () => {}, diskFailed: () => {} })
+    const recovery = new Recovery({
+      ...{ ...shared, peers, replica, doubts, createdIn: () => 1 },
+      taken: () => {},
+      settings: () => ({ held: false, limit: 0 }),
+      passing: () => {},
+      settled: async () => true,
+      renounce: (epoch) => done.push(`renounce ${epoch}`),
+      recovered: (epoch) => done.push(`recovered ${epoch}`),
+      reachable: async (oids) => new Set(oids),
+    })
+    replica.ensurer = recovery
+    replica.epochChanged([], new Set(), () => recovery.begin())
+    await turns()
+    if (sound) {
+      t.deepEqual(done, ['stage, one is here', 'renounce 2', 'stage again, none is here', 'recovered 3'])
+      t.is(store.get(OID)?.writeEpoch, 2)
+    } else {
+      t.deepEqual(done, ['stage, one is here'])
+      t.is(recovery.progress().state, 'no-room')
+      t.is(store.get(OID)?.writeEpoch, 1)
+    }
+  })
+}

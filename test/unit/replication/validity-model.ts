@@ -100,6 +100,7 @@ export class ValidityModel {
     inheritIncomplete: false,
     forgetPassedTooEarly: false,
     forgetLoss: false,
+    forgetRenounced: false,
   }
 
   constructor(
@@ -278,7 +279,25 @@ export class ValidityModel {
     const member = this.present[which % this.present.length]
     member.copy = null
     if (!this.bugs.forgetLoss) member.lostEpoch = this.epoch
+    // It may have had what a host lost with its power and had not flushed: that is gone then.
+    const { acked } = this
+    const kept = (copy: Copy) => !copy.incomplete && copy.blocks.every((version, block) => version >= acked[block])
+    const copies = this.members.flatMap((one) => one.copy ?? [])
+    if (copies.some((copy) => copy.incomplete) && !copies.some(kept)) this.acked = [...this.flushed]
     this.newEpoch([])
+  }
+
+  /** No room for the copy that is to be taken beside the stale one: that goes first, and then the member may die. */
+  giveUp(which: number): void {
+    const ring = this.ring()
+    const member = ring[which % ring.length]
+    if (member.copy === null || this.serves(member)) return
+    const verdict = this.verdict(member)
+    if (verdict.kind !== 'take') return
+    const source = this.members.find((other) => other.id === verdict.from) as Member
+    if (!this.serves(source)) return
+    if (!this.bugs.forgetRenounced) member.lostEpoch = Math.max(member.lostEpoch, this.epoch - 1)
+    member.copy = null
   }
 
   back(which: number): void {

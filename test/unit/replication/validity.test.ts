@@ -175,8 +175,8 @@ const dramas: {
     verdict: { kind: 'wait', epoch: 1, nodes: [nodeId(1)] },
   },
   {
-    what: 'the host lost power, and the other one has not come back for long',
-    epochs: [[0, 1], [1, 2], [2], [0, 2]],
+    what: 'both hosts lost power, and the other one has not come back for long',
+    epochs: [[0, 1], [2], [2], [0, 2]],
     own: { ...copy(0, 1, 1, true), incomplete: true },
     others: [absent(2)],
     verdict: keep,
@@ -189,6 +189,39 @@ const dramas: {
     others: [],
     verdict: { kind: 'wait', epoch: 2, nodes: [nodeId(1)] },
     patient: false,
+  },
+  {
+    what: 'the host lost power, and the other one, which went on without it, has not come back for long',
+    epochs: [
+      [0, 1],
+      [1, 2],
+      [0, 2],
+    ],
+    own: { ...copy(0, 1, 1, true), incomplete: true },
+    others: [absent(2)],
+    verdict: { kind: 'wait', epoch: 1, nodes: [nodeId(1)] },
+    patient: false,
+  },
+  {
+    what: 'the host lost power, and a disk of the other one, which went on without it, failed',
+    epochs: [
+      [0, 1],
+      [1, 2],
+      [0, 1, 2],
+    ],
+    own: { ...copy(0, 1, 1, true), incomplete: true },
+    others: [{ ...absent(1), lostEpoch: 2 }, absent(2)],
+    verdict: { kind: 'lost', nodes: [nodeId(1)], stale: true },
+  },
+  {
+    what: 'both hosts lost power, and with it the disk of one: what was flushed is on both',
+    epochs: [
+      [0, 1],
+      [0, 1],
+    ],
+    own: { ...copy(0, 1, 1, true), incomplete: true },
+    others: [{ ...absent(1), lostEpoch: 1 }],
+    verdict: keep,
   },
   {
     what: 'the host lost power, and the other one has nothing either',
@@ -278,7 +311,7 @@ const event = fc.oneof(
     arbitrary: fc.record({
       what: fc.constantFrom(
         ...['flush', 'clean', 'open', 'recovered', 'crash', 'crash', 'cut', 'power', 'bounce', 'back', 'back'],
-        ...['restart all', 'power of all', 'disk'],
+        ...['restart all', 'power of all', 'disk', 'give up'],
       ),
       a: fc.nat(9),
       b: fc.nat(63),
@@ -301,6 +334,7 @@ function play(model: ValidityModel, { what, a, b }: Event): void {
   else if (what === 'power of all') model.restartAll(b)
   else if (what === 'bounce') model.bounce(a, b)
   else if (what === 'disk') model.loseDisk(a)
+  else if (what === 'give up') model.giveUp(a)
   else if (what === 'power') model.leave([a % count], true, b)
   else model.leave(a === b ? [a % count] : [a % count, b % count], what === 'crash')
 }
@@ -343,6 +377,7 @@ const bugs = [
   'inheritIncomplete',
   'forgetPassedTooEarly',
   'forgetLoss',
+  'forgetRenounced',
 ]
 
 for (const bug of bugs) {
