@@ -86,7 +86,7 @@ export type ToBus =
 export type FromBus =
   /** The last facts have been taken: more may come */
   | { type: 'taken' }
-  /** A verb of lib/control/verbs.ts; who asks for it is allowed to */
+  /** A verb of lib/control/verbs.ts with checked arguments; who asks for it is allowed to. caller: '' it changes nothing */
   | { type: 'call'; id: number; verb: string; arguments: Record<string, unknown>; caller: string }
   /** Who asked has gone */
   | { type: 'gone'; id: number }

@@ -3,6 +3,7 @@
  * a caller that asks for too much at once is told so.
  */
 import { readFileSync } from 'node:fs'
+import { VERBS } from '../control/verbs.js'
 import { asSheepError, SheepError } from '../errors.js'
 import { authorize } from './authorize.js'
 import type { Bus } from './bus.js'
@@ -193,6 +194,8 @@ export class Service {
   private async ask(bus: Bus, message: Incoming, operation: Operation): Promise<unknown> {
     const { verb, action, details, cancellable } = operation
     const { sender } = message
+    // Nobody types a password for what the daemon would refuse anyway.
+    const checked = VERBS[verb].arguments(operation.arguments, 'arguments')
     let caller = sender
     if (action === '') await this.gap()
     else caller = `user ${await authorize(bus, message, action, details)} (${sender})`
@@ -201,7 +204,7 @@ export class Service {
     try {
       return await new Promise((resolve, reject) => {
         this.pending.set(id, { resolve, reject })
-        this.post({ type: 'call', id, verb, arguments: operation.arguments, caller: action === '' ? '' : caller })
+        this.post({ type: 'call', id, verb, arguments: checked, caller: action === '' ? '' : caller })
       })
     } finally {
       if (cancellable) this.unwatch(bus, sender, id)

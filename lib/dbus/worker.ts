@@ -2,6 +2,8 @@
  * The thread that is on the bus. A thread of its own, because strangers decide how much comes from there and how large an answer they
  * want: nothing of that may hold up a guest's disk. A bus that goes away is waited for, ever more seldom.
  */
+import { readlinkSync } from 'node:fs'
+import { setPriority } from 'node:os'
 import { parentPort, workerData } from 'node:worker_threads'
 import { assert } from '../assert.js'
 import { Bus } from './bus.js'
@@ -14,6 +16,8 @@ const RETRY_MS = 500
 const RETRY_MS_MAX = 30_000
 /** One that lasted so long was no failed try */
 const LASTING_MS = 60_000
+/** Guests' requests go before questions from the bus. */
+const NICE = 10
 
 assert(parentPort !== null, 'this file is a worker')
 const port = parentPort
@@ -86,4 +90,14 @@ port.on('message', (message: ToBus) => {
   }
 })
 
+/** Of this thread alone: on Linux a thread's id is as good as a process's (setpriority(2)). */
+function yieldToOthers(): void {
+  try {
+    setPriority(Number(readlinkSync('/proc/thread-self').split('/')[2]), NICE)
+  } catch (error) {
+    post({ type: 'log', level: 'info', message: `its thread keeps the daemon's priority: ${(error as Error).message}` })
+  }
+}
+
+yieldToOthers()
 connect()

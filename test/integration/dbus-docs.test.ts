@@ -46,11 +46,11 @@ test('the examples of docs/dbus.md', async (t) => {
   t.timeout(240_000)
   const bus = await MessageBus.start()
   t.teardown(() => bus.kill().then(() => bus.destroy()))
-  const cluster = await TestCluster.start({ nodes: 3, sheepOptions: ['--dbus', bus.address] })
+  const cluster = await TestCluster.start({ nodes: 3, format: false, sheepOptions: ['--dbus', bus.address] })
   t.teardown(() => cluster.stop())
+  const status = ['get-property', 'org.sheepdog', '/org/sheepdog/cluster', 'org.sheepdog.Cluster', 'Status']
   await until('the cluster on the bus', 20_000, async () => {
-    const property = ['get-property', 'org.sheepdog', '/org/sheepdog/cluster', 'org.sheepdog.Cluster', 'Epoch']
-    return (await bus.tryBusctl(...property)).stdout === 't 1\n'
+    return (await bus.tryBusctl(...status)).stdout === 's "waiting-for-format"\n'
   })
   const text = readFileSync(page, 'utf8')
   const examples = examplesOf(text)

@@ -129,6 +129,24 @@ test.serial('locks are shown and broken', async (t) => {
   await bus.busctl('call', 'org.sheepdog', ...volume('disk'), 'Delete')
 })
 
+test.serial('changes that come fast are told together', async (t) => {
+  const { bus, cluster } = t.context
+  await create(bus, 'disk')
+  const monitor = new Listener(bus, 'gdbus', ['monitor', '--system', '-d', 'org.sheepdog', '-o', volume('disk')[0]])
+  t.teardown(() => monitor.end())
+  await monitor.heard(/owned by/)
+  const client = await cluster.control(0)
+  t.teardown(() => client.close())
+  const start = performance.now()
+  for (let i = 0; i < 200; i++) await (await client.openVolume('disk', '', false)).close()
+  const seconds = (performance.now() - start) / 1000
+  await client.openVolume('disk', '', false)
+  await monitor.heard(/'Locks': <\[\(.*'write'/)
+  const told = monitor.count(/PropertiesChanged/)
+  t.log(`400 changes in ${seconds.toFixed(1)} s: ${told} signals`)
+  t.true(told <= 4 * seconds + 8)
+})
+
 test.serial('why a node left; and the next daemon takes the name when its owner is killed', async (t) => {
   const { bus, cluster } = t.context
   await create(bus, 'disk')
@@ -154,6 +172,12 @@ test.serial('why a node left; and the next daemon takes the name when its owner 
   await cluster.killNode(second, 'SIGTERM')
   await monitor.heard(new RegExp(`nodes/${ids.get(second)}', '[^']*', uint64 \\d+, 'left', 'it stopped in order'`))
   await cluster.startNode(second)
+  await cluster.healthy(first)
+
+  process.kill(cluster.pid(second), 'SIGSTOP')
+  const hung = new RegExp(`nodes/${ids.get(second)}', '[^']*', uint64 \\d+, 'expelled', '(.*)'`)
+  t.regex((await monitor.heard(hung, 60_000))[1], /answer/)
+  process.kill(cluster.pid(second), 'SIGCONT')
   await cluster.healthy(first)
 
   await cluster.killNode(first)
@@ -286,6 +310,9 @@ test.serial('other users read; polkit decides whether they change anything, and 
   t.is(action, 'org.sheepdog.delete-data')
   t.deepEqual(details, { volume: 'disk' })
   t.is(flags, 1, 'busctl lets its user be asked for a password')
+  const senseless = await stranger('call', 'org.sheepdog', ...CLUSTER, 'CreateVolume', 'sta{sv}', 'a/b', '8388608', '0')
+  t.regex(senseless.stderr, /not allowed/)
+  t.is(polkit.asked.length, 1, 'nobody is asked about what makes no sense')
   polkit.answer = 'password'
   const silent = await stranger('--allow-interactive-authorization=false', ...remove)
   t.regex(silent.stderr, /needs a password|[Ii]nteractive authentication required/)
