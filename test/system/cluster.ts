@@ -160,13 +160,21 @@ export class SystemCluster {
     return total
   }
 
-  /** fio on that host writes the volume for so long, then reads all back and compares. Resolves when it has ended well. */
-  fio(host: Host, volume: string, seconds: number): Promise<string> {
+  /**
+   * fio on that host writes the volume for so long, then reads all back and compares. Resolves when it has ended well, with the
+   * longest that one of its writes took, ms.
+   */
+  async fio(host: Host, volume: string, seconds: number): Promise<number> {
     const uri = `nbd+unix:///${volume}?socket=/var/lib/sheepdog/nbd.sock`
     const job = ['--name=job', '--ioengine=nbd', `--uri=${uri}`, '--verify_state_save=0']
     const load = ['--rw=randwrite', '--bs=4k', '--iodepth=8', '--rate_iops=400', '--verify=crc32c', '--size=64m']
     const time = ['--time_based', `--runtime=${seconds}`, '--fsync=64']
-    return host.run('fio', [...job, ...load, ...time], { limit: (seconds + 120) * 1000 })
+    const report = ['--output-format=json', '--output=/var/tmp/fio.json']
+    await host.run('fio', [...job, ...load, ...time, ...report], { limit: (seconds + 120) * 1000 })
+    const { jobs } = JSON.parse(host.read('/var/tmp/fio.json'))
+    if (!(jobs[0].write.total_ios > seconds))
+      throw new Error(`fio wrote ${jobs[0].write.total_ios} times in ${seconds} s`)
+    return Math.round(jobs[0].write.clat_ns.max / 1e6)
   }
 
   /** Writes numbered blocks while `act` is done, coming back when its connection is cut, then checks all (writer.ts). */
@@ -192,6 +200,11 @@ export class SystemCluster {
     if (code !== 0) throw new ProcessError('dog vdi check', { code, stdout, stderr, bytes: Buffer.alloc(0), ms: 0 })
   }
 
+  /** Of all volumes. */
+  async allIdentical(): Promise<void> {
+    await this.hosts[0].run('dog', ['cluster', 'check'])
+  }
+
   async digest(host: Host, volume: string): Promise<string> {
     const uri = `nbd+unix:///${volume}?socket=/var/lib/sheepdog/nbd.sock`
     return await host.run('sh', ['-c', `set -o pipefail 2>/dev/null; nbdcopy '${uri}' - | sha256sum`])
@@ -205,14 +218,14 @@ export class SystemCluster {
   }
 
   /** Does something while `load` writes, beginning a moment after it. */
-  async underLoad(host: Host, start: () => Promise<unknown>, act: () => Promise<void>): Promise<void> {
+  async underLoad<T>(host: Host, start: () => Promise<T>, act: () => Promise<void>): Promise<T> {
     const before = await this.writes(host)
     const load = start()
     // What goes wrong in it is told when it is waited for.
     load.catch(() => undefined)
     await until('the load to write', 30_000, async () => (await this.writes(host)) > before + 100)
     await act()
-    await load
+    return await load
   }
 
   /** Everything that sheep and corosync said, into a file of its own: the path. */

@@ -1,4 +1,7 @@
+/** What a scenario is, and what most of them do. */
+import { until } from '../support/process.js'
 import type { SystemCluster } from './cluster.js'
+import type { Host } from './host.js'
 
 export interface Scenario {
   name: string
@@ -7,4 +10,27 @@ export interface Scenario {
   short: boolean
   hosts?: number
   run(cluster: SystemCluster): Promise<void>
+}
+
+export async function volume(cluster: SystemCluster, name: string): Promise<string> {
+  await cluster.hosts[0].run('dog', ['vdi', 'create', name, '64M'])
+  return name
+}
+
+export async function finish(cluster: SystemCluster, name: string): Promise<void> {
+  await cluster.healthy()
+  await cluster.identical(name)
+  await cluster.allIdentical()
+  const digests = new Set<string>()
+  for (const host of cluster.hosts) digests.add(await cluster.digest(host, name))
+  if (digests.size !== 1) throw new Error(`the hosts read different bytes: ${[...digests].join(' ')}`)
+  await cluster.hosts[0].run('dog', ['vdi', 'delete', name])
+}
+
+/** It completes further writes. */
+export async function goesOn(cluster: SystemCluster, host: Host, limit: number): Promise<void> {
+  const start = performance.now()
+  const before = await cluster.writes(host)
+  await until(`writes at ${host.name} to go on`, limit, async () => (await cluster.writes(host)) > before + 50)
+  cluster.say(`  ${host.name} went on after ${Math.round(performance.now() - start)} ms`)
 }

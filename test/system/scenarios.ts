@@ -2,33 +2,12 @@
 import { sleep, until } from '../support/process.js'
 import { type SystemCluster, tokenMs } from './cluster.js'
 import { dbusScenario } from './dbus-scenario.js'
+import { fourHosts } from './four-hosts.js'
 import type { Host } from './host.js'
-import type { Scenario } from './scenario.js'
+import { finish, goesOn, type Scenario, volume } from './scenario.js'
 
 /** Corosync's token time for three nodes (corosync.conf(5): token + token_coefficient), its consensus, and 2 s. */
 const switchLimit = (tokenMs + 650) * 2.2 + 2_000
-
-async function volume(cluster: SystemCluster, name: string): Promise<string> {
-  await cluster.hosts[0].run('dog', ['vdi', 'create', name, '64M'])
-  return name
-}
-
-async function finish(cluster: SystemCluster, name: string): Promise<void> {
-  await cluster.healthy()
-  await cluster.identical(name)
-  const digests = new Set<string>()
-  for (const host of cluster.hosts) digests.add(await cluster.digest(host, name))
-  if (digests.size !== 1) throw new Error(`the hosts read different bytes: ${[...digests].join(' ')}`)
-  await cluster.hosts[0].run('dog', ['vdi', 'delete', name])
-}
-
-/** It completes further writes. */
-async function goesOn(cluster: SystemCluster, host: Host, limit: number): Promise<void> {
-  const start = performance.now()
-  const before = await cluster.writes(host)
-  await until(`writes at ${host.name} to go on`, limit, async () => (await cluster.writes(host)) > before + 50)
-  cluster.say(`  ${host.name} went on after ${Math.round(performance.now() - start)} ms`)
-}
 
 async function exposure(host: Host): Promise<{ overallExposure: number }> {
   const text = await host.run('systemd-analyze', ['security', 'sheepdog.service', '--no-pager'])
@@ -319,4 +298,5 @@ export const scenarios: readonly Scenario[] = [
       await finish(cluster, name)
     },
   },
+  ...fourHosts,
 ]

@@ -1,0 +1,236 @@
+/**
+ * Four hosts that `dog cluster init` has set up, three copies, a volume on the first by NBD under fio: what may happen to hosts
+ * and networks. After each nothing is lost, all copies are the same, those who are enough went on within corosync's token time and
+ * two seconds, the others completed nothing and came back by themselves.
+ */
+import { sleep, until } from '../support/process.js'
+import { type SystemCluster, tokenMs } from './cluster.js'
+import type { Host } from './host.js'
+import { finish, goesOn, type Scenario, volume } from './scenario.js'
+
+/** corosync.conf of `dog cluster init`: token + 50 for each host beyond two */
+const goOnLimit = tokenMs + 2 * 50 + 2_000
+
+/** fio writes on the first host while `act` is done; none of its writes waits longer than the others need to go on. */
+async function underFio(
+  cluster: SystemCluster,
+  name: string,
+  seconds: number,
+  act: () => Promise<void>,
+): Promise<void> {
+  const [first] = cluster.hosts
+  await volume(cluster, name)
+  const longest = await cluster.underLoad(first, () => cluster.fio(first, name, seconds), act)
+  cluster.say(`  the longest write took ${longest} ms (limit ${goOnLimit})`)
+  if (longest > goOnLimit)
+    throw new Error(`a write took ${longest} ms: more than the token time and 2 s (${goOnLimit} ms)`)
+  await finish(cluster, name)
+}
+
+async function without(cluster: SystemCluster, host: Host, nodes: number): Promise<void> {
+  await until('the epoch without it', goOnLimit + 2_000, async () => {
+    return (await cluster.info(host))?.epochs[0].nodes.length === nodes
+  })
+}
+
+/** It has no quorum: no write is completed there, and no volume made. */
+async function completesNothing(cluster: SystemCluster, hosts: readonly Host[]): Promise<void> {
+  await Promise.all(
+    hosts.map((host) => until(`${host.name} to halt`, 10_000, async () => (await cluster.status(host)) === 'halted')),
+  )
+  const count = () => Promise.all(hosts.map((host) => cluster.writes(host)))
+  const before = await count()
+  for (const host of hosts) {
+    const { code } = await host.try('dog', ['--timeout', '2', 'vdi', 'create', `by-${host.name}`, '4M'])
+    if (code === 0) throw new Error(`${host.name} made a volume without quorum`)
+  }
+  const after = await count()
+  if (`${after}` !== `${before}`) throw new Error(`writes were completed without quorum: ${before} -> ${after}`)
+}
+
+async function noneMade(cluster: SystemCluster): Promise<void> {
+  const list = await cluster.hosts[0].run('dog', ['vdi', 'list', '-r'])
+  if (/by-host/.test(list)) throw new Error(`what was asked for without quorum was done later:\n${list}`)
+}
+
+const four = { hosts: 4, short: false } as const
+
+export const fourHosts: readonly Scenario[] = [
+  {
+    ...four,
+    name: 'four-init',
+    title: 'dog cluster init again changes nothing; a host that is in the way leaves all as they were',
+    async run(cluster) {
+      const [first] = cluster.hosts
+      const fifth = cluster.bed.hosts[4]
+      const names = cluster.hosts.map(({ name }) => name)
+      const epoch = async () => (await cluster.info(first))?.epochs[0].number
+      const before = await epoch()
+      const again = await first.run('dog', ['cluster', 'init', ...names, ...cluster.initOptions])
+      if (!/Nothing to do/.test(again)) throw new Error(`the second init says\n${again}`)
+      const conf = first.read('/etc/corosync/corosync.conf')
+      // It has all, but its sheepdog does not start: what was done for it is taken back everywhere.
+      fifth.write('/etc/systemd/system/sheepdog.service.d/broken.conf', '[Service]\nExecStart=\nExecStart=/bin/false\n')
+      const { code, stderr } = await first.try('dog', ['cluster', 'add', fifth.name, '--yes'])
+      if (code === 0 || !/all hosts are as they were/.test(stderr))
+        throw new Error(`add of a broken host says\n${stderr}`)
+      await fifth.run('rm', ['/etc/systemd/system/sheepdog.service.d/broken.conf'])
+      for (const host of cluster.hosts) {
+        if (host.read('/etc/corosync/corosync.conf') !== conf)
+          throw new Error(`corosync.conf of ${host.name} has changed`)
+        const left = await host.run('sh', ['-c', 'ls /etc/corosync /etc/sheepdog | grep dog- || true'])
+        if (left !== '') throw new Error(`left on ${host.name}: ${left}`)
+      }
+      const { stdout } = await fifth.try('systemctl', ['is-active', 'corosync', 'sheepdog'])
+      if (!/inactive|failed/.test(stdout.split('\n')[1])) throw new Error(`sheepdog of ${fifth.name} is ${stdout}`)
+      if ((await epoch()) !== before) throw new Error('an epoch has begun')
+      // Another host under a known name.
+      await first.run('sh', ['-c', 'cp /root/.ssh/known_hosts /root/known_hosts'])
+      await fifth.run('sh', ['-c', 'rm /etc/ssh/ssh_host_*; ssh-keygen -q -A; systemctl restart ssh'])
+      const stranger = await first.try('dog', ['cluster', 'add', fifth.name, '--yes', '--accept-new-host-keys'])
+      if (stranger.code === 0 || !/is not the one that is known/.test(stranger.stderr)) {
+        throw new Error(`a changed host key: ${stranger.stderr}`)
+      }
+      await first.run('ssh-keygen', ['-q', '-R', fifth.name])
+      const unknown = await first.try('dog', ['cluster', 'add', fifth.name, '--dry-run'])
+      if (!/host key of host5 is not known: \S+ SHA256:/.test(unknown.stderr)) throw new Error(unknown.stderr)
+      await first.run('dog', ['cluster', 'add', fifth.name, '--dry-run', '--accept-new-host-keys'])
+    },
+  },
+  {
+    ...four,
+    name: 'four-power-off',
+    title: 'one of four hosts loses power, and comes back',
+    run: (cluster) =>
+      underFio(cluster, 'power', 20, async () => {
+        const [first, , third] = cluster.hosts
+        await third.powerOff()
+        await without(cluster, first, 3)
+        await third.boot()
+        await cluster.healthy()
+      }),
+  },
+  {
+    ...four,
+    name: 'four-cut',
+    title: 'one of four hosts is cut off (1:3), and comes back',
+    run: (cluster) =>
+      underFio(cluster, 'cut', 20, async () => {
+        const [first, , , fourth] = cluster.hosts
+        fourth.unplug()
+        await without(cluster, first, 3)
+        await completesNothing(cluster, [fourth])
+        cluster.bed.heal()
+        await cluster.healthy()
+        await noneMade(cluster)
+      }),
+  },
+  {
+    ...four,
+    name: 'four-writer-cut',
+    title: 'the writing one of four hosts is cut off (1:3), and goes on when it is back',
+    async run(cluster) {
+      const [first, ...others] = cluster.hosts
+      const name = await volume(cluster, 'alone')
+      await cluster.whileWriting(first, name, async () => {
+        cluster.bed.partition([first], others)
+        await without(cluster, others[0], 3)
+        await completesNothing(cluster, [first])
+        cluster.bed.heal()
+        await cluster.healthy()
+        await goesOn(cluster, first, 30_000)
+        await noneMade(cluster)
+      })
+      await finish(cluster, name)
+    },
+  },
+  {
+    ...four,
+    name: 'four-halves',
+    title: 'two hosts here, two there: neither half completes anything, and all go on when they meet again',
+    async run(cluster) {
+      const [first, second, third, fourth] = cluster.hosts
+      const name = await volume(cluster, 'halves')
+      await cluster.whileWriting(first, name, async () => {
+        cluster.bed.partition([first, second], [third, fourth])
+        await completesNothing(cluster, cluster.hosts)
+        cluster.bed.heal()
+        await cluster.healthy()
+        await goesOn(cluster, first, 30_000)
+        await noneMade(cluster)
+      })
+      await finish(cluster, name)
+    },
+  },
+  {
+    ...four,
+    name: 'four-paused',
+    title: 'one of four hosts stands still for 30 s',
+    run: (cluster) =>
+      underFio(cluster, 'paused', 50, async () => {
+        const [first, , third] = cluster.hosts
+        third.pause()
+        await without(cluster, first, 3)
+        await sleep(30_000)
+        third.resume()
+        await cluster.healthy()
+      }),
+  },
+  {
+    ...four,
+    name: 'four-corosync-restart',
+    title: 'corosync is restarted on one of four hosts',
+    run: (cluster) =>
+      underFio(cluster, 'restart', 15, async () => {
+        const [, , third] = cluster.hosts
+        await third.run('systemctl', ['restart', 'corosync'])
+        await cluster.healthy()
+      }),
+  },
+  {
+    ...four,
+    name: 'four-grow-and-shrink',
+    title: 'dog cluster remove takes a host out, dog cluster add brings a new one and the former one',
+    async run(cluster) {
+      const [first, second, third, fourth] = cluster.hosts
+      const fifth = cluster.bed.hosts[4]
+      const dog = async (verb: string, host: Host) => {
+        const said = await first.run('dog', ['cluster', verb, host.name, '--yes', '--accept-new-host-keys'])
+        cluster.say(`  ${said.trim().split('\n').at(-1)}`)
+      }
+      await underFio(cluster, 'grow', 60, async () => {
+        await dog('remove', third)
+        cluster.hosts = [first, second, fourth]
+        await cluster.healthy()
+        await cluster.allIdentical()
+        await dog('add', fifth)
+        cluster.hosts = [first, second, fourth, fifth]
+        await cluster.healthy()
+        await cluster.allIdentical()
+      })
+      await dog('remove', fifth)
+      await dog('add', third)
+      cluster.hosts = [first, second, third, fourth]
+      await cluster.healthy()
+      await cluster.allIdentical()
+    },
+  },
+  {
+    ...four,
+    name: 'four-all-at-once',
+    title: 'all four hosts lose power at once: they start again by themselves, with everything that was flushed',
+    async run(cluster) {
+      const [first] = cluster.hosts
+      const name = await volume(cluster, 'all')
+      await cluster.fio(first, name, 3)
+      const before = await cluster.digest(first, name)
+      await Promise.all(cluster.hosts.map((host) => host.powerOff()))
+      const start = performance.now()
+      await Promise.all(cluster.hosts.map((host) => host.boot()))
+      await cluster.healthy()
+      cluster.say(`  all serve ${Math.round((performance.now() - start) / 1000)} s after the power came back`)
+      if ((await cluster.digest(first, name)) !== before) throw new Error('other bytes than before')
+      await finish(cluster, name)
+    },
+  },
+]
