@@ -27,6 +27,8 @@ const debian = {
   debootstrap: ['debootstrap'],
   'systemd-container': ['systemd-nspawn'],
   iproute2: ['ip'],
+  'openssh-server': ['sshd'],
+  'openssh-client': ['ssh-keygen', 'ssh-agent'],
   // With it comes libvirt0, the library.
   'libvirt-clients': ['virsh'],
 }
@@ -49,6 +51,8 @@ const needs = {
     'e2fsprogs',
     'mount',
     'openssl',
+    'openssh-server',
+    'openssh-client',
     'dbus-daemon',
     'libglib2.0-bin',
     'systemd',

@@ -171,7 +171,9 @@ export class SystemCluster {
     const time = ['--time_based', `--runtime=${seconds}`, '--fsync=64']
     const report = ['--output-format=json', '--output=/var/tmp/fio.json']
     await host.run('fio', [...job, ...load, ...time, ...report], { limit: (seconds + 120) * 1000 })
-    const { jobs } = JSON.parse(host.read('/var/tmp/fio.json'))
+    const said = host.read('/var/tmp/fio.json')
+    // It says a sentence of its own first.
+    const { jobs } = JSON.parse(said.slice(said.indexOf('{\n')))
     if (!(jobs[0].write.total_ios > seconds))
       throw new Error(`fio wrote ${jobs[0].write.total_ios} times in ${seconds} s`)
     return Math.round(jobs[0].write.clat_ns.max / 1e6)

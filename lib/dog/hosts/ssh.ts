@@ -123,8 +123,7 @@ function connected(host: string, address: string, options: SshOptions): Promise<
       agent: options.agent === '' ? undefined : options.agent,
       authHandler: [{ type: 'none', username: options.user }, ...methods] as AnyAuthMethod[],
       // Of its keys the host is to show one that is known, as ssh(1) asks it to.
-      algorithms:
-        types.size === 0 ? undefined : { serverHostKey: { prepend: algorithmsOf(types), append: [], remove: [] } },
+      algorithms: { serverHostKey: algorithmsOf(types) },
       hostVerifier: (key: Buffer, verify: (valid: boolean) => void) => {
         verified(host, words[0], key, judge(known, key), options).then(
           () => verify(true),
@@ -181,12 +180,14 @@ function authentication({ user, identity, agent }: SshOptions): AnyAuthMethod[] 
       throw new SheepError('not-found', `the key ${path} cannot be read: ${(error as Error).message}`)
     }
     const parsed = ssh2.utils.parseKey(key)
-    if (!(parsed instanceof Error)) methods.push({ type: 'publickey', username: user, key })
+    const isPrivate = !(parsed instanceof Error) && parsed.isPrivateKey()
+    if (isPrivate) methods.push({ type: 'publickey', username: user, key })
     else if (identity !== '') {
-      const encrypted = /passphrase|encrypted/i.test(parsed.message)
+      const why = parsed instanceof Error ? `: ${parsed.message}` : ''
+      const encrypted = /passphrase|encrypted/i.test(why)
       throw new SheepError(
         'invalid',
-        `the key ${path} ${encrypted ? 'has a passphrase' : `is no private key: ${parsed.message}`}`,
+        `the key ${path} ${encrypted ? 'has a passphrase' : `is no private key${why}`}`,
         encrypted ? `let the agent have it: ssh-add ${path}` : 'name the file without .pub',
       )
     }
@@ -213,12 +214,16 @@ function failure(
   return new SheepError('unreachable', `no SSH to ${where}: ${error.message}`, `does ssh ${user}@${host} work?`)
 }
 
-/** RSA keys sign with newer algorithms than their type is named after (RFC 8332). */
+/** Those of known keys first, as ssh(1) has them. RSA keys sign with newer algorithms than their type is named after (RFC 8332). */
 function algorithmsOf(types: ReadonlySet<string>): ssh2.ServerHostKeyAlgorithm[] {
-  return [...types].flatMap((type) => {
-    return (type === 'ssh-rsa' ? ['rsa-sha2-512', 'rsa-sha2-256', 'ssh-rsa'] : [type]) as ssh2.ServerHostKeyAlgorithm[]
-  })
+  const known = HOST_KEY_ALGORITHMS.filter((name) => types.has(name.startsWith('rsa-sha2') ? 'ssh-rsa' : name))
+  return [...known, ...HOST_KEY_ALGORITHMS.filter((name) => !known.includes(name))]
 }
+
+const HOST_KEY_ALGORITHMS: readonly ssh2.ServerHostKeyAlgorithm[] = [
+  ...(['ssh-ed25519', 'ecdsa-sha2-nistp256', 'ecdsa-sha2-nistp384', 'ecdsa-sha2-nistp521'] as const),
+  ...(['rsa-sha2-512', 'rsa-sha2-256'] as const),
+]
 
 function textOf(path: string): string {
   return existsSync(path) ? readFileSync(path, 'utf8') : ''
