@@ -11,6 +11,9 @@ import { finish, goesOn, type Scenario, volume } from './scenario.js'
 /** corosync.conf of `dog cluster init`: token + 50 for each host beyond two */
 const goOnLimit = tokenMs + 2 * 50 + 2_000
 
+/** `dog vdi create` as a whole, on a machine that does nothing else, ms */
+const createLimit = 200
+
 /** fio writes on the first host while `act` is done; none of its writes waits longer than the others need to go on. */
 async function underFio(
   cluster: SystemCluster,
@@ -213,6 +216,78 @@ export const fourHosts: readonly Scenario[] = [
       cluster.hosts = [first, second, third, fourth]
       await cluster.healthy()
       await cluster.allIdentical()
+    },
+  },
+  {
+    ...four,
+    name: 'sixteen-daemons',
+    title: 'four daemons on each of four hosts, 200 volumes: how long dog vdi create takes',
+    async run(cluster) {
+      const more = [1, 2, 3]
+      const unit = (number: number) => `sheep-${number}`
+      for (const host of cluster.hosts) {
+        for (const number of more) {
+          const sheep = [
+            'sheep',
+            '-f',
+            '-c',
+            'corosync',
+            '--dbus',
+            'none',
+            '-p',
+            String(7000 + number),
+            `/var/lib/sheep${number}`,
+          ]
+          await host.run('systemd-run', [
+            '--quiet',
+            '-p',
+            'Type=notify',
+            '--collect',
+            `--unit=${unit(number)}`,
+            ...sheep,
+          ])
+        }
+      }
+      const [first] = cluster.hosts
+      await until('sixteen daemons', 60_000, async () => {
+        const info = await cluster.info(first)
+        return info?.status === 'running' && info.epochs[0].nodes.length === 16 && info.recovering.length === 0
+      })
+      const times = async (prefix: string, count: number): Promise<number[]> => {
+        const loop = `for i in $(seq ${count}); do a=$(date +%s%N); dog vdi create ${prefix}$i 1G >&2 || exit 1; echo $((($(date +%s%N) - a) / 1000)); done`
+        const said = await first.run('sh', ['-c', loop], { limit: 180_000 })
+        return said
+          .trim()
+          .split('\n')
+          .map((us) => Number(us) / 1000)
+          .sort((a, b) => a - b)
+      }
+      const dog = await first.run('sh', [
+        '-c',
+        'a=$(date +%s%N); dog --version >&2; echo $((($(date +%s%N) - a) / 1000000))',
+      ])
+      await times('volume', 200)
+      const measured = await times('measured', 30)
+      const at = (share: number) => Math.round(measured[Math.floor((measured.length - 1) * share)])
+      cluster.say(
+        `  dog vdi create: median ${at(0.5)} ms, 90% ${at(0.9)} ms, longest ${at(1)} ms (dog --version: ${dog.trim()} ms)`,
+      )
+      await first.run(
+        'sh',
+        ['-c', "for name in $(dog vdi list -r | awk '{ print $2 }'); do dog vdi delete $name || exit 1; done"],
+        {
+          limit: 180_000,
+        },
+      )
+      for (const number of more) {
+        for (const host of cluster.hosts) await host.run('systemctl', ['stop', unit(number)])
+        await until('the others to go on', 60_000, async () => {
+          const info = await cluster.info(first)
+          return info?.status === 'running' && info.recovering.length === 0
+        })
+      }
+      await cluster.healthy()
+      if (at(0.5) > createLimit) throw new Error(`dog vdi create takes ${at(0.5)} ms, the limit is ${createLimit}`)
     },
   },
   {
