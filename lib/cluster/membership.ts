@@ -303,7 +303,8 @@ export class Membership {
   private again(sender: MemberId, { nonce, lost }: Again): void {
     if (lost && this.mode === 'running' && this.established.has(sender) && this.established.size > 1) {
       this.drop([sender], 0)
-      if (sender === this.self) this.fall('this node lost its place while it was joining')
+      // Among repeated events it is what the others have made of it; a later STATE may have counted this member in again.
+      if (sender === this.self && !this.replaying) this.fall('this node lost its place while it was joining')
     }
     const round = `${sender} ${nonce}`
     const { mode, quorate, forced, history, node } = this
@@ -427,7 +428,8 @@ export class Membership {
     const { round } = this
     // While nobody runs, a complete round stands until something changes.
     const heardRunning = round !== null && [...round.hellos.values()].some((hello) => hello.mode === 'running')
-    if (round === null || heardRunning) this.callAgain(false)
+    // Those who run and send nothing may count this member in.
+    if (round === null || heardRunning) this.callAgain(heardRunning)
   }
 }
 

@@ -68,4 +68,14 @@ export const REGRESSIONS: readonly { seed: number; cause: string }[] = [
   },
   { seed: 21513, cause: 'a removed object waited for the disk that its newest copy had been on, and recovery with it' },
   { seed: 20534, cause: 'the only disk that was left failed as the daemon started: an error without a name' },
+  {
+    seed: 50274,
+    cause:
+      'the planner took hosts away from one whose disk failed unnoticed: what it alone had written was lost indeed',
+  },
+  {
+    seed: 50596,
+    cause:
+      'a newcomer that had asked anew repeated its own word as a loss of its place: the others counted it in, for good',
+  },
 ]
