@@ -31,6 +31,7 @@ const files = {
   '/usr/share/dbus-1/system.d/org.sheepdog.conf': 'systemd/org.sheepdog.conf',
   '/usr/share/polkit-1/actions/org.sheepdog.policy': 'systemd/org.sheepdog.policy',
   '/usr/share/polkit-1/rules.d/org.sheepdog.rules': 'systemd/org.sheepdog.rules',
+  '/etc/libvirt/hooks/qemu.d/sheepdog': 'libvirt-hooks/qemu',
 }
 
 export interface BedOptions {

@@ -139,7 +139,7 @@ export class Host {
   write(path: string, text: string): void {
     const place = join(this.system, path)
     mkdirSync(dirname(place), { recursive: true })
-    writeFileSync(place, text, { mode: path.startsWith('/usr/bin/') ? 0o755 : 0o644 })
+    writeFileSync(place, text, { mode: /^\/usr\/bin\/|\/hooks\//.test(path) ? 0o755 : 0o644 })
   }
 
   read(path: string): string {

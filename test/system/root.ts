@@ -17,7 +17,8 @@ const recipe = 1
 const base = ['systemd', 'systemd-sysv', 'dbus', 'libpam-systemd', 'polkitd', 'ca-certificates']
 /** What apt installs then, with what it depends on */
 const services = ['corosync', 'corosync-notifyd', 'openssh-server']
-const packages = [...services, 'nodejs', 'fio', 'libnbd-bin', 'iproute2', 'procps']
+const libvirt = ['libvirt-daemon-system', 'libvirt-clients', 'qemu-system-x86']
+const packages = [...services, ...libvirt, 'nodejs', 'fio', 'libnbd-bin', 'iproute2', 'procps']
 
 const limit = 15 * 60_000
 
@@ -45,6 +46,12 @@ export async function prepareRoot(say: (text: string) => void): Promise<string> 
     const apt = ['env', 'DEBIAN_FRONTEND=noninteractive', 'apt-get', '-qq', '-o', 'Dpkg::Use-Pty=0']
     await must('chroot', [fresh, ...apt, 'install', '-y', '--no-install-recommends', ...packages], { limit })
     await must('chroot', [fresh, ...apt, 'clean'])
+    // Only the scenarios that are about it pay for it.
+    const units = ['libvirtd', 'virtlogd', 'virtlockd', 'libvirt-guests'].flatMap((name) => [
+      `${name}.service`,
+      ...(name === 'libvirt-guests' ? [] : [`${name}.socket`]),
+    ])
+    await must('systemctl', [`--root=${fresh}`, 'disable', ...units, 'libvirtd-ro.socket', 'libvirtd-admin.socket'])
     rmSync(policy)
     for (const name of ['etc/hostname', 'etc/machine-id']) rmSync(join(fresh, name), { force: true })
     renameSync(fresh, path)

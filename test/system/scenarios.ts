@@ -4,6 +4,7 @@ import { type SystemCluster, tokenMs } from './cluster.js'
 import { dbusScenario } from './dbus-scenario.js'
 import { fourHosts } from './four-hosts.js'
 import type { Host } from './host.js'
+import { libvirtScenario } from './libvirt-scenario.js'
 import { finish, goesOn, type Scenario, volume } from './scenario.js'
 
 /** Corosync's token time for three nodes (corosync.conf(5): token + token_coefficient), its consensus, and 2 s. */
@@ -30,6 +31,7 @@ const exposureLimit = 3
 
 export const scenarios: readonly Scenario[] = [
   dbusScenario,
+  libvirtScenario,
   {
     name: 'form',
     title: 'hosts form a cluster, with the addresses that corosync knows them by',

@@ -1,0 +1,159 @@
+/** libvirt of real hosts, as Debian ships it: the pool, disks by NBD, the qemu hook, a machine's snapshot, a live migration. */
+import { until } from '../support/process.js'
+import type { SystemCluster } from './cluster.js'
+import type { Host } from './host.js'
+import type { Scenario } from './scenario.js'
+
+const POOL = '/var/lib/sheepdog/volumes'
+const poolLimit = 60_000
+
+/** Boots no system: its firmware runs for ever. */
+function domain(name: string, disks = ''): string {
+  return `<domain type='qemu'>
+  <name>${name}</name>
+  <memory unit='MiB'>64</memory>
+  <vcpu>1</vcpu>
+  <os><type arch='x86_64' machine='pc'>hvm</type></os>
+  <features><acpi/></features>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>${disks}
+    <memballoon model='none'/>
+  </devices>
+</domain>
+`
+}
+
+async function expect(host: Host, pattern: RegExp, program: string, ...args: string[]): Promise<string> {
+  const text = await host.run(program, args)
+  if (!pattern.test(text)) throw new Error(`${host.name}: ${program} ${args.join(' ')} says\n${text}`)
+  return text
+}
+
+async function refused(host: Host, pattern: RegExp, program: string, ...args: string[]): Promise<void> {
+  const { code, stdout, stderr } = await host.try(program, args)
+  if (code !== 0 && pattern.test(stderr)) return
+  throw new Error(`${host.name}: ${program} ${args.join(' ')} ended with ${code}: ${stdout}${stderr}`)
+}
+
+/** Where no FUSE front-end has mounted the volumes, another file system stands for it: libvirt's part is the same. */
+async function mounted(host: Host): Promise<void> {
+  const { code } = await host.try('mountpoint', ['-q', POOL])
+  if (code === 0) return
+  await host.run('mkdir', ['-p', POOL])
+  await host.run('mount', ['-t', 'tmpfs', 'tmpfs', POOL])
+}
+
+function poolRuns(cluster: SystemCluster, host: Host): Promise<number> {
+  return cluster.took(
+    `the pool on ${host.name}`,
+    async () => {
+      const { stdout } = await host.try('virsh', ['pool-info', 'sheepdog'])
+      return /State:\s+running/.test(stdout) && /Autostart:\s+yes/.test(stdout)
+    },
+    poolLimit,
+  )
+}
+
+async function pools(cluster: SystemCluster): Promise<void> {
+  const [first, second, third] = cluster.hosts
+  await Promise.all(cluster.hosts.map(mounted))
+  await first.run('systemctl', ['start', 'libvirtd'])
+  cluster.say(`  libvirt after sheep: the pool runs after ${await poolRuns(cluster, first)} ms`)
+  await expect(first, new RegExp(`<path>${POOL}</path>`), 'virsh', 'pool-dumpxml', 'sheepdog')
+  await first.run('systemctl', ['restart', 'libvirtd'])
+  await poolRuns(cluster, first)
+
+  await second.run('systemctl', ['stop', 'sheepdog'])
+  await second.run('systemctl', ['start', 'libvirtd'])
+  await refused(second, /not found/, 'virsh', 'pool-info', 'sheepdog')
+  await second.run('systemctl', ['start', 'sheepdog'])
+  await mounted(second)
+  cluster.say(`  sheep after libvirt: the pool runs after ${await poolRuns(cluster, second)} ms`)
+  await cluster.healthy()
+
+  third.write('/root/other.xml', "<pool type='dir'><name>sheepdog</name><target><path>/srv</path></target></pool>")
+  await third.run('systemctl', ['stop', 'sheepdog'])
+  await third.run('systemctl', ['start', 'libvirtd'])
+  await third.run('virsh', ['pool-define', '/root/other.xml'])
+  await third.run('systemctl', ['start', 'sheepdog'])
+  await mounted(third)
+  await until('the warning', poolLimit, async () => {
+    return /left alone/.test(await third.run('journalctl', ['-u', 'sheepdog', '--no-pager', '-n', '200']))
+  })
+  await expect(third, /State:\s+inactive/, 'virsh', 'pool-info', 'sheepdog')
+  await third.run('virsh', ['pool-undefine', 'sheepdog'])
+  await third.run('systemctl', ['stop', 'libvirtd.socket', 'libvirtd-ro.socket', 'libvirtd-admin.socket', 'libvirtd'])
+  await cluster.healthy()
+}
+
+async function disks(cluster: SystemCluster): Promise<void> {
+  const [first, second] = cluster.hosts
+  for (const name of ['web', 'data']) await first.run('dog', ['vdi', 'create', name, '64M'])
+  for (const host of [first, second]) {
+    host.write('/root/web1.xml', domain('web1', await first.run('dog', ['libvirt', 'disk-xml', 'web'])))
+    await host.run('virsh', ['define', '/root/web1.xml', '--validate'])
+  }
+  await first.run('virsh', ['start', 'web1'])
+  await expect(first, /\bweb\b.*host1/, 'dog', 'vdi', 'lock', 'list')
+  const start = performance.now()
+  await refused(second, /volume web is open on host1/, 'virsh', 'start', 'web1')
+  cluster.say(`  a second start was refused after ${Math.round(performance.now() - start)} ms`)
+
+  await expect(first, /web1 has data as vdb, now/, 'dog', 'libvirt', 'attach', 'web1', 'data')
+  await expect(first, /vdb\s+data/, 'virsh', 'domblklist', 'web1')
+  await first.run('dog', ['libvirt', 'attach', 'web1', 'data', '--config'])
+  await first.run('dog', ['libvirt', 'detach', 'web1', 'data', '--config'])
+
+  await expect(first, /Snapshot of web1 taken: web@all, data@all/, ...snapshot('all'))
+  await expect(first, /running/, 'virsh', 'domstate', 'web1')
+
+  // A host that hangs makes snapshots wait; the command is killed while the machine stands still.
+  const third = cluster.hosts[2]
+  third.pause()
+  try {
+    await first.try('timeout', ['-s', 'KILL', '1.5', ...snapshot('killed')])
+    await until('web1 to go on', 20_000, async () => {
+      return /running/.test(await first.run('virsh', ['domstate', 'web1']))
+    })
+  } finally {
+    third.resume()
+  }
+  await cluster.healthy()
+}
+
+const snapshot = (tag: string): [string, ...string[]] => ['dog', 'vdi', 'snapshot', '-s', tag, '--domain', 'web1']
+
+async function convertAndMigrate(cluster: SystemCluster): Promise<void> {
+  const [first, second] = cluster.hosts
+  const file = `<disk type='file' device='disk'><source file='${POOL}/web'/><target dev='vda' bus='virtio'/></disk>`
+  second.write('/root/files.xml', domain('files', file))
+  await second.run('virsh', ['define', '/root/files.xml'])
+  await expect(second, /vda of files is volume web by NBD/, 'dog', 'libvirt', 'convert', 'files')
+  await expect(second, /protocol='nbd' name='web'/, 'virsh', 'dumpxml', 'files')
+  await second.run('virsh', ['undefine', 'files'])
+
+  second.write('/etc/libvirt/libvirtd.conf', 'auth_tcp = "none"\n')
+  await second.run('systemctl', ['stop', 'libvirtd'])
+  await second.run('systemctl', ['start', 'libvirtd-tcp.socket', 'libvirtd'])
+  const to = [`qemu+tcp://${second.address}/system`, `tcp://${second.address}`]
+  const start = performance.now()
+  await first.run('virsh', ['migrate', '--live', '--persistent', 'web1', ...to], { limit: 120_000 })
+  cluster.say(`  a live migration took ${Math.round(performance.now() - start)} ms`)
+  await expect(second, /running/, 'virsh', 'domstate', 'web1')
+  await expect(second, /\bweb\b.*host2/, 'dog', 'vdi', 'lock', 'list')
+  await refused(first, /volume web is open on host2/, 'virsh', 'start', 'web1')
+  await second.run('virsh', ['destroy', 'web1'])
+  await first.run('virsh', ['start', 'web1'])
+  await first.run('virsh', ['destroy', 'web1'])
+}
+
+export const libvirtScenario: Scenario = {
+  name: 'libvirt',
+  title: 'libvirt as shipped: the pool, disks by NBD, a hook that refuses a second start, snapshots, live migration',
+  short: false,
+  async run(cluster) {
+    await pools(cluster)
+    await disks(cluster)
+    await convertAndMigrate(cluster)
+  },
+}
