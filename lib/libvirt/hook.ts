@@ -10,7 +10,7 @@ const OPERATIONS = ['prepare', 'start', 'attach', 'migrate', 'restore', 'release
 export type HookOperation = (typeof OPERATIONS)[number]
 
 /** Its gateway closes a volume when it sees that its client has ended: then it is free. */
-const CLOSING_MS = 4_000
+const CLOSING_MS = 2_500
 const CLOSING_POLL_MS = 250
 /** For the target's QEMU to open its disks; from then on the migration may take as long as it likes */
 const TARGET_SECONDS = 600

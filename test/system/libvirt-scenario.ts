@@ -111,14 +111,20 @@ async function disks(cluster: SystemCluster): Promise<void> {
   const third = cluster.hosts[2]
   third.pause()
   try {
-    await first.try('timeout', ['-s', 'KILL', '1.5', ...snapshot('killed')])
-    await until('web1 to go on', 20_000, async () => {
-      return /running/.test(await first.run('virsh', ['domstate', 'web1']))
-    })
+    const command = first.try('sh', ['-c', `echo $$ >/run/dog.pid; exec ${snapshot('killed').join(' ')}`])
+    await until('web1 to stand still', 20_000, () => stateIs(first, /paused/))
+    await first.run('sh', ['-c', 'kill -KILL $(cat /run/dog.pid)'])
+    const ms = await cluster.took('web1 to go on', () => stateIs(first, /running/))
+    cluster.say(`  dog killed: the machine goes on after ${ms} ms`)
+    await command
   } finally {
     third.resume()
   }
   await cluster.healthy()
+}
+
+async function stateIs(host: Host, pattern: RegExp): Promise<boolean> {
+  return pattern.test(await host.run('virsh', ['domstate', 'web1']))
 }
 
 const snapshot = (tag: string): [string, ...string[]] => ['dog', 'vdi', 'snapshot', '-s', tag, '--domain', 'web1']
@@ -130,7 +136,7 @@ async function convertAndMigrate(cluster: SystemCluster): Promise<void> {
   await second.run('virsh', ['define', '/root/files.xml'])
   await expect(second, /vda of files is volume web by NBD/, 'dog', 'libvirt', 'convert', 'files')
   await expect(second, /protocol='nbd' name='web'/, 'virsh', 'dumpxml', 'files')
-  await second.run('virsh', ['undefine', 'files'])
+  for (const name of ['files', 'web1']) await second.run('virsh', ['undefine', name])
 
   second.write('/etc/libvirt/libvirtd.conf', 'auth_tcp = "none"\n')
   await second.run('systemctl', ['stop', 'libvirtd'])
