@@ -10,6 +10,7 @@ import type { Libvirt } from './libvirt.js'
 
 /** How often it looks whether the daemon of libvirt, or the mount, is there now */
 const LOOK_MS = 3_000
+const RECONNECT_MS = 200
 const RETRY_MS = 3_000
 const RETRY_MS_MAX = 60_000
 /** Changes come in bunches; each look of libvirt's opens every volume. */
@@ -40,6 +41,8 @@ export class PoolRegistrar implements ClusterListener {
   /** What it said when libvirt could not be used at all */
   private uselessWith = ''
   private ours = false
+  /** The connection is one of an earlier time */
+  private reused = false
   private dirty = false
   private working: Promise<void> | null = null
   private retryMs = RETRY_MS
@@ -109,11 +112,11 @@ export class PoolRegistrar implements ClusterListener {
     }
     if (this.ours) {
       this.dirty = false
-      this.refreshed = this.parts.clock.now()
       const active = await libvirt.call('poolRefresh', POOL_NAME).catch((error: unknown) => {
         this.dirty = true
         throw error
       })
+      this.refreshed = this.parts.clock.now()
       this.parts.log('debug', `libvirt: pool ${POOL_NAME} ${active ? 'has looked again' : 'is not active'}`)
     }
     this.retryMs = RETRY_MS
@@ -147,7 +150,8 @@ export class PoolRegistrar implements ClusterListener {
   }
 
   private async connected(): Promise<PoolCalls> {
-    if (this.libvirt !== null && !this.libvirt.closed) return this.libvirt
+    this.reused = this.libvirt !== null && !this.libvirt.closed
+    if (this.libvirt !== null && this.reused) return this.libvirt
     const libvirt = await this.parts.connect()
     if (this.stopped) libvirt.close()
     this.libvirt = libvirt
@@ -166,6 +170,12 @@ export class PoolRegistrar implements ClusterListener {
     this.libvirt?.close()
     this.libvirt = null
     if (code === 'unsupported') this.uselessWith = seen
+    if (this.reused && code === 'unreachable') {
+      // libvirt's daemon has been restarted since: that is no failure of the new one.
+      this.reused = false
+      this.later('again', RECONNECT_MS, () => this.work())
+      return
+    }
     this.nextTry = this.parts.clock.now() + this.retryMs
     this.retryMs = Math.min(this.retryMs * 2, RETRY_MS_MAX)
     if (message !== this.complaint) this.parts.log('notice', `${message}; volumes do not need it`, { hint })

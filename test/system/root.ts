@@ -47,7 +47,7 @@ export async function prepareRoot(say: (text: string) => void): Promise<string> 
     await must('chroot', [fresh, ...apt, 'install', '-y', '--no-install-recommends', ...packages], { limit })
     await must('chroot', [fresh, ...apt, 'clean'])
     // Only the scenarios that are about it pay for it.
-    const units = ['libvirtd', 'virtlogd', 'virtlockd', 'libvirt-guests'].flatMap((name) => [
+    const units = ['libvirtd', 'virtlogd', 'libvirt-guests'].flatMap((name) => [
       `${name}.service`,
       ...(name === 'libvirt-guests' ? [] : [`${name}.socket`]),
     ])

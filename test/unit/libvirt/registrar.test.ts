@@ -6,6 +6,8 @@ import { poolXml } from '../../../lib/libvirt/domain-xml.js'
 import type { PoolInfo } from '../../../lib/libvirt/messages.js'
 import { type PoolCalls, PoolRegistrar } from '../../../lib/libvirt/registrar.js'
 
+/** A change is seen by then */
+const REFRESH_LIMIT_MS = 4_000
 const directory = '/var/lib/sheepdog/volumes'
 
 class ManualClock implements Clock {
@@ -69,6 +71,11 @@ class World {
 
   count(call: string): number {
     return this.calls.filter((one) => one === call).length
+  }
+
+  /** Told of at debug */
+  looks(): number {
+    return this.logged.filter((line) => line.startsWith('debug')).length
   }
 
   private connect(): PoolCalls {
@@ -212,4 +219,19 @@ test('where there is no library of libvirt nothing is tried again until its daem
   const { connects } = world
   await world.clock.pass(60_000)
   t.is(world.connects, connects, 'nothing happens after its end')
+})
+
+test('a connection that libvirt has ended meanwhile is made anew at once', async (t) => {
+  const world = new World().start()
+  await world.clock.pass(3_000)
+  world.failure = new SheepError('unreachable', 'libvirt: the connection is lost')
+  world.change('ready')
+  await world.clock.pass(400)
+  world.failure = null
+  const before = world.connects
+  await world.clock.pass(300)
+  t.is(world.connects, before + 1)
+  await world.clock.pass(REFRESH_LIMIT_MS)
+  t.is(world.calls.at(-1), 'poolRefresh')
+  t.is(world.logged.length, 1 + world.looks(), 'nothing to complain of')
 })
