@@ -2,6 +2,7 @@
 import type { ClusterStatus } from '../lib/cluster/types.js'
 import type { LogLine } from '../lib/control/services.js'
 import type { Log } from '../lib/host/interfaces.js'
+import type { SheepOptions } from './options.js'
 
 /** Given to createNode. */
 export interface NodeHooks {
@@ -20,6 +21,8 @@ export interface NodeHooks {
  */
 export interface RunningNode {
   readonly cluster: { readonly status: ClusterStatus; readonly statusReason: string }
+  /** Those of the options that can change while it runs; the others are left as they were. */
+  configure(options: SheepOptions): void
   /** Leaves the cluster in order, syncs and closes the store. Main bounds its time. */
   stop(): Promise<void>
 }

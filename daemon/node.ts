@@ -8,6 +8,8 @@ import type { ControlServices, RequestCounts } from '../lib/control/services.js'
 import { Dbus } from '../lib/dbus/dbus.js'
 import { SheepError } from '../lib/errors.js'
 import { RealClock } from '../lib/host/clock.js'
+import { readClusterKey } from '../lib/host/cluster-key.js'
+import type { Access } from '../lib/host/gate.js'
 import { RealNetwork } from '../lib/host/network.js'
 import { RealRandom } from '../lib/host/random.js'
 import { POOL_PATH } from '../lib/libvirt/domain-xml.js'
@@ -16,6 +18,8 @@ import { type NbdServer, startNbdServer } from '../lib/nbd/server.js'
 import { SheepNode } from '../lib/node/node.js'
 import { controlServices, type ProcessFacts, serviceCalls } from '../lib/node/services.js'
 import { Session } from '../lib/node/sessions.js'
+import type { NodeSettings } from '../lib/node/settings.js'
+import { keyMark } from '../lib/protocol/proof.js'
 import { type AttachedDisk, findDisks, type UnusableDisk } from '../lib/store/node-disks.js'
 import type { NodeHooks, RunningNode } from './hooks.js'
 import type { DbusOptions, SheepOptions } from './options.js'
@@ -47,6 +51,8 @@ export async function createNode(
     space: options.gatewayOnly ? 0 : space,
     vnodes: 0,
   }
+  const access: Access | null =
+    options.keyFile === '' ? null : { key: readClusterKey(options.keyFile), self: found.id, encrypt: options.encrypt }
   let nbd: NbdServer | null = null
   let made: ControlServices | null = null
   const services = (running: SheepNode): ControlServices => {
@@ -75,7 +81,9 @@ export async function createNode(
     random,
     disks: found,
     attach: (path) => attachStore(path, options.sync),
-    network: new RealNetwork(log, self.host),
+    network: new RealNetwork(log, self.host, access),
+    keyMark: keyMark(access?.key ?? null),
+    settings: settingsOf(options),
     engine: engineOf(options, log),
     log,
     listen: { ...options.listen, socket: options.socket },
@@ -112,6 +120,10 @@ export async function createNode(
   }
   return {
     cluster: node.cluster,
+    configure(fresh) {
+      node.configure(settingsOf(fresh))
+      if (access !== null) access.encrypt = fresh.encrypt
+    },
     async stop() {
       await pool?.stop()
       await dbus?.stop()
@@ -126,6 +138,10 @@ function onBus(node: SheepNode, services: ControlServices, bus: DbusOptions): Db
   const dbus = new Dbus({ services, bus, departure: (id) => node.cluster.departure(id) })
   node.cluster.listeners.push(dbus)
   return dbus
+}
+
+function settingsOf({ scrubRate, scrubIntervalMs, recoveryLimit }: SheepOptions): NodeSettings {
+  return { scrub: { rate: scrubRate, intervalMs: scrubIntervalMs }, recoveryLimit }
 }
 
 function engineOf({ cluster }: SheepOptions, log: NodeHooks['log']): Engine {

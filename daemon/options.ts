@@ -5,11 +5,16 @@
 import { readFileSync } from 'node:fs'
 import { hostname as osHostname } from 'node:os'
 import { join, resolve } from 'node:path'
-import { Command, CommanderError, Option } from 'commander'
+import { Command, CommanderError } from 'commander'
 import { busSocket, SYSTEM_BUS } from '../lib/dbus/address.js'
+import { parseSize } from '../lib/dog/size.js'
 import { SheepError } from '../lib/errors.js'
+import { isLoopback } from '../lib/host/address.js'
+import { CLUSTER_KEY_PATH } from '../lib/host/cluster-key.js'
 import type { LogLevel } from '../lib/host/interfaces.js'
 import { LOG_LEVELS } from '../lib/host/log.js'
+import { SCRUB_DEFAULT } from '../lib/node/scrub.js'
+import { type Label, type RawOptions, rawFromFile } from './config-file.js'
 
 export const DEFAULT_PORT = 7000
 /** The process group of corosync in which daemons find each other */
@@ -83,6 +88,18 @@ export interface SheepOptions {
   logFile: string
   /** '' none */
   pidFile: string
+  /** The cluster's key; '': whoever can connect may */
+  keyFile: string
+  /** Connections to daemons of other hosts */
+  encrypt: boolean
+  /** Bytes a second that the scrub reads at most */
+  scrubRate: number
+  /** From the beginning of one pass to the next; 0: none begins by itself */
+  scrubIntervalMs: number
+  /** Bytes a second that this node recovers at most; 0 none. The cluster may set a lower one */
+  recoveryLimit: number
+  /** Where else options came from; '' nowhere */
+  configFile: string
 }
 
 /** What of the host decides a default. */
@@ -128,9 +145,15 @@ export interface OptionsText {
 
 /**
  * @param words the command line without the program's name
+ * @param read the text of a configuration file; throws SheepError
  * @throws SheepError invalid, unsupported
  */
-export function parseOptions(words: string[], version: string, facts: HostFacts): SheepOptions | OptionsText {
+export function parseOptions(
+  words: string[],
+  version: string,
+  facts: HostFacts,
+  read: (path: string) => string = () => '',
+): SheepOptions | OptionsText {
   let text = ''
   const command = sheepCommand(version)
     .exitOverride()
@@ -147,29 +170,14 @@ export function parseOptions(words: string[], version: string, facts: HostFacts)
     if (error.exitCode === 0) return { text }
     throw invalid(error.message.replace(/^error: /, ''))
   }
-  return checked(command.opts<RawOptions>(), command.args, facts)
-}
-
-interface RawOptions {
-  cluster: string
-  port: string
-  bind?: string
-  myaddr?: string
-  zone?: string
-  gateway?: true
-  foreground?: true
-  log?: string
-  pidfile?: string
-  nosync?: true
-  nbdSocket?: string
-  nbdGroup?: string
-  nbdPort?: string
-  nbdBind?: string
-  tls?: string
-  tlsAnyClient?: true
-  allowPlain?: true
-  dbus?: string
-  registerPool?: boolean
+  const given = command.opts<RawOptions & { config?: string }>()
+  const typed: RawOptions = { ...given, store: command.args[0] }
+  if (given.config === undefined) return checked(typed, (_key, option) => option, facts, '')
+  const path = pathOf(given.config, '--config', facts)
+  const file = rawFromFile(read(path), path)
+  const isTyped = (key: keyof RawOptions): boolean => typed[key] !== undefined
+  const raw = { ...file.raw, ...Object.fromEntries(Object.entries(typed).filter(([, value]) => value !== undefined)) }
+  return checked(raw, (key, option) => (isTyped(key) ? option : (file.labels.get(key) ?? option)), facts, path)
 }
 
 function sheepCommand(version: string): Command {
@@ -181,8 +189,9 @@ function sheepCommand(version: string): Command {
     .usage('[options] [DIR[,DIR...]]')
     .argument('[DIRS]', `this host's disks: directories, made when missing (default: ${DEFAULT_STORE})`)
     .allowExcessArguments(false)
-    .addOption(new Option('-c, --cluster <ENGINE>', 'local[:DIR] or corosync[:GROUP]').default('local'))
-    .addOption(new Option('-p, --port <PORT>', 'TCP port for dog, peers and clients').default(String(DEFAULT_PORT)))
+    .option('--config <FILE>', 'more options, one KEY = VALUE a line (usual: /etc/sheepdog/sheepdog.conf)')
+    .option('-c, --cluster <ENGINE>', 'local[:DIR] or corosync[:GROUP] (default: local)')
+    .option('-p, --port <PORT>', `TCP port for dog, peers and clients (default: ${DEFAULT_PORT})`)
     .option('-b, --bind <ADDRESS>', 'listen on this address (default: 127.0.0.1 with local, else all)')
     .option('-y, --myaddr <ADDRESS>', 'address that other members use to reach this one')
     .option('-z, --zone <ZONE>', 'failure domain: copies go to different zones (default: this host)')
@@ -191,6 +200,9 @@ function sheepCommand(version: string): Command {
     .option('-l, --log <SETTINGS>', 'level=error|warning|notice|info|debug, dir=DIR, separated by commas')
     .option('-P, --pidfile <FILE>', "write the daemon's process id there")
     .option('-n, --nosync', 'never sync to disk: faster, and a power loss loses data')
+    .option('--key <FILE>', `the cluster's key, which peers prove (default: none with local, else ${CLUSTER_KEY_PATH})`)
+    .option('--no-key', 'let anyone in who can reach the port')
+    .option('--encrypt', 'encrypt what goes to daemons of other hosts')
     .option('--nbd-socket <PATH>', 'Unix socket of the NBD server (default: DIR/nbd.sock)')
     .option('--nbd-group <GROUP>', `group that may connect to it (default: ${QEMU_GROUP}, which QEMU is in)`)
     .option('--nbd-port <PORT>', 'serve NBD over TCP too, on this port (usual: 10809)')
@@ -204,6 +216,9 @@ function sheepCommand(version: string): Command {
     )
     .option('--register-pool', "make the volumes a storage pool of this host's libvirt (default with corosync)")
     .option('--no-register-pool', 'leave libvirt alone')
+    .option('--scrub-rate <RATE>', 'bytes a second that the scrub reads at most (default: 32M)')
+    .option('--scrub-interval <TIME>', 'how often all is scrubbed: 12h, 7d, 4w, or never (default: 7d)')
+    .option('--recovery-limit <RATE>', 'bytes a second that this node recovers at most (default: none)')
     .version(version, '-v, --version', 'print the version')
     .helpOption('-h, --help', 'print this help')
     .addHelpText('after', EXAMPLES)
@@ -223,119 +238,189 @@ dog node md info shows the disks, dog node md plug and unplug add and remove som
 Then: dog cluster format -c 1    (once), dog vdi create NAME SIZE, dog node list
 `
 
-function checked(raw: RawOptions, words: string[], facts: HostFacts): SheepOptions {
-  const stores = storesOf(words[0] ?? DEFAULT_STORE, facts)
+function checked(raw: RawOptions, label: Label, facts: HostFacts, configFile: string): SheepOptions {
+  const stores = storesOf(raw.store ?? DEFAULT_STORE, label('store', 'DIR'), facts)
   const [store] = stores
-  const cluster = clusterOf(raw.cluster, facts)
-  const port = portOf(raw.port, '-p')
-  const bind = addressOf(raw.bind ?? (cluster.engine === 'local' ? '127.0.0.1' : '0.0.0.0'), '-b')
-  const log = logOf(raw.log ?? '', store, facts)
-  if (raw.nbdBind !== undefined && raw.nbdPort === undefined) {
-    throw invalid('--nbd-bind says where, but --nbd-port is missing', 'add --nbd-port 10809')
-  }
-  const nbdTcp =
-    raw.nbdPort === undefined
-      ? null
-      : { host: addressOf(raw.nbdBind ?? '127.0.0.1', '--nbd-bind'), port: portOf(raw.nbdPort, '--nbd-port') }
-  const tls = raw.tls === undefined ? null : pathOf(raw.tls, '--tls', facts)
-  if (raw.tlsAnyClient && tls === null) {
-    throw invalid('--tls-any-client says who may use TLS, but --tls is missing', 'add --tls DIR')
-  }
-  if (nbdTcp && nbdTcp.port === port) throw invalid(`-p and --nbd-port are both ${port}`, 'give NBD another port')
-  if (nbdTcp && tls === null && !raw.allowPlain && !isLoopback(nbdTcp.host)) {
-    throw invalid(
-      `NBD on ${nbdTcp.host} without TLS lets anyone on that network read and write every volume`,
-      'add --tls DIR, or --allow-plain if that network is yours alone',
-    )
+  const cluster = clusterOf(raw.cluster ?? 'local', label('cluster', '-c'), facts)
+  const port = raw.port === undefined ? DEFAULT_PORT : portOf(raw.port, label('port', '-p'))
+  const bind = addressOf(raw.bind ?? (cluster.engine === 'local' ? '127.0.0.1' : '0.0.0.0'), label('bind', '-b'))
+  const log = logOf(raw, label, store, facts)
+  const address = { host: reachableAddress(raw.myaddr, label('myaddr', '-y'), bind, cluster), port }
+  const keyFile = keyFileOf(raw, cluster, bind, label('key', '--key'), facts)
+  const encrypt = raw.encrypt === true
+  if (encrypt && keyFile === '') {
+    throw invalid(`${label('encrypt', '--encrypt')} needs the cluster's key`, 'add --key FILE')
   }
   return {
     stores,
     cluster,
     listen: { host: bind, port },
     socket: socketOf(join(store, 'sock'), 'the store directory'),
-    address: { host: reachableAddress(raw.myaddr, bind, cluster), port },
+    address,
     name: facts.hostname,
-    zone: zoneOf(raw.zone),
+    zone: zoneOf(raw.zone, label('zone', '-z')),
     gatewayOnly: raw.gateway === true,
     sync: raw.nosync !== true,
-    nbd: {
-      socket: socketOf(
-        raw.nbdSocket === undefined ? join(store, 'nbd.sock') : pathOf(raw.nbdSocket, '--nbd-socket', facts),
-        '--nbd-socket',
-      ),
-      group: groupOfSocket(raw.nbdGroup, facts),
-      tcp: nbdTcp,
-      tls,
-      anyClient: raw.tlsAnyClient === true,
-      allowPlain: raw.allowPlain === true,
-    },
-    dbus: dbusOf(raw.dbus ?? (cluster.engine === 'local' ? 'none' : 'system'), facts),
+    nbd: nbdOf(raw, label, store, port, facts),
+    dbus: dbusOf(raw.dbus ?? (cluster.engine === 'local' ? 'none' : 'system'), label('dbus', '--dbus'), facts),
     registerPool: raw.registerPool ?? cluster.engine !== 'local',
     foreground: raw.foreground === true,
     logLevel: log.level,
     logFile: log.file,
-    pidFile: raw.pidfile === undefined ? '' : pathOf(raw.pidfile, '-P', facts),
+    pidFile: raw.pidfile === undefined ? '' : pathOf(raw.pidfile, label('pidfile', '-P'), facts),
+    keyFile,
+    encrypt,
+    scrubRate:
+      raw.scrubRate === undefined ? SCRUB_DEFAULT.rate : rateOf(raw.scrubRate, label('scrubRate', '--scrub-rate'), 1),
+    scrubIntervalMs: intervalOf(raw.scrubInterval ?? '7d', label('scrubInterval', '--scrub-interval')),
+    recoveryLimit: limitOf(raw.recoveryLimit ?? 'none', label('recoveryLimit', '--recovery-limit')),
+    configFile,
   }
 }
 
-function dbusOf(text: string, facts: HostFacts): DbusOptions | null {
+function dbusOf(text: string, label: string, facts: HostFacts): DbusOptions | null {
   if (text === 'none') return null
   const address = text === 'system' ? facts.systemBus : text === 'session' ? facts.sessionBus : text
-  return { socket: socketOf(busSocket(address), '--dbus'), bus: text }
+  return { socket: socketOf(busSocket(address), label), bus: text }
 }
 
-function groupOfSocket(given: string | undefined, facts: HostFacts): number | null {
+function groupOfSocket(given: string | undefined, label: string, facts: HostFacts): number | null {
   // Only root may give a file to a group that it is not in.
   if (given === undefined) return facts.root ? facts.groupId(QEMU_GROUP) : null
   const id = facts.groupId(given)
-  if (id === null) throw invalid(`--nbd-group ${quoted(given)}: there is no such group`, 'getent group lists them')
+  if (id === null) throw invalid(`${label} ${quoted(given)}: there is no such group`, 'getent group lists them')
   return id
 }
 
-function storesOf(word: string, facts: HostFacts): string[] {
-  const stores = word.split(',').map((part) => pathOf(part, 'DIR', facts))
+function nbdOf(raw: RawOptions, label: Label, store: string, port: number, facts: HostFacts): NbdOptions {
+  const bindLabel = label('nbdBind', '--nbd-bind')
+  if (raw.nbdBind !== undefined && raw.nbdPort === undefined) {
+    throw invalid(`${bindLabel} says where, but --nbd-port is missing`, 'add --nbd-port 10809')
+  }
+  const portLabel = label('nbdPort', '--nbd-port')
+  const tcp =
+    raw.nbdPort === undefined
+      ? null
+      : { host: addressOf(raw.nbdBind ?? '127.0.0.1', bindLabel), port: portOf(raw.nbdPort, portLabel) }
+  const tls = raw.tls === undefined ? null : pathOf(raw.tls, label('tls', '--tls'), facts)
+  if (raw.tlsAnyClient && tls === null) {
+    const anyLabel = label('tlsAnyClient', '--tls-any-client')
+    throw invalid(`${anyLabel} says who may use TLS, but --tls is missing`, 'add --tls DIR')
+  }
+  if (tcp && tcp.port === port) {
+    throw invalid(`${label('port', '-p')} and ${portLabel} are both ${port}`, 'give NBD another port')
+  }
+  if (tcp && tls === null && !raw.allowPlain && !isLoopback(tcp.host)) {
+    throw invalid(
+      `NBD on ${tcp.host} without TLS lets anyone on that network read and write every volume`,
+      'add --tls DIR, or --allow-plain if that network is yours alone',
+    )
+  }
+  const socketLabel = label('nbdSocket', '--nbd-socket')
+  const socket = raw.nbdSocket === undefined ? join(store, 'nbd.sock') : pathOf(raw.nbdSocket, socketLabel, facts)
+  return {
+    socket: socketOf(socket, socketLabel),
+    group: groupOfSocket(raw.nbdGroup, label('nbdGroup', '--nbd-group'), facts),
+    tcp,
+    tls,
+    anyClient: raw.tlsAnyClient === true,
+    allowPlain: raw.allowPlain === true,
+  }
+}
+
+/** One host by itself needs no key while nobody else can reach it. */
+function keyFileOf(raw: RawOptions, cluster: ClusterChoice, bind: string, label: string, facts: HostFacts): string {
+  if (raw.key === false) return ''
+  if (raw.key !== undefined) return pathOf(raw.key, label, facts)
+  if (cluster.engine === 'corosync') return CLUSTER_KEY_PATH
+  if (isLoopback(bind)) return ''
+  throw invalid(
+    `on ${bind} without a key anyone on that network may do everything here`,
+    'add --key FILE (docs/cluster-key.md), or --no-key if that network is yours alone',
+  )
+}
+
+function rateOf(text: string, label: string, min: number): number {
+  const bytes = sizeOrNot(text)
+  if (bytes < min) throw invalid(`${label} ${quoted(text)} is no rate`, 'use bytes a second, like 32M')
+  return bytes
+}
+
+function sizeOrNot(text: string): number {
+  try {
+    return parseSize(text)
+  } catch (error) {
+    if (error instanceof SheepError) return -1
+    throw error
+  }
+}
+
+function limitOf(text: string, label: string): number {
+  if (text === 'none') return 0
+  const bytes = sizeOrNot(text)
+  if (bytes < 1) throw invalid(`${label} ${quoted(text)} is no limit`, 'use bytes a second, like 50M, or none')
+  return bytes
+}
+
+const UNIT_MS: Record<string, number> = { h: 3_600_000, d: 86_400_000, w: 7 * 86_400_000 }
+
+function intervalOf(text: string, label: string): number {
+  if (text === 'never') return 0
+  const match = /^([0-9]{1,4})([hdw])$/.exec(text)
+  const ms = match === null ? 0 : Number(match[1]) * UNIT_MS[match[2]]
+  if (ms === 0)
+    throw invalid(`${label} ${quoted(text)} is no interval`, 'use hours, days or weeks: 12h, 7d, 4w; or never')
+  return ms
+}
+
+function storesOf(word: string, label: string, facts: HostFacts): string[] {
+  const stores = word.split(',').map((part) => pathOf(part.trim(), label, facts))
   const twice = stores.find((store, i) => stores.indexOf(store) !== i)
   if (twice !== undefined) throw invalid(`${twice} is given twice`, 'give each directory once')
   if (stores.length > DISKS_MAX) throw invalid(`${stores.length} directories were given, at most ${DISKS_MAX} are used`)
   return stores
 }
 
-function clusterOf(text: string, facts: HostFacts): ClusterChoice {
+function clusterOf(text: string, label: string, facts: HostFacts): ClusterChoice {
   if (text === 'local') return { engine: 'local', directory: join(facts.runtimeDirectory, 'local') }
   if (text.startsWith('local:')) {
-    return { engine: 'local', directory: pathOf(text.slice('local:'.length), '-c local:DIR', facts) }
+    return { engine: 'local', directory: pathOf(text.slice('local:'.length), `${label} local:DIR`, facts) }
   }
   if (text === 'corosync') return { engine: 'corosync', group: DEFAULT_GROUP }
-  if (text.startsWith('corosync:')) return { engine: 'corosync', group: groupOf(text.slice('corosync:'.length)) }
-  throw invalid(`-c ${quoted(text)} is no cluster engine`, 'use local[:DIR] or corosync[:GROUP]')
+  if (text.startsWith('corosync:')) return { engine: 'corosync', group: groupOf(text.slice('corosync:'.length), label) }
+  throw invalid(`${label} ${quoted(text)} is no cluster engine`, 'use local[:DIR] or corosync[:GROUP]')
 }
 
 /** CPG_MAX_NAME_LENGTH of corosync/cpg.h is 128. */
-function groupOf(text: string): string {
+function groupOf(text: string, label: string): string {
   if (!/^[0-9A-Za-z._-]{1,127}$/.test(text)) {
-    throw invalid(`-c corosync:${text}: no group name`, 'use 1 to 127 letters, digits and . _ -, e.g. -c corosync:fast')
+    throw invalid(
+      `${label} corosync:${text}: no group name`,
+      'use 1 to 127 letters, digits and . _ -, e.g. -c corosync:fast',
+    )
   }
   return text
 }
 
-function reachableAddress(given: string | undefined, bind: string, cluster: ClusterChoice): string {
+function reachableAddress(given: string | undefined, label: string, bind: string, cluster: ClusterChoice): string {
   if (given !== undefined) {
-    const address = addressOf(given, '-y')
-    if (isWildcard(address)) throw invalid(`-y ${address} is no address that others can connect to`)
+    const address = addressOf(given, label)
+    if (isWildcard(address)) throw invalid(`${label} ${address} is no address that others can connect to`)
     return address
   }
   if (!isWildcard(bind)) return bind
   return cluster.engine === 'local' ? '127.0.0.1' : ''
 }
 
-function logOf(text: string, store: string, facts: HostFacts): { level: LogLevel; file: string } {
-  let level: LogLevel = 'info'
-  let directory = store
+function logOf(raw: RawOptions, label: Label, store: string, facts: HostFacts): { level: LogLevel; file: string } {
+  let level = raw.logLevel === undefined ? 'info' : levelOf(raw.logLevel, `${label('logLevel', '-l level')} `)
+  let directory = raw.logDir === undefined ? store : pathOf(raw.logDir, label('logDir', '-l dir'), facts)
+  const text = raw.log ?? ''
   for (const setting of text === '' ? [] : text.split(',')) {
     const at = setting.indexOf('=')
     const key = at < 0 ? 'level' : setting.slice(0, at)
     const value = setting.slice(at + 1)
-    if (key === 'level') level = levelOf(value)
+    if (key === 'level') level = levelOf(value, '')
     else if (key === 'dir') directory = pathOf(value, '-l dir', facts)
     else
       throw invalid(`-l knows no setting ${quoted(key)}`, 'use -l level=debug or -l level=info,dir=/var/log/sheepdog')
@@ -343,9 +428,10 @@ function logOf(text: string, store: string, facts: HostFacts): { level: LogLevel
   return { level, file: join(directory, 'sheep.log') }
 }
 
-function levelOf(text: string): LogLevel {
+function levelOf(text: string, label: string): LogLevel {
   const level = LOG_LEVELS.find((known) => known === text)
-  if (level === undefined) throw invalid(`${quoted(text)} is no log level`, `use one of ${LOG_LEVELS.join(', ')}`)
+  if (level === undefined)
+    throw invalid(`${label}${quoted(text)} is no log level`, `use one of ${LOG_LEVELS.join(', ')}`)
   return level
 }
 
@@ -365,10 +451,10 @@ function addressOf(text: string, option: string): string {
 }
 
 /** Zones appear in tables and messages of every member. */
-function zoneOf(text: string | undefined): string {
+function zoneOf(text: string | undefined, label: string): string {
   if (text === undefined) return ''
   if (text === '' || Buffer.byteLength(text) > 64 || /[\s\p{Cc}]/u.test(text)) {
-    throw invalid(`-z ${quoted(text)} is no zone name`, 'use 1 to 64 bytes without spaces, e.g. -z rack1')
+    throw invalid(`${label} ${quoted(text)} is no zone name`, 'use 1 to 64 bytes without spaces, e.g. -z rack1')
   }
   return text
 }
@@ -390,10 +476,6 @@ function socketOf(path: string, source: string): string {
 
 export function isWildcard(host: string): boolean {
   return host === '0.0.0.0' || host === '::'
-}
-
-export function isLoopback(host: string): boolean {
-  return host === 'localhost' || host === '::1' || /^127(\.[0-9]{1,3}){3}$/.test(host)
 }
 
 function quoted(text: string): string {

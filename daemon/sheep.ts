@@ -3,14 +3,18 @@
 import { rmSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { asSheepError, SheepError } from '../lib/errors.js'
+import { isLoopback } from '../lib/host/address.js'
 import { DiskError, type Log } from '../lib/host/interfaces.js'
 import { journalLog } from '../lib/host/log.js'
 import { VERSION } from '../lib/host/version.js'
+import { readConfig } from './config-file.js'
 import { background, startInBackground } from './daemonize.js'
+import { GROUP, joinGroup } from './group.js'
 import type { NodeHooks, RunningNode } from './hooks.js'
 import { LogFile, RecentLines } from './log-file.js'
 import { createNode } from './node.js'
 import { hostFacts, parseOptions, type SheepOptions } from './options.js'
+import { reloaded } from './reload.js'
 import { ServiceManager } from './service-manager.js'
 import { attachStores, makeStoreDirectory } from './store-directory.js'
 
@@ -21,7 +25,9 @@ const STOP_MS = 30_000
 
 async function main(): Promise<void> {
   const words = process.argv.slice(2)
-  const options = parseOptions(words, VERSION, hostFacts())
+  const facts = hostFacts()
+  const parse = () => parseOptions(words, VERSION, facts, readConfig)
+  const options = parse()
   if ('text' in options) {
     process.stdout.write(options.text)
     return
@@ -33,7 +39,7 @@ async function main(): Promise<void> {
     return
   }
   try {
-    const ready = await serve(options, starter !== null)
+    const ready = await serve(options, starter !== null, parse)
     if (starter === null) say(ready)
     else starter.ready(ready)
   } catch (error) {
@@ -50,11 +56,22 @@ function say(text: string): void {
 }
 
 /** Resolves when it serves or waits, with what to tell the user. */
-async function serve(options: SheepOptions, inBackground: boolean): Promise<string> {
-  const daemon = new Daemon(options, inBackground)
+async function serve(
+  options: SheepOptions,
+  inBackground: boolean,
+  parse: () => ReturnType<typeof parseOptions>,
+): Promise<string> {
+  joinGroup(hostFacts().groupId(GROUP))
+  const daemon = new Daemon(options, inBackground, parse)
   const disks = attachStores(options.stores, options.sync)
   if (inBackground) process.chdir('/')
   if (!options.sync) daemon.log('warning', '-n: nothing is synced to disk, a power loss loses data')
+  if (options.keyFile === '' && !isLoopback(options.listen.host)) {
+    daemon.log(
+      'warning',
+      `no cluster key: whoever reaches ${options.listen.host}:${options.listen.port} may do anything`,
+    )
+  }
   if (options.pidFile !== '') writePidFile(options.pidFile)
   await daemon.start(disks)
   daemon.tellManager()
@@ -70,10 +87,12 @@ class Daemon {
   private readonly manager: ServiceManager | null
 
   constructor(
-    private readonly options: SheepOptions,
+    private options: SheepOptions,
     inBackground: boolean,
+    /** What the command line and the configuration say now. SheepError */
+    private readonly parse: () => ReturnType<typeof parseOptions>,
   ) {
-    const level = options.logLevel
+    const level = () => this.options.logLevel
     this.file = inBackground ? new LogFile(options.logFile) : null
     const main =
       this.file === null ? journalLog({ level }) : journalLog({ level, journal: false, write: this.file.write })
@@ -120,7 +139,10 @@ class Daemon {
   private handleSignals(): void {
     process.on('SIGTERM', () => void this.stop('SIGTERM'))
     process.on('SIGINT', () => void this.stop('SIGINT'))
-    process.on('SIGHUP', () => this.reopenLog())
+    process.on('SIGHUP', () => {
+      this.reopenLog()
+      this.reload()
+    })
     // Also for promises that nobody handles. What state the program is in is unknown: nothing more is done in it.
     process.on('uncaughtException', (error) => this.fatal(error))
   }
@@ -146,6 +168,25 @@ class Daemon {
     if (this.options.pidFile !== '') rmSync(this.options.pidFile, { force: true })
     this.log('notice', 'stopped')
     process.exit(0)
+  }
+
+  /** A mistake in the configuration changes nothing. */
+  private reload(): void {
+    const { configFile } = this.options
+    if (configFile === '') return
+    try {
+      const fresh = this.parse()
+      if ('text' in fresh) return
+      const { options, changed, waiting } = reloaded(this.options, fresh)
+      this.options = options
+      this.node?.configure(options)
+      for (const change of changed) this.log('notice', `${configFile}: ${change}`)
+      if (changed.length === 0) this.log('notice', `${configFile} was read again: nothing changes now`)
+      for (const name of waiting) this.log('warning', `${configFile}: ${name} changes at the next restart`)
+    } catch (error) {
+      const { message, hint } = asSheepError(error)
+      this.log('error', `the configuration stays as it was: ${message}; ${hint}`)
+    }
   }
 
   private reopenLog(): void {

@@ -32,6 +32,7 @@ export const ERRORS = {
   timeout: { result: 6, errno: 110, exit: 1 },
   unreachable: { result: 6, errno: 113, exit: 5 },
   system: { result: 6, errno: 5, exit: 1 },
+  permission: { result: 6, errno: 13, exit: 1 },
 } as const
 
 export type ErrorCode = keyof typeof ERRORS

@@ -76,7 +76,7 @@ const below: Record<string, readonly string[]> = {
   vdi: ['placement', 'cluster'],
   replication: ['vdi', 'store', 'placement', 'cluster', 'protocol'],
   gateway: ['replication', 'vdi', 'store', 'placement', 'cluster', 'protocol'],
-  control: ['gateway', 'replication', 'vdi', 'store', 'placement', 'cluster', 'protocol'],
+  control: ['gateway', 'replication', 'vdi', 'store', 'placement', 'cluster', 'protocol', 'host'],
   nbd: ['gateway', 'vdi', 'host'],
   sd: ['gateway', 'vdi', 'protocol', 'host'],
   dbus: ['control', 'vdi', 'cluster', 'host'],

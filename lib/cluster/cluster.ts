@@ -48,6 +48,8 @@ export interface ClusterOptions {
   log: Log
   /** `vnodes` is ignored: the cluster gives them */
   self: NodeInfo
+  /** Tells cluster keys apart; absent: no key. Members of another key are refused */
+  keyMark?: string
   listener?: ClusterListener
   /** How long a proposal may wait for the cluster */
   proposalTimeoutMs?: number
@@ -223,10 +225,10 @@ export class Cluster implements ClusterView {
 
   private viewed(view: EngineView): void {
     if (this.status === 'stopped') return
-    const { engine, self } = this.options
+    const { engine, self, keyMark } = this.options
     if (this.membership === null) {
       const history = this.state?.history.fork() ?? null
-      this.membership = new Membership(engine.self, self, engine.hasQuorum, history, this.effective)
+      this.membership = new Membership(engine.self, self, engine.hasQuorum, history, this.effective, keyMark)
       if (this.quorate !== null) this.step({ type: 'quorum', quorate: this.quorate })
     }
     for (const [member, reason] of view.reasons ?? []) {

@@ -115,6 +115,8 @@ export class Membership {
     history: History | null,
     /** The last epoch that took effect here, 0 none; kept right by the owner */
     public effective: number,
+    /** Tells cluster keys apart; '' no key */
+    readonly keyMark = '',
   ) {
     this.quorate = !hasQuorum
     this.line = new Line(hasQuorum, history)
@@ -311,7 +313,8 @@ export class Membership {
     assert(mode !== 'stopped', 'a stopped member says nothing')
     const summary = history && summaryOf(history, this.effective)
     const protocol = PROTOCOL
-    const mine: Hello = { type: 'hello', protocol, round, nonce: ++this.nonce, node, mode, quorate, forced, summary }
+    const said = { protocol, round, nonce: ++this.nonce, node, mode, quorate, forced, summary }
+    const mine: Hello = this.keyMark === '' ? { type: 'hello', ...said } : { type: 'hello', key: this.keyMark, ...said }
     this.round = { key: round, mine, hellos: new Map(), decision: null }
     this.broadcast(mine)
   }

@@ -35,6 +35,8 @@ export interface Summary {
 export interface Hello {
   type: 'hello'
   protocol: number
+  /** Tells cluster keys apart (keyMark of lib/protocol/proof.ts); absent: no key */
+  key?: string
   /** The round that it belongs to: whose call it answers */
   round: string
   /** Tells this HELLO from the sender's others */

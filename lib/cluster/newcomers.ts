@@ -20,7 +20,8 @@ export function metByRunning(machine: Membership, sender: MemberId, hello: Hello
   }
   machine.expelled.delete(sender)
   const others = [...machine.waiting].filter(([member]) => member !== sender).map(([, other]) => other.hello.node.id)
-  const refusal = refusalOf(hello, machine.history!, new Set([...machine.established.values(), ...others]))
+  const present = new Set([...machine.established.values(), ...others])
+  const refusal = refusalOf(hello, machine.history!, present, machine.keyMark)
   if (refusal === null) machine.waiting.set(sender, { hello, heard: machine.count })
   else if (sponsorNow(machine) === machine.self) refuse(machine, sender, refusal)
   sponsor(machine)

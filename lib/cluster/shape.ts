@@ -70,7 +70,7 @@ const summary: Shape = object({
 
 const hello = object({
   ...{ protocol: count, round: text, nonce: count, node, mode: oneOf('outside', 'frozen', 'running') },
-  ...{ quorate: flag, forced: flag, summary: nullable(summary) },
+  ...{ quorate: flag, forced: flag, summary: nullable(summary), key: optional(text) },
 })
 
 /** What a registry's command holds the registry checks itself. */

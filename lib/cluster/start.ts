@@ -58,6 +58,14 @@ const otherProtocol = (hello: Hello, wanted: number): Refusal => ({
   hint: 'install the same version of sheepdog on all nodes',
 })
 
+/** Members of different keys would be in one cluster and could not connect to each other. */
+const otherKey = (hello: Hello, wanted: string): Refusal => ({
+  reason: `node ${hello.node.name} has ${hello.key ? (wanted === '' ? 'a cluster key, and the others have none' : 'another cluster key than the others') : 'no cluster key, and the others have one'}`,
+  hint: 'give all daemons of a cluster the same key file (docs/cluster-key.md)',
+})
+
+const keyOf = (hello: Hello): string => hello.key ?? ''
+
 const sameNode = (hello: Hello): Refusal => ({
   reason: `node id ${hello.node.id} is in use by another running daemon`,
   hint: 'a store was copied or is served twice: stop one of the two; a node needs a store of its own',
@@ -69,8 +77,14 @@ const otherCluster = (hello: Hello, clusterId: string): Refusal => ({
 })
 
 /** Why a newcomer may not join the running cluster; null when it may. */
-export function refusalOf(hello: Hello, history: History, present: ReadonlySet<string>): Refusal | null {
+export function refusalOf(
+  hello: Hello,
+  history: History,
+  present: ReadonlySet<string>,
+  keyMark: string,
+): Refusal | null {
   if (hello.protocol !== PROTOCOL) return otherProtocol(hello, PROTOCOL)
+  if (keyOf(hello) !== keyMark) return otherKey(hello, keyMark)
   if (present.has(hello.node.id)) return sameNode(hello)
   const { summary } = hello
   if (summary === null) return null
@@ -107,12 +121,16 @@ export function decideStart(
   const refused = new Map<MemberId, Refusal>()
   const helloOf = (member: MemberId): Hello => hellos.get(member)!
   const protocol = mostCommon(members.map((member) => helloOf(member).protocol))
+  // Of those who have been in a cluster, when there are such: newcomers cannot outvote them.
+  const former = members.filter((member) => helloOf(member).summary !== null)
+  const key = mostCommon((former.length > 0 ? former : members).map((member) => keyOf(helloOf(member))))
   // Those whose state is live come first: of two with one node id, it is the other that must go.
   const order = [...members].sort((a, b) => Number(helloOf(b).mode === 'frozen') - Number(helloOf(a).mode === 'frozen'))
   const nodes = new Set<string>()
   let accepted = order.filter((member) => {
     const hello = helloOf(member)
     if (hello.protocol !== protocol) refused.set(member, otherProtocol(hello, protocol))
+    else if (keyOf(hello) !== key) refused.set(member, otherKey(hello, key))
     else if (nodes.has(hello.node.id)) refused.set(member, sameNode(hello))
     else nodes.add(hello.node.id)
     return !refused.has(member)

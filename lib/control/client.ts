@@ -5,6 +5,7 @@
 import { connect as connectSocket, type Socket } from 'node:net'
 import { assert } from '../assert.js'
 import { asSheepError, isErrorCode, SheepError } from '../errors.js'
+import { isLoopback } from '../host/address.js'
 import {
   encodeRequest,
   FLAG_WRITE,
@@ -16,6 +17,7 @@ import {
   RESULT_PROGRESS,
   u32,
 } from '../protocol/header.js'
+import { proveKey } from './prove.js'
 import type { Verb, VerbAnswer, VerbArguments } from './verbs.js'
 
 export type Target = { socket: string } | { host: string; port: number }
@@ -28,6 +30,8 @@ export interface ClientOptions {
    * this finds dead and hung daemons, never slow work.
    */
   silenceTimeoutMs: number
+  /** The cluster's key, asked for when the daemon is on another host; null: there is none here */
+  key?: () => Buffer | null
 }
 
 export const DEFAULT_CLIENT_OPTIONS: ClientOptions = { connectTimeoutMs: 5_000, silenceTimeoutMs: 30_000 }
@@ -71,10 +75,23 @@ export class ControlClient {
         clearTimeout(timer)
         reject(unreachable(target, error.code ?? error.message))
       })
-      socket.once('connect', () => {
+      const ready = (usable: Socket): void => {
         clearTimeout(timer)
         socket.removeAllListeners('error')
-        resolve(new ControlClient(socket, target, options.silenceTimeoutMs))
+        resolve(new ControlClient(usable, target, options.silenceTimeoutMs))
+      }
+      socket.once('connect', () => {
+        const key = 'socket' in target || isLoopback(socket.remoteAddress ?? '') ? null : (options.key?.() ?? null)
+        if (key === null) {
+          ready(socket)
+          return
+        }
+        proveKey(socket, key).then(ready, (error: unknown) => {
+          clearTimeout(timer)
+          socket.destroy()
+          const { code, message, hint } = asSheepError(error)
+          reject(new SheepError(code, `no connection to ${describeTarget(target)}: ${message}`, hint))
+        })
       })
     })
   }

@@ -60,6 +60,7 @@ export function dogProgram(run: RunSession): Command {
     .addOption(
       new Option('--socket <PATH>', 'its Unix socket (STORE/sock), instead of -a and -p').env('SHEEPDOG_SOCKET'),
     )
+    .option('--key <FILE>', "the cluster's key, for daemons of other hosts (default: /etc/sheepdog/cluster.key)")
     .option('-r, --raw', 'lines of space-separated fields, sizes in bytes, times in seconds')
     .option('--json', 'JSON: sizes in bytes, times in milliseconds since 1970')
     .option('--timeout <SECONDS>', 'give up after this time (default: wait while the daemon works)')
@@ -81,6 +82,7 @@ interface GlobalOptions {
   address: string
   port: string
   socket?: string
+  key?: string
   raw?: true
   json?: true
   timeout?: string
@@ -91,6 +93,7 @@ function sessionOptions(command: Command): Session['options'] {
   if (options.raw && options.json) throw new SheepError('invalid', '-r and --json are two formats', 'choose one')
   return {
     target: targetOf(command, options),
+    keyFile: options.key ?? null,
     format: options.json ? 'json' : options.raw ? 'raw' : 'people',
     timeoutMs:
       options.timeout === undefined ? 0 : parseCount(options.timeout, 'number of seconds', 1, TIMEOUT_MAX_S) * 1000,

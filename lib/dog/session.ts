@@ -8,6 +8,7 @@ import {
 } from '../control/client.js'
 import type { Verb, VerbAnswer, VerbArguments } from '../control/verbs.js'
 import { SheepError } from '../errors.js'
+import { CLUSTER_KEY_PATH, readClusterKey } from '../host/cluster-key.js'
 import { ProgressBar } from './progress-bar.js'
 import { type Column, formatRaw, formatTable } from './table.js'
 
@@ -17,6 +18,8 @@ export interface SessionOptions {
   format: 'people' | 'raw' | 'json'
   /** For the whole run; 0 none */
   timeoutMs: number
+  /** The cluster's key, for daemons of other hosts; null: the usual file, when this user may read it */
+  keyFile: string | null
 }
 
 export class Session {
@@ -78,7 +81,10 @@ export class Session {
   }
 
   private async connected(): Promise<ControlClient> {
-    this.client ??= await ControlClient.connect(this.options.target, DEFAULT_CLIENT_OPTIONS)
+    this.client ??= await ControlClient.connect(this.options.target, {
+      ...DEFAULT_CLIENT_OPTIONS,
+      key: () => keyOf(this.options.keyFile),
+    })
     return this.client
   }
 
@@ -93,6 +99,18 @@ export class Session {
       ),
     )
     process.exit(new SheepError('timeout', '').exitCode)
+  }
+}
+
+/** SheepError when a file was named and holds none. */
+function keyOf(path: string | null): Buffer | null {
+  if (path !== null) return readClusterKey(path)
+  try {
+    return readClusterKey(CLUSTER_KEY_PATH)
+  } catch (error) {
+    // The daemon decides whether it goes without, and says what is missing.
+    if (error instanceof SheepError && (error.code === 'not-found' || error.code === 'system')) return null
+    throw error
   }
 }
 

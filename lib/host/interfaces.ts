@@ -121,6 +121,8 @@ export interface PeerAddress {
   host: string
   port: number
   socket?: string
+  /** Node id of who should be there */
+  id?: string
 }
 
 /**
@@ -129,6 +131,8 @@ export interface PeerAddress {
  */
 export interface Link {
   readonly open: boolean
+  /** Node id that the other end has proven with the cluster's key, '' when it is no node; absent: no proof was asked for */
+  readonly provenId?: string
   /** Queues one message; `length` payload bytes from `payload[offset]`. Sent at the end of the current turn at the latest. */
   send(header: Uint8Array, payload: Uint8Array | null, offset: number, length: number): void
   /** Bytes queued and not yet taken by the kernel: back-pressure for bulk senders. */

@@ -7,8 +7,8 @@ const PRIORITY: Record<LogLevel, number> = { error: 3, warning: 4, notice: 5, in
 export const LOG_LEVELS = Object.keys(PRIORITY) as LogLevel[]
 
 export interface LogOptions {
-  /** Least urgent level that is written; default info */
-  level?: LogLevel
+  /** Least urgent level that is written, as it is at each message; default info */
+  level?: () => LogLevel
   /** Takes one line without its newline; default standard error */
   write?: (line: string) => void
   /** Lines for the journal; default: when standard error is the journal's */
@@ -48,12 +48,12 @@ function oneLine(message: string): string {
  * are escaped, so that what a client sent cannot forge a line.
  */
 export function journalLog(options: LogOptions = {}): Log {
-  const limit = PRIORITY[options.level ?? 'info']
+  const levelNow = options.level ?? (() => 'info' as const)
   const journal = options.journal ?? stderrIsJournal()
   const wall = options.wall ?? Date.now
   const write = options.write ?? stderrWriter()
   return (level, message, fields) => {
-    if (PRIORITY[level] > limit) return
+    if (PRIORITY[level] > PRIORITY[levelNow()]) return
     let line = journal ? `<${PRIORITY[level]}>` : `${new Date(wall()).toISOString()} ${level}: `
     line += oneLine(message)
     for (const key in fields) line += ` ${key}=${fieldText(fields[key])}`

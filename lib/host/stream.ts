@@ -9,7 +9,7 @@
  */
 import { writeSync, writevSync } from 'node:fs'
 import type { Socket } from 'node:net'
-import { TLSSocket, type Server as TlsServer } from 'node:tls'
+import { type ConnectionOptions, TLSSocket, type Server as TlsServer, connect as tlsConnect } from 'node:tls'
 import { assert } from '../assert.js'
 import { SLAB_SIZE_MAX, type Slab, takeSlab } from './slab.js'
 
@@ -116,6 +116,11 @@ export class Stream {
   get remote(): string {
     const { remoteAddress, remotePort } = this.socket
     return remoteAddress === undefined ? '' : `${remoteAddress}:${remotePort}`
+  }
+
+  /** The peer's IP address; '' on a Unix socket, and when the connection has ended. */
+  get remoteHost(): string {
+    return this.socket.remoteAddress ?? ''
   }
 
   // --- sending
@@ -389,19 +394,31 @@ export class Stream {
    * stream.
    */
   startTls(server: TlsServer): void {
-    assert(!this.encrypted, 'TLS starts once')
-    if (this.start !== this.filled) {
-      this.close('plain bytes after the request for TLS')
-      return
-    }
-    this.flush()
-    this.fd = -1
+    if (!this.endsPlain()) return
     server.once('secureConnection', (socket) => {
       this.socket = socket
       this.attach()
     })
     server.once('tlsClientError', (error) => this.close(`TLS: ${error.message}`))
     server.emit('connection', this.socket)
+  }
+
+  /** The other side of startTls, under its conditions. What is sent from here on is encrypted. */
+  startTlsAsClient(options: ConnectionOptions): void {
+    if (!this.endsPlain()) return
+    this.socket = tlsConnect({ ...options, socket: this.socket })
+    this.attach()
+  }
+
+  private endsPlain(): boolean {
+    assert(!this.encrypted, 'TLS starts once')
+    if (this.start !== this.filled) {
+      this.close('plain bytes after the request for TLS')
+      return false
+    }
+    this.flush()
+    this.fd = -1
+    return this.isOpen
   }
 
   private attach(): void {

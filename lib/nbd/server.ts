@@ -1,7 +1,7 @@
 /** The NBD front-end: listens, carries each connection from handshake to transmission, and shuts down in order. */
-import { isIP } from 'node:net'
 import { asSheepError, SheepError } from '../errors.js'
 import type { VolumeOpener } from '../gateway/types.js'
+import { isLoopback } from '../host/address.js'
 import type { Log } from '../host/interfaces.js'
 import type { Stream } from '../host/stream.js'
 import { listenStream, type StreamListener } from '../host/stream-socket.js'
@@ -95,10 +95,6 @@ function startTlsOn(stream: Stream, tls: TlsSettings, log: Log): void {
     log('error', 'TLS cannot be started', { reason: message })
     stream.close(message)
   }
-}
-
-function isLoopback(host: string): boolean {
-  return host === 'localhost' || host === '::1' || (isIP(host) === 4 && host.startsWith('127.'))
 }
 
 /** Whether `promise` settled within `ms`. */

@@ -44,7 +44,8 @@ import { Disks, lastDiskFailed, lostDisks } from './disks.js'
 import { expeller } from './expel.js'
 import { Garbage } from './garbage.js'
 import { Recovered } from './recovered.js'
-import { RATE_DEFAULT, Scrub } from './scrub.js'
+import { Scrub } from './scrub.js'
+import { limited, type NodeSettings, SETTINGS_DEFAULT } from './settings.js'
 
 /** A daemon whose event loop stood still for longer than this may have been voted out meanwhile. */
 const LEASE_MS = 4_000
@@ -62,6 +63,8 @@ export interface NodeParts {
   /** From findDisks; `self.id` is its id */
   disks: NodeDisks
   network: Network
+  /** See ClusterOptions */
+  keyMark?: string
   engine: Engine
   log: Log
   /** Where peers, dog and clients reach this node */
@@ -72,8 +75,8 @@ export interface NodeParts {
   accept: (node: SheepNode, link: Link) => LinkHandler
   /** More calls that peers may make, by name */
   calls?: (node: SheepNode) => Map<string, CallHandler>
-  /** Bytes a second that the scrub reads at most */
-  scrubRate?: number
+  /** What may change while it runs (`configure`); absent: as a node has it by itself */
+  settings?: NodeSettings
   /** See StoreOptions */
   trustMs?: number
   /** The node cannot go on; nothing of it runs after this call */
@@ -112,6 +115,7 @@ export class SheepNode implements ClusterListener {
   private unconfirmed = 0
   private questions = 0
   readonly disks: Disks
+  private settings: NodeSettings
 
   /** Opens the store: afterwards nothing is served yet. SheepError when the disk's content cannot be used. */
   static async open(parts: NodeParts): Promise<SheepNode> {
@@ -143,10 +147,12 @@ export class SheepNode implements ClusterListener {
   ) {
     const { self, clock, random, network, engine, log } = parts
     this.store = store
+    this.settings = parts.settings ?? SETTINGS_DEFAULT
     this.lastTick = clock.now()
     this.topology = new Topology(self.id)
     const doubts = () => store.doubts
-    this.cluster = new Cluster({ engine, disks: store, clock, random, log, self, listener: this })
+    const { keyMark } = parts
+    this.cluster = new Cluster({ engine, disks: store, clock, random, log, self, keyMark, listener: this })
     const copiesOf = (vid: number) => this.cluster.registry.get(vid)?.copies ?? 0
     const bytesOf = (oid: Oid) => objectBytes(oid, this.cluster.registry.get(vidOf(oid)))
     const expel = expeller({ cluster: this.cluster, topology: this.topology, clock, log })
@@ -193,7 +199,7 @@ export class SheepNode implements ClusterListener {
         this.garbage.sweep()
         this.recovered.report(epoch)
       },
-      settings: () => this.cluster.recovery,
+      settings: () => limited(this.cluster.recovery, this.settings.recoveryLimit),
       reachable: (oids) => this.operations.reclaim.reachable(oids),
     })
     this.replica.ensurer = this.recovery
@@ -238,7 +244,7 @@ export class SheepNode implements ClusterListener {
       running: () =>
         this.cluster.status === 'running' &&
         (recovery.progress().state === 'idle' || topology.node(self.id)?.vnodes === 0),
-      rate: parts.scrubRate ?? RATE_DEFAULT,
+      settings: () => this.settings.scrub,
     })
     const mend = (object: StoredObject) => this.scrub.mender.mend(object)
     this.checker = new Checker({ store, topology, replica, recovery, peers, gateway, clock, mend })
@@ -288,22 +294,10 @@ export class SheepNode implements ClusterListener {
     await this.store.close()
   }
 
-  /** A peer's HELLO; its node id. SheepError version, join-failed. */
-  welcome(hello: unknown): string {
-    const { id, to, version, clusterId } = (hello ?? {}) as Record<'id' | 'to' | 'version' | 'clusterId', unknown>
-    if (typeof id !== 'string' || !/^[0-9a-f]{16}$/.test(id))
-      throw new SheepError('invalid', 'a peer without a node id')
-    if (version !== PEER_VERSION) {
-      throw new SheepError('version', `peer ${id} speaks protocol ${String(version)}, this node ${PEER_VERSION}`)
-    }
-    const own = this.cluster.config?.clusterId ?? ''
-    if (own !== '' && clusterId !== '' && clusterId !== own) {
-      throw new SheepError('join-failed', `peer ${id} belongs to another cluster`)
-    }
-    if (to !== this.parts.self.id) {
-      throw new SheepError('join-failed', `peer ${id} looks for node ${String(to)} at this one's address`)
-    }
-    return id
+  /** From now on. */
+  configure(settings: NodeSettings): void {
+    this.settings = settings
+    this.recovery.settingsChanged()
   }
 
   /** Runs `work` on this node or, by the call of this name, on another. */

@@ -4,7 +4,7 @@
  * of the others: replicas that differ, each true to its own, are reported and left as they are, because nobody can tell
  * which is right; `dog cluster check --repair` decides.
  *
- *     idle --a week since the last pass began, or `start`--> running --all 256 directories seen--> idle
+ *     idle --a week (as set) since the last pass began, or `start`--> running --all 256 directories seen--> idle
  *      ^                                                       | stop
  *      '------------------------- stopped <--------------------'
  *
@@ -26,7 +26,6 @@ import type { ObjectStore, ObjectSums, StoredObject } from '../store/types.js'
 import { type Oid, oidToHex, vidOf } from '../vdi/oid.js'
 
 const PATH = 'scrub'
-const WEEK_MS = 7 * 86_400_000
 const LOOK_MS = 60_000
 const SAVE_MS = 300_000
 /** Requests a second of this node above which clients count as busy */
@@ -36,7 +35,14 @@ const BUSY_SLOWDOWN = 8
 const WALK_STEP = 4_096
 /** Between two looks at replicas that differ: a write that is only being sealed here and there is no divergence */
 const CONFIRM_MS = 2_000
-export const RATE_DEFAULT = 32 * 1024 * 1024
+export const SCRUB_DEFAULT: ScrubSettings = { rate: 32 * 1024 * 1024, intervalMs: 7 * 86_400_000 }
+
+export interface ScrubSettings {
+  /** Bytes read a second at most */
+  rate: number
+  /** From the beginning of one pass to that of the next; 0: none begins by itself */
+  intervalMs: number
+}
 
 export interface ScrubOptions {
   store: ObjectStore
@@ -50,8 +56,8 @@ export interface ScrubOptions {
   bytesOf: (oid: Oid) => number
   /** This node takes part in the cluster, and recovers nothing */
   running: () => boolean
-  /** Bytes read a second at most */
-  rate: number
+  /** As they are now */
+  settings: () => ScrubSettings
   /** For the file `scrub`: how far it is */
   disk: Pick<Disk, 'readFile'> & { writeFileAtomic(path: string, content: string): void }
 }
@@ -115,9 +121,9 @@ export class Scrub {
   }
 
   progress(): Omit<ScrubReport, 'incidents'> {
-    const { store, rate } = this.options
-    const { state, began, ended } = this.kept
-    const due = state !== 'idle' ? 0 : began === 0 ? this.options.clock.wall() : Math.max(began + WEEK_MS, ended)
+    const { store, settings } = this.options
+    const { rate } = settings()
+    const due = this.due
     const { next, ...counts } = this.kept
     return { ...counts, done: next / DIRECTORIES, due, objectsTotal: store.count, rate, rotten: this.mender.rotten }
   }
@@ -143,14 +149,22 @@ export class Scrub {
     if (this.kept.state === 'running') this.save()
   }
 
+  /** When the next pass begins, ms since the Unix epoch; 0: not by itself */
+  private get due(): number {
+    const { state, began, ended } = this.kept
+    const { intervalMs } = this.options.settings()
+    if (state !== 'idle' || intervalMs === 0) return 0
+    return began === 0 ? this.options.clock.wall() : Math.max(began + intervalMs, ended)
+  }
+
   private begin(): void {
     this.kept = { ...NEVER, state: 'running', began: this.options.clock.wall(), ended: this.kept.ended }
   }
 
   private later(): void {
     this.timer = this.options.clock.after(LOOK_MS, () => {
-      const { state } = this.progress()
-      if (state === 'idle' && this.progress().due <= this.options.clock.wall()) this.begin()
+      const { due } = this
+      if (due > 0 && due <= this.options.clock.wall()) this.begin()
       this.walk()
       void this.mender.mendAll().catch((error: unknown) => this.failed(error))
       this.later()
@@ -321,7 +335,7 @@ export class Scrub {
 
   /** Keeps to the rate, and to a fraction of it while clients are busy. */
   private rest(bytes: number): Promise<void> {
-    const { clock, rate, replica } = this.options
+    const { clock, settings, replica } = this.options
     const now = clock.now()
     if (now - this.lookedAt > 1_000) {
       const requests = replica.counters.reads + replica.counters.writes
@@ -330,7 +344,7 @@ export class Scrub {
       this.lookedAt = now
     }
     this.kept.bytes += bytes
-    this.free = Math.max(this.free, now) + (bytes * 1_000 * (this.busy ? BUSY_SLOWDOWN : 1)) / rate
+    this.free = Math.max(this.free, now) + (bytes * 1_000 * (this.busy ? BUSY_SLOWDOWN : 1)) / settings().rate
     return sleep(clock, Math.max(0, this.free - now))
   }
 

@@ -8,11 +8,19 @@ import { PeerSession } from '../replication/peer-session.js'
 import { SdSession } from '../sd/session.js'
 import type { SheepNode } from './node.js'
 import { sdServices } from './services.js'
+import { welcome } from './welcome.js'
 
 const PEER_FIRST = OP.PEER_HELLO
 const CONTROL_FIRST = OP.CONTROL
 const CONTROL_LAST = OP.VOLUME_CLOSE
 const RESULT_INVALID = 5
+const NO_KEY = Buffer.from(
+  JSON.stringify({
+    code: 'permission',
+    message: 'the daemon there runs without a cluster key',
+    hint: 'give all daemons of a cluster the same key file (docs/cluster-key.md)',
+  }),
+)
 
 export class Session implements LinkHandler {
   private peer: PeerSession | null = null
@@ -29,12 +37,19 @@ export class Session implements LinkHandler {
 
   message(link: Link, bytes: Buffer, at: number, payloadAt: number, payloadLength: number, hold: Hold): void {
     const opcode = bytes[at + 1]
-    if (opcode >= PEER_FIRST && opcode < CONTROL_FIRST) {
+    if (opcode === OP.PROOF) {
+      // With a key the gate has taken it (lib/host/gate.ts).
+      this.answer(opcode, u32(bytes, at + 8), RESULT_INVALID, NO_KEY)
+      this.link.close()
+    } else if (opcode >= PEER_FIRST && opcode < CONTROL_FIRST) {
       this.peer ??= new PeerSession(link, {
         replica: this.node.replica,
         sessions: this.node.peerSessions,
         calls: this.node.calls,
-        welcome: (hello) => this.node.welcome(hello),
+        welcome: (hello) => {
+          const { cluster, parts } = this.node
+          return welcome(hello, link.provenId, parts.self.id, cluster.config?.clusterId ?? '')
+        },
         log: this.node.parts.log,
       })
       this.peer.message(bytes, at, payloadAt, payloadLength, hold)

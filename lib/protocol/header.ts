@@ -53,6 +53,8 @@ export const OP = {
   PEER_ALLOCATE: 0x86,
   PEER_PING: 0x87,
   PEER_CALL: 0x88,
+  /** How the two ends prove the cluster's key to each other: proof.ts */
+  PROOF: 0x89,
 
   CONTROL: 0xc0,
   VOLUME_OPEN: 0xc1,

@@ -4,6 +4,7 @@ import { asSheepError, SheepError } from '../errors.js'
 import type { Hold, Link, Log } from '../host/interfaces.js'
 import { type Slab, takeSlab } from '../host/slab.js'
 import { encodeResponse, HEADER_LENGTH, OP, u16, u32, u64 } from '../protocol/header.js'
+import { Refusals } from '../protocol/refusals.js'
 import { oidFromWords } from '../vdi/oid.js'
 import { type CallAnswer, decodeCall, encodeCall } from './peers.js'
 import type { Replica } from './replica.js'
@@ -45,6 +46,7 @@ const SESSIONS_MAX = 8_192
  * of the former may be begun any more, and what it has at the disk must have ended: it could land after a later write.
  */
 export class PeerSessions {
+  private refusals: Refusals | null = null
   private readonly newest = new Map<string, { incarnation: string; number: number; session: PeerSession }>()
 
   /** `number` counts the links of one incarnation. False: a newer one is here already. */
@@ -60,6 +62,11 @@ export class PeerSessions {
     }
     this.newest.set(peer, { incarnation, number, session })
     return true
+  }
+
+  refused(log: Log, peer: string, what: string): void {
+    this.refusals ??= new Refusals(log)
+    this.refusals.refused(peer, what, 'warning', `closing a peer's link: ${what}`)
   }
 }
 
@@ -208,7 +215,7 @@ export class PeerSession {
   }
 
   private refuse(what: string): void {
-    this.services.log('warning', `closing a peer's link: ${what}`, { peer: this.peer })
+    this.services.sessions.refused(this.services.log, this.peer, what)
     this.end()
     this.link.close()
   }

@@ -310,8 +310,8 @@ class Peer implements LinkHandler {
 
   private connect(): void {
     if (this.stopped) return
-    const { host, port, socket } = this.node
-    const link = this.options.network.connect({ host, port, socket }, this)
+    const { host, port, socket, id } = this.node
+    const link = this.options.network.connect({ host, port, socket, id }, this)
     this.link = link
     this.connected = this.options.clock.now()
     const payload = encodeCall({ ...this.options.hello(), to: this.node.id, link: this.nextLink() }, undefined)

@@ -2,6 +2,7 @@
 import * as canaries from './canaries.js'
 import { clusterHarness, stateHarness } from './cluster.js'
 import { controlHarness } from './control.js'
+import { gateHarness } from './gate.js'
 import type { Harness } from './harness.js'
 import { inodeHarness } from './inode.js'
 import { intentLogHarness } from './intent-log.js'
@@ -16,6 +17,7 @@ export const PARSERS: Record<string, Harness> = {
   nbd: nbdHarness,
   sheepdog: sheepdogHarness,
   peer: peerHarness,
+  gate: gateHarness,
   control: controlHarness,
   stream: streamHarness,
   cluster: clusterHarness,

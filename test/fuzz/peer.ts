@@ -5,7 +5,7 @@
 import { SheepError } from '../../lib/errors.js'
 import type { Clock, LinkHandler, Log, Network } from '../../lib/host/interfaces.js'
 import { StreamLink } from '../../lib/host/network.js'
-import { SheepNode } from '../../lib/node/node.js'
+import { welcome } from '../../lib/node/welcome.js'
 import * as header from '../../lib/protocol/header.js'
 import { decodeGrains, encodeGrains } from '../../lib/replication/grains.js'
 import { PeerSession, PeerSessions } from '../../lib/replication/peer-session.js'
@@ -164,7 +164,6 @@ async function serve(input: readonly Buffer[], random: SimRandom): Promise<boole
     if (level === 'error') bugs.push(text)
   }
   const bugs: string[] = []
-  const node = { cluster: { config: { clusterId: HELLO.clusterId } }, parts: { self: SELF } } as unknown as SheepNode
   const sessions = new PeerSessions()
   const calls = surveyCalls({
     ...{ store, topology, replica, copiesOf, clock: stillClock },
@@ -174,8 +173,8 @@ async function serve(input: readonly Buffer[], random: SimRandom): Promise<boole
     input,
     random,
     (link) => {
-      const welcome = (hello: unknown): string => SheepNode.prototype.welcome.call(node, hello)
-      const session = new PeerSession(link, { replica, sessions, calls, welcome, log })
+      const greet = (hello: unknown): string => welcome(hello, undefined, SELF.id, HELLO.clusterId)
+      const session = new PeerSession(link, { replica, sessions, calls, welcome: greet, log })
       return {
         message: (_link, bytes, at, payloadAt, length, hold) => {
           // As lib/node/sessions.ts tells them apart.

@@ -52,6 +52,12 @@ test('one host, nothing said', (t) => {
     logLevel: 'info',
     logFile: '/here/store/sheep.log',
     pidFile: '',
+    keyFile: '',
+    encrypt: false,
+    scrubRate: 32 << 20,
+    scrubIntervalMs: 7 * 86_400_000,
+    recoveryLimit: 0,
+    configFile: '',
   })
   t.deepEqual(parse('').stores, ['/var/lib/sheepdog'])
 })
@@ -60,7 +66,8 @@ test('everything said', (t) => {
   const line =
     '-c local:engine -p 7010 -b 10.0.0.5 -y 10.1.0.5 -z rack1 -g -f -l level=debug,dir=/var/log/sheep -P run/pid -n ' +
     '--nbd-socket /run/nbd --nbd-port 10809 --nbd-bind 10.0.0.5 --tls certs --tls-any-client --allow-plain ' +
-    '--dbus session --nbd-group disk --register-pool /srv/store'
+    '--dbus session --nbd-group disk --register-pool --key secret --encrypt --scrub-rate 8M --scrub-interval 12h ' +
+    '--recovery-limit 50M /srv/store'
   t.deepEqual(parse(line), {
     stores: ['/srv/store'],
     cluster: { engine: 'local', directory: '/here/engine' },
@@ -85,6 +92,12 @@ test('everything said', (t) => {
     logLevel: 'debug',
     logFile: '/var/log/sheep/sheep.log',
     pidFile: '/here/run/pid',
+    keyFile: '/here/secret',
+    encrypt: true,
+    scrubRate: 8 << 20,
+    scrubIntervalMs: 12 * 3_600_000,
+    recoveryLimit: 50 << 20,
+    configFile: '',
   })
 })
 
@@ -92,9 +105,9 @@ test('addresses: what others are told can be reached', (t) => {
   t.is(parse('-c corosync s').listen.host, '0.0.0.0')
   t.is(parse('-c corosync s').address.host, '', "corosync's is asked for when the node starts")
   t.is(parse('-c corosync -b 10.0.0.5 s').address.host, '10.0.0.5')
-  t.is(parse('-b 10.0.0.5 s').address.host, '10.0.0.5')
-  t.is(parse('-b :: -y [2001:db8::7] s').address.host, '2001:db8::7')
-  t.is(parse('-b 0.0.0.0 s').address.host, '127.0.0.1', 'local members are on this host')
+  t.is(parse('-b 10.0.0.5 --no-key s').address.host, '10.0.0.5')
+  t.is(parse('-b :: -y [2001:db8::7] --no-key s').address.host, '2001:db8::7')
+  t.is(parse('-b 0.0.0.0 --no-key s').address.host, '127.0.0.1', 'local members are on this host')
   t.regex(refusal('-y 0.0.0.0 s'), /^2 .*others can connect to/)
 })
 
@@ -113,6 +126,16 @@ test('D-Bus: the system bus with corosync, none with the local engine, any that 
   t.deepEqual(parse('--dbus system s').dbus, system)
   const bus = 'tcp:host=h,port=1;unix:path=/tmp/a%2cb,guid=12'
   t.deepEqual(parse(`--dbus ${bus} s`).dbus, { socket: '/tmp/a,b', bus })
+})
+
+test('who has a key: with corosync all, on one host who says so, unless it can be reached from elsewhere', (t) => {
+  t.is(parse('s').keyFile, '')
+  t.is(parse('--key k s').keyFile, '/here/k')
+  t.is(parse('-b 10.0.0.5 --key k s').keyFile, '/here/k')
+  t.is(parse('-c corosync s').keyFile, '/etc/sheepdog/cluster.key')
+  t.is(parse('-c corosync --key k s').keyFile, '/here/k')
+  t.is(parse('-c corosync --no-key s').keyFile, '')
+  t.true(parse('-c corosync --encrypt s').encrypt)
 })
 
 const REFUSED: [string, RegExp][] = [
@@ -135,6 +158,14 @@ const REFUSED: [string, RegExp][] = [
   ['-l format=json s', /no setting "format"/],
   ['-l level= s', /"" is no log level/],
   [`-z ${'z'.repeat(65)} s`, /no zone name/],
+  ['-b 10.0.0.5 s', /on 10.0.0.5 without a key anyone.*--no-key/],
+  ['--encrypt s', /--encrypt needs the cluster's key/],
+  ['-c corosync --no-key --encrypt s', /--encrypt needs the cluster's key/],
+  ['--scrub-rate 0 s', /--scrub-rate "0" is no rate/],
+  ['--scrub-rate fast s', /--scrub-rate "fast" is no rate; .*32M/],
+  ['--scrub-interval 7 s', /--scrub-interval "7" is no interval.*never/],
+  ['--scrub-interval 0d s', /--scrub-interval "0d" is no interval/],
+  ['--recovery-limit 0 s', /--recovery-limit "0" is no limit.*none/],
   ['--nbd-bind 127.0.0.1 s', /--nbd-port is missing/],
   ['--nbd-port 7000 s', /both 7000/],
   ['--nbd-port 10809 --nbd-bind 0.0.0.0 s', /without TLS.*--tls DIR/],

@@ -4,7 +4,7 @@ import { journalLog, LOG_LEVELS } from '../../../lib/host/log.js'
 
 function lines(level: LogLevel, journal: boolean): [string[], ReturnType<typeof journalLog>] {
   const written: string[] = []
-  return [written, journalLog({ level, journal, write: (line) => written.push(line), wall: () => 0 })]
+  return [written, journalLog({ level: () => level, journal, write: (line) => written.push(line), wall: () => 0 })]
 }
 
 test('the journal gets a priority, others the time and the level', (t) => {
