@@ -111,6 +111,8 @@ export async function createNode(
     if (options.dbus !== null) dbus = onBus(node, services(node), options.dbus)
     if (options.registerPool) pool = registerPool(node, POOL_PATH)
     await settled(node, clock)
+    // The others refuse it: that is for its administrator, not something to wait out.
+    if (node.cluster.failure !== null) throw node.cluster.failure
   } catch (error) {
     await pool?.stop()
     await dbus?.stop()

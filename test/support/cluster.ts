@@ -24,6 +24,8 @@ export interface ClusterOptions {
   copies?: number
   /** For all daemons, before the store */
   sheepOptions?: readonly string[]
+  /** For each daemon by its index, after those */
+  optionsOf?: (index: number) => readonly string[]
   /** Default true */
   format?: boolean
   /** Default a fresh one under the system's temporary directory */
@@ -54,6 +56,7 @@ export class TestCluster {
   private constructor(
     readonly directory: string,
     private readonly sheepOptions: readonly string[],
+    private readonly optionsOf: (index: number) => readonly string[],
   ) {
     live.add(this)
   }
@@ -61,7 +64,7 @@ export class TestCluster {
   static async start(options: ClusterOptions): Promise<TestCluster> {
     const directory = options.directory ?? mkdtempSync(join(tmpdir(), 'sheep-'))
     mkdirSync(directory, { recursive: true })
-    const cluster = new TestCluster(directory, options.sheepOptions ?? [])
+    const cluster = new TestCluster(directory, options.sheepOptions ?? [], options.optionsOf ?? (() => []))
     try {
       const ports = await freePorts(options.nodes, 10_000 + ((process.pid * 61) % 20_000))
       for (const [index, port] of ports.entries()) {
@@ -90,7 +93,8 @@ export class TestCluster {
     if (node.child) throw new Error(`daemon ${index} runs already`)
     const log = openSync(node.log, 'a')
     const engine = `local:${join(this.directory, 'local')}`
-    const args = [sheepProgram, '-f', '-c', engine, '-p', String(node.port), ...this.sheepOptions, ...extra]
+    const args = [sheepProgram, '-f', '-c', engine, '-p', String(node.port), ...this.sheepOptions]
+    args.push(...this.optionsOf(index), ...extra)
     args.push(node.disks.join())
     const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', log] })
     closeSync(log)

@@ -98,6 +98,25 @@ test('another protocol, another cluster: refused with what to do', (t) => {
   t.regex(decision.refused.get('d')!.hint, /same version/)
 })
 
+test('another cluster key, or none: refused; newcomers cannot outvote those who have been in a cluster', (t) => {
+  const state = summary([epoch(1, [0])], 5)
+  const other = { key: 'ff' }
+  const decision = decide({
+    a: hello(0, state, { key: 'aa' }),
+    b: hello(1, null, { key: 'aa' }),
+    c: hello(2, null, other),
+    d: hello(3, null, other),
+    e: hello(4, null, other),
+    f: hello(5, null),
+  })
+  t.is(decision.kind, 'start')
+  t.deepEqual(decision.accepted, ['a', 'b'])
+  t.regex(decision.refused.get('c')!.reason, /has another cluster key than the others/)
+  t.regex(decision.refused.get('f')!.reason, /has no cluster key, and the others have one/)
+  const bare = decide({ a: hello(0, state), b: hello(1, null, other) })
+  t.regex(bare.refused.get('b')!.reason, /has a cluster key, and the others have none/)
+})
+
 test('vnodes: in proportion, at least 1, at most 4096; kept once given', (t) => {
   const fresh = withVnodes([nodeInfo(0, 1000), nodeInfo(1, 3000), nodeInfo(2, 0)], [], new Map())
   t.deepEqual(
