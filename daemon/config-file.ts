@@ -77,7 +77,10 @@ const FLAGS: Record<string, keyof RawOptions> = {
   'register-pool': 'registerPool',
 }
 
-export const CONFIG_KEYS: readonly string[] = [...Object.keys(TEXT), ...Object.keys(FLAGS)]
+/** For systemd/sheepdog-generator */
+const OTHERS: readonly string[] = ['corosync-bound']
+
+export const CONFIG_KEYS: readonly string[] = [...Object.keys(TEXT), ...Object.keys(FLAGS), ...OTHERS]
 
 /** SheepError not-found, system */
 export function readConfig(path: string): string {
@@ -113,8 +116,10 @@ export function rawFromFile(text: string, path: string): { raw: RawOptions; labe
     const before = lines.get(name)
     if (before !== undefined) throw invalid(`${where}: ${key} is set in line ${before} already`, 'remove one of them')
     lines.set(name, index + 1)
-    labels.set(name, `${where}: ${key}`)
-    if (Object.hasOwn(FLAGS, key)) {
+    labels.set(name as keyof RawOptions, `${where}: ${key}`)
+    if (OTHERS.includes(key)) {
+      flagOf(value, `${where}: ${key}`)
+    } else if (Object.hasOwn(FLAGS, key)) {
       const on = flagOf(value, `${where}: ${key}`)
       if (key !== 'no-key') raw[name] = on
       else if (on) raw.key = false
@@ -126,7 +131,8 @@ export function rawFromFile(text: string, path: string): { raw: RawOptions; labe
   return { raw: raw as RawOptions, labels }
 }
 
-function nameOf(key: string, where: string): keyof RawOptions {
+function nameOf(key: string, where: string): string {
+  if (OTHERS.includes(key)) return key
   if (Object.hasOwn(TEXT, key)) return TEXT[key]
   if (Object.hasOwn(FLAGS, key)) return FLAGS[key]
   throw invalid(`${where}: there is no key ${shown(key)}`, `keys are ${[...CONFIG_KEYS].sort().join(', ')}`)

@@ -28,6 +28,9 @@ const programs = {
 /** As a package would install them */
 const files = {
   '/etc/systemd/system/sheepdog.service': 'systemd/sheepdog.service',
+  '/usr/lib/systemd/system-generators/sheepdog-generator': 'systemd/sheepdog-generator',
+  '/usr/lib/sysusers.d/sheepdog.conf': 'systemd/sysusers.conf',
+  '/usr/lib/tmpfiles.d/sheepdog.conf': 'systemd/tmpfiles.conf',
   '/usr/share/dbus-1/system.d/org.sheepdog.conf': 'systemd/org.sheepdog.conf',
   '/usr/share/polkit-1/actions/org.sheepdog.policy': 'systemd/org.sheepdog.policy',
   '/usr/share/polkit-1/rules.d/org.sheepdog.rules': 'systemd/org.sheepdog.rules',

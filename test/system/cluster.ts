@@ -1,6 +1,7 @@
 /** A Sheepdog cluster on the hosts of a bed: corosync, the daemon as a service, one volume under fio. */
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { newClusterKey } from '../../lib/host/cluster-key.js'
 import { ProcessError, until } from '../support/process.js'
 import { Bed } from './bed.js'
 import type { Host } from './host.js'
@@ -11,6 +12,9 @@ export const tokenMs = 1_000
 const healLimit = 120_000
 const writerLimit = 420_000
 const copies = 2
+
+export const configuration = '/etc/sheepdog/sheepdog.conf'
+export const engine = 'cluster = corosync\nlog-level = debug\n'
 
 export interface ClusterInfo {
   status: string
@@ -60,10 +64,8 @@ export class SystemCluster {
       setUp: (host, { hosts: all }) => {
         const names = all.map(({ name, address }) => `${address} ${name}\n`).join('')
         host.write('/etc/hosts', `127.0.0.1 localhost\n127.0.1.1 ${host.name}\n${names}`)
-        host.write(
-          '/etc/systemd/system/sheepdog.service.d/engine.conf',
-          '[Service]\nEnvironment=SHEEP_OPTIONS=-ccorosync\n',
-        )
+        // Daemons that outlive corosync have more to do when it comes back: nothing binds them to it here.
+        host.write('/etc/systemd/system-generators/sheepdog-generator', '#!/bin/sh\n')
       },
     })
     const cluster = new SystemCluster(bed, say)
@@ -104,16 +106,25 @@ export class SystemCluster {
 
   /** Formatted, with the daemon as a service that each boot starts. */
   static async make(hosts: number, say: (text: string) => void): Promise<SystemCluster> {
+    const key = newClusterKey()
     const bed = await Bed.make({
       hosts,
       say,
       setUp: (host, { hosts: all }) => {
         host.write('/etc/corosync/corosync.conf', corosyncConf(all))
-        host.write('/etc/sheepdog/sheepdog.conf', 'SHEEP_OPTIONS=-c corosync -l level=debug\n')
+        host.write('/etc/sheepdog/cluster.key', key)
+        // Daemons that outlive corosync have more to do when it comes back.
+        host.write(configuration, `${engine}corosync-bound = no\n`)
       },
     })
     const cluster = new SystemCluster(bed, say)
     try {
+      // As a package does when it is installed.
+      for (const host of bed.hosts) {
+        await host.run('systemd-sysusers')
+        await host.run('systemd-tmpfiles', ['--create', 'sheepdog.conf'])
+        await host.run('systemctl', ['daemon-reload'])
+      }
       await Promise.all(bed.hosts.map((host) => host.run('systemctl', ['enable', '--now', 'sheepdog'])))
       await until('the daemons to meet', healLimit, async () => {
         const seen = await Promise.all(bed.hosts.map((host) => cluster.info(host)))

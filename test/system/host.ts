@@ -20,6 +20,8 @@ export interface HostParts {
   build: string
 }
 
+const PROGRAMS = /^\/usr\/bin\/|\/(?:hooks|system-generators)\//
+
 export class Host {
   private machine: ChildProcess | null = null
   private leader = 0
@@ -139,7 +141,8 @@ export class Host {
   write(path: string, text: string): void {
     const place = join(this.system, path)
     mkdirSync(dirname(place), { recursive: true })
-    writeFileSync(place, text, { mode: /^\/usr\/bin\/|\/hooks\//.test(path) ? 0o755 : 0o644 })
+    const mode = PROGRAMS.test(path) ? 0o755 : path.endsWith('.key') ? 0o640 : 0o644
+    writeFileSync(place, text, { mode })
   }
 
   read(path: string): string {

@@ -6,6 +6,7 @@ import { fourHosts } from './four-hosts.js'
 import type { Host } from './host.js'
 import { libvirtScenario } from './libvirt-scenario.js'
 import { finish, goesOn, type Scenario, volume } from './scenario.js'
+import { bound, guarded, reload } from './service-checks.js'
 
 /** Corosync's token time for three nodes (corosync.conf(5): token + token_coefficient), its consensus, and 2 s. */
 const switchLimit = (tokenMs + 650) * 2.2 + 2_000
@@ -43,6 +44,7 @@ export const scenarios: readonly Scenario[] = [
       }
       const name = await volume(cluster, 'form')
       await cluster.fio(cluster.hosts[0], name, 2)
+      await guarded(cluster)
       await finish(cluster, name)
     },
   },
@@ -64,7 +66,8 @@ export const scenarios: readonly Scenario[] = [
       })
       await first.run('systemctl', ['start', 'corosync'])
       await cluster.healthy()
-      await first.run('systemctl', ['reload', 'sheepdog'])
+      await reload(cluster, first)
+      await bound(cluster, first)
       const start = performance.now()
       await third.run('systemctl', ['restart', 'sheepdog'])
       cluster.say(`  an orderly restart took ${Math.round(performance.now() - start)} ms`)

@@ -59,6 +59,7 @@ test('every option has a key', (t) => {
     ...[
       'tls-any-client = yes',
       'allow-plain = no',
+      'corosync-bound = no',
       'dbus = none',
       'nbd-group = disk',
       'register-pool = no',
@@ -146,6 +147,7 @@ const REFUSED: [string, RegExp][] = [
   ['store = /a,/a', /\/a is given twice/],
   ['[sheep]', /line 1: "\[sheep\]" is no key = value/],
   ['foreground = yes', /there is no key "foreground"/],
+  ['corosync-bound = maybe', /line 1: corosync-bound "maybe" is neither yes nor no/],
   ['__proto__ = x', /there is no key "__proto__"/],
 ]
 for (const [text, pattern] of REFUSED) {

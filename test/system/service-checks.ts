@@ -1,0 +1,72 @@
+/** What systemd and the configuration make of the daemon, and who comes in, on real hosts. */
+import { newClusterKey } from '../../lib/host/cluster-key.js'
+import { until } from '../support/process.js'
+import { configuration, engine, type SystemCluster } from './cluster.js'
+import type { Host } from './host.js'
+
+/** What can change does, and the journal says what did not. */
+export async function reload(cluster: SystemCluster, host: Host): Promise<void> {
+  const changed = `${engine}corosync-bound = no\nscrub-rate = 5M\nzone = elsewhere\n`
+  host.write(configuration, changed)
+  await host.run('systemctl', ['reload', 'sheepdog'])
+  await journal(host, /scrub-rate is 5 MiB\/s, was 32 MiB\/s/)
+  await journal(host, /zone changes at the next restart/)
+  host.write(configuration, `${changed}scrub-rat = 5M\n`)
+  await host.run('systemctl', ['reload', 'sheepdog'])
+  await journal(host, /sheepdog.conf, line 6: there is no key "scrub-rat"/)
+  if ((await cluster.status(host)) !== 'running') throw new Error('a mistake in the configuration stopped the daemon')
+  const { code } = await host.try('systemctl', ['restart', 'sheepdog'])
+  const { stdout } = await host.try('systemctl', ['is-active', 'sheepdog'])
+  if (code === 0 || stdout.trim() !== 'failed') throw new Error(`a start with a mistake in it: ${code}, ${stdout}`)
+  host.write(configuration, `${engine}corosync-bound = no\n`)
+  await host.run('systemctl', ['start', 'sheepdog'])
+  await cluster.healthy()
+}
+
+async function journal(host: Host, pattern: RegExp): Promise<void> {
+  await until(`the journal to say ${pattern}`, 10_000, async () => {
+    return pattern.test(await host.run('journalctl', ['-u', 'sheepdog', '--no-pager', '-o', 'cat']))
+  })
+}
+
+/** As a fresh configuration has it: the daemon is started with corosync, ends with it, and comes back with it. */
+export async function bound(cluster: SystemCluster, host: Host): Promise<void> {
+  const active = async (): Promise<string> => (await host.try('systemctl', ['is-active', 'sheepdog'])).stdout.trim()
+  host.write(configuration, engine)
+  await host.run('systemctl', ['daemon-reload'])
+  await host.run('systemctl', ['stop', 'corosync'])
+  if ((await active()) !== 'inactive') throw new Error(`corosync is stopped, and sheepdog is ${await active()}`)
+  await host.run('systemctl', ['start', 'sheepdog'])
+  await cluster.healthy()
+  await host.run('systemctl', ['restart', 'corosync'])
+  await cluster.healthy()
+  await host.run('systemctl', ['stop', 'corosync'])
+  await host.run('systemctl', ['start', 'corosync'])
+  await until('sheepdog to come back with corosync', 30_000, async () => (await active()) === 'active')
+  await cluster.healthy()
+  host.write(configuration, `${engine}corosync-bound = no\n`)
+  await host.run('systemctl', ['daemon-reload'])
+}
+
+/** The socket is the group's, the key is no stranger's, and from another host nobody comes in without it. */
+export async function guarded(cluster: SystemCluster): Promise<void> {
+  const [first, second] = cluster.hosts
+  for (const [path, wanted] of [
+    ['/var/lib/sheepdog/sock', 'root sheepdog 660'],
+    ['/var/lib/sheepdog', 'root sheepdog 750'],
+    ['/etc/sheepdog/cluster.key', 'root sheepdog 640'],
+  ]) {
+    const said = (await first.run('stat', ['-c', '%U %G %a', path])).trim()
+    if (said !== wanted) throw new Error(`${path} is ${said}, not ${wanted}`)
+  }
+  const from = ['-a', first.address]
+  await second.run('dog', [...from, 'node', 'list'])
+  const other = '/root/other.key'
+  second.write(other, newClusterKey())
+  const wrong = await second.try('dog', [...from, '--key', other, 'node', 'list'])
+  if (!/its cluster key is another one/.test(wrong.stderr)) throw new Error(`another key: ${wrong.stderr}`)
+  await second.run('mv', ['/etc/sheepdog/cluster.key', '/root/away.key'])
+  const none = await second.try('dog', [...from, 'node', 'list'])
+  await second.run('mv', ['/root/away.key', '/etc/sheepdog/cluster.key'])
+  if (!/a client without the cluster key/.test(none.stderr)) throw new Error(`no key: ${none.stderr}`)
+}
