@@ -47,6 +47,8 @@ function take(machine: Membership, sender: string, proposal: Proposal, by: numbe
       return disks(machine, sender, command, by)
     case 'drain':
       return drain(machine, command, by)
+    case 'accept':
+      return accept(machine, command, by)
     case 'format':
       if (!command.force) return alreadyFormatted(machine.history!.config.clusterId)
       machine.waiting.clear()
@@ -117,6 +119,18 @@ function drain(
     machine.established.keys(),
     null,
   )
+  return 'later'
+}
+
+/** What is in flight is sent again, and whoever waits looks anew. */
+function accept(
+  machine: Membership,
+  { objects, zeros }: Extract<ClusterCommand, { type: 'accept' }>,
+  by: number,
+): SheepError | 'later' {
+  // Views make no more epochs, and neither does this.
+  if (machine.stopping) return new SheepError('shutting-down', 'the cluster is being shut down')
+  machine.makeEpoch(machine.history!.epoch.nodes, [], by, machine.established.keys(), null, { objects, zeros })
   return 'later'
 }
 

@@ -50,7 +50,7 @@ import { standingOf } from './standing.js'
 import type { Decision, Refusal } from './start.js'
 import { begin, decide } from './starting.js'
 import type { Action, Instant, MembershipEvent, OrderedAction, OrderedEvent, Standing, TimerName } from './steps.js'
-import type { EpochRecord, NodeInfo } from './types.js'
+import type { Acceptance, EpochRecord, NodeInfo } from './types.js'
 
 /** The first member calls a round; the others when none began for so long. */
 const ROUND_WAIT_MS = 1_000
@@ -392,9 +392,11 @@ export class Membership {
     by: number,
     needs: Iterable<MemberId>,
     former: Former | null,
+    accepted?: Acceptance,
   ): void {
     const { seq, epoch } = this.history!
-    const record = { number: epoch.number + 1, time: this.instant.wall, nodes: sortedById(nodes) }
+    const record: EpochRecord = { number: epoch.number + 1, time: this.instant.wall, nodes: sortedById(nodes) }
+    if (accepted !== undefined) record.accepted = accepted
     this.confirmations.add(seq + 1, idsOf(epoch))
     this.append({ seq: seq + 1, type: 'epoch', record, left }, by, needs, former)
   }

@@ -2,6 +2,7 @@
  * Shapes of what comes from another member or from a disk, down to every field that is used: members trust each other, but a
  * member with a bug, or a byte that rotted, must not take all the others down with it. Unknown fields are left to newer versions.
  */
+import { oidFromHex } from '../vdi/oid.js'
 import type { Entry, HistoryJson } from './history.js'
 import type { Message } from './messages.js'
 
@@ -58,7 +59,13 @@ const node = object({
   ...{ socket: optional(text), zone: text, space: amount, vnodes: between(0, 65_535) },
 })
 const epochNumber = between(1, 0xffffffff)
-const epochRecord = object({ number: epochNumber, time: amount, nodes: list(node) })
+/** In one epoch's record, which every member keeps: an administrator with more makes several. */
+export const ACCEPTED_MAX = 1024
+const oid: Shape = (value) => typeof value === 'string' && oidFromHex(value) >= 0
+const objects: Shape = (value) => list(oid, 1)(value) && (value as unknown[]).length <= ACCEPTED_MAX
+const acceptance = { objects, zeros: flag }
+const accepted = optional(object(acceptance))
+const epochRecord = object({ number: epochNumber, time: amount, nodes: list(node), accepted })
 
 const summary: Shape = object({
   clusterId: id,
@@ -80,6 +87,7 @@ const COMMANDS: Record<string, Shape> = {
   recovery: object({ held: nullable(flag), limit: nullable(count) }),
   expel: object({ node: id, epoch: count, reason: text }),
   drain: object({ node: id, drained: flag }),
+  accept: object(acceptance),
   shutdown: anything,
   'force-start': anything,
   'exclusive-enter': object({ token: text }),

@@ -32,6 +32,16 @@ export interface EpochRecord {
   time: number
   /** sorted by id */
   nodes: NodeInfo[]
+  /** It began because an administrator gave up what these objects have lost */
+  accepted?: Acceptance
+}
+
+/** Of these objects nobody waits for what was written before the epoch that says so */
+export interface Acceptance {
+  /** 16 hex digits each */
+  objects: string[]
+  /** They become zeros, also where an older copy is left */
+  zeros: boolean
 }
 
 export interface ClusterConfig {
@@ -62,6 +72,8 @@ export type ClusterCommand =
   | { type: 'disks'; space: number; lost: boolean }
   /** The node gives its share to the others, and keeps what it has until they have it; or takes its share again. Until it starts anew */
   | { type: 'drain'; node: string; drained: boolean }
+  /** Begins an epoch in which what is left of these objects counts: at most ACCEPTED_MAX. The result is null */
+  | ({ type: 'accept' } & Acceptance)
   /** Orderly stop of all daemons */
   | { type: 'shutdown' }
   /** Cold start without these missing nodes */

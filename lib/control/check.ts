@@ -55,6 +55,13 @@ export const flag: Checker<boolean> = (value, path) => {
   return value
 }
 
+export function list<T>(checker: Checker<T>, max: number): Checker<T[]> {
+  return (value, path) => {
+    if (!Array.isArray(value) || value.length > max) throw wrong(path, `a list of at most ${max}`)
+    return value.map((one, i) => checker(one, `${path}[${i}]`))
+  }
+}
+
 /** Text of at most `bytesMax` bytes of UTF-8 without control characters. */
 export function text(bytesMax: number): Checker<string> {
   return (value, path) => {

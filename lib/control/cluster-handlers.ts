@@ -53,6 +53,18 @@ export const clusterHandlers: Handlers<'cluster'> = {
     nodes: await askNodes(services, nodeSummaries(services), (node) => node.scrub(action)),
   }),
 
+  'cluster.lost': async (services, { name }, progress) => {
+    const entries = services.volumes.list().filter((entry) => name === '' || entry.name === name)
+    if (name !== '' && entries.length === 0) {
+      throw new SheepError('not-found', `no VDI "${name}"`, 'dog vdi list shows what there is')
+    }
+    return { objects: await services.lost(entries, progress) }
+  },
+
+  'cluster.acceptLost': async (services, { objects, zeros }) => ({
+    objects: await services.acceptLost(objects, zeros),
+  }),
+
   'cluster.check': async (services, { repair }, progress) => services.check(services.volumes.list(), repair, progress),
 }
 

@@ -214,6 +214,24 @@ export interface NodeService {
   stop(): Promise<void>
 }
 
+/** An object of a live VDI whose newest copy is not here. */
+export interface LostObject {
+  /** 16 hex digits */
+  oid: string
+  /** Names of VDIs and snapshots that refer to it; some of them when there are many */
+  volumes: string[]
+  /** -1 for the inode object */
+  index: number
+  /** Within the volume, bytes */
+  offset: number
+  /** away: with nodes that are not here; disk: with disks of nodes that are here; nobody: no node has it, or could have */
+  reason: 'away' | 'disk' | 'nobody'
+  /** Names of those nodes */
+  nodes: string[]
+  /** The newest copy that is here: on which node, and the last epoch whose writes it has for certain. null: none */
+  left: { node: string; epoch: number } | null
+}
+
 export interface ControlServices {
   readonly version: string
   readonly clock: Clock
@@ -226,6 +244,10 @@ export interface ControlServices {
   node(id: string): NodeService
   /** Compares all replicas of all objects of these VDIs, repairs when asked. `progress` counts bytes */
   check(entries: readonly VdiEntry[], repair: boolean, progress: Progress): Promise<CheckReport>
+  /** Of these VDIs, what can be read by nobody as it was last. `progress` counts objects */
+  lost(entries: readonly VdiEntry[], progress: Progress): Promise<LostObject[]>
+  /** From now on what is left of these counts; which of them were lost. */
+  acceptLost(objects: readonly string[], zeros: boolean): Promise<string[]>
   /** `index` -1: the inode object */
   locate(entry: VdiEntry, index: number): Promise<ObjectLocation>
 }

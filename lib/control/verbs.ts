@@ -9,11 +9,12 @@ import { MIGRATION_MS_MAX, SESSION_MAX } from '../vdi/command.js'
 import { checkShift, checkSize } from '../vdi/inode.js'
 import { checkName, checkTag, NAME_BYTES_MAX, snapIdOf } from '../vdi/name.js'
 import type { VdiLock } from '../vdi/types.js'
-import { type Checked, type Checker, flag, integer, nullable, object, optional, text } from './check.js'
+import { type Checked, type Checker, flag, integer, list, nullable, object, optional, text } from './check.js'
 import type {
   CheckReport,
   DiskInfo,
   LogLine,
+  LostObject,
   NodePlaces,
   NodeSpace,
   NodeStatistics,
@@ -25,6 +26,10 @@ import type {
 export const COPIES_MAX = MAX_COPIES
 /** PATH_MAX of Linux, without its NUL */
 const PATH_BYTES_MAX = 4095
+/** Hexadecimal digits of an object's id */
+const OID_BYTES = 16
+/** In one request, which has 64 KiB */
+export const ACCEPT_MAX = 1_000
 /** Kept in a daemon's memory */
 export const LOG_LINES_MAX = 5_000
 
@@ -161,6 +166,13 @@ export const VERBS = {
   }),
   /** Every object of every VDI. Progress in bytes */
   'cluster.scrub': verb<{ nodes: OfNode<ScrubReport>[] }>()({ action: scrubAction }),
+  /** '' is all VDIs; else this one and its snapshots. Progress in objects */
+  'cluster.lost': verb<{ objects: LostObject[] }>()({ name: vdiNameOrNone }),
+  /** Objects by their ids. Those of them that were still lost, and of which what is left counts from now on */
+  'cluster.acceptLost': verb<{ objects: string[] }>()({
+    objects: list(text(OID_BYTES), ACCEPT_MAX),
+    zeros: optional(flag, false),
+  }),
   'cluster.check': verb<CheckReport>()({ repair: optional(flag, false) }),
 
   /** Progress in bytes when preallocating */

@@ -34,7 +34,7 @@ export function printCheck(session: Session, what: string, report: CheckReport):
     'io',
     `${what}: ${open.length} ${open.length === 1 ? 'object is' : 'objects are'} not right`,
     lost
-      ? 'lost objects come back only with a node that has them: dog node list, dog cluster info'
+      ? 'lost objects come back only with a node or disk that has them: dog cluster lost says which'
       : rotten
         ? 'bytes that rotted on every node are unreadable until they are written anew: dog cluster scrub says which'
         : 'run it again with --repair; if that does not help, dog node log says why',

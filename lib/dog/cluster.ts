@@ -7,6 +7,7 @@ import type { Add, ParsedOptions } from './command.js'
 import { confirm } from './confirm.js'
 import { addHostCommands } from './hosts/commands.js'
 import { hostPort } from './location.js'
+import { lost } from './lost.js'
 import { sentencesOf } from './recovery.js'
 import { scrub } from './scrub.js'
 import type { Session } from './session.js'
@@ -73,6 +74,21 @@ export function addClusterCommands(cluster: Command, add: Add): void {
     )
     .examples('dog cluster scrub', 'dog cluster scrub start', 'dog cluster scrub stop')
     .run((session, words) => scrub(session, words))
+
+  add(cluster, 'lost [VOLUME]', 'list objects that are lost or away, or give them up', (command) =>
+    command
+      .option('--accept', 'go on with the older copies that are left, or zeros where there are none')
+      .option('--zeros', 'with --accept: zeros, also where there are older copies')
+      .option('-y, --yes', 'do not ask'),
+  )
+    .notes(
+      'Reads of such objects fail, or wait for the nodes that are away, and recovery does not end. Nothing is given up by',
+      'itself: first start the nodes and plug in the disks that have them. When those are gone for good, --accept gives up',
+      'what they had. A volume whose index has no copy left cannot be opened any more, only deleted.',
+      'Exit code 1 when something is lost or away.',
+    )
+    .examples('dog cluster lost', 'dog cluster lost disk1 --accept', 'dog cluster lost --accept --zeros --yes')
+    .run(lost)
 
   add(cluster, 'recover', 'go on without nodes that the cluster waits for', yesOption)
     .notes('What only the missing nodes have is lost for good if they are not started again.')

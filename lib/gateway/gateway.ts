@@ -13,6 +13,7 @@ import { decodeOids, encodeOids } from '../replication/survey.js'
 import type { Topology } from '../replication/topology.js'
 import { fencedBy } from '../vdi/command.js'
 import { decodeIndex, entriesFor, INDEX_OFFSET } from '../vdi/inode.js'
+import { createInode } from '../vdi/inode-io.js'
 import { formatReference } from '../vdi/name.js'
 import { dataOid, inodeOid, KIND_INODE, kindOf, type Oid, vidOf } from '../vdi/oid.js'
 import { type Registry, referenceOf } from '../vdi/registry.js'
@@ -84,7 +85,10 @@ export class Gateway implements VolumeOpener {
       router: this.router,
       copiesOf: this.copiesOf,
       storeNodes: this.storeNodes,
-      mayLack: (oid) => kindOf(oid) !== KIND_INODE || options.registry().get(vidOf(oid))?.state !== 'live',
+      mayLack: (oid) =>
+        kindOf(oid) !== KIND_INODE ||
+        options.registry().get(vidOf(oid))?.state !== 'live' ||
+        topology.accepted(oid) !== undefined,
     })
   }
 
@@ -140,10 +144,37 @@ export class Gateway implements VolumeOpener {
     const stayed = (node: string) => topology.node(node) !== undefined && !left.includes(node) && !lost.includes(node)
     for (const open of this.open_.values()) {
       open.volume.epochChanged(stayed)
+      if (topology.accepted(inodeOid(open.volume.vid))?.epoch === topology.epoch) void this.restoreIndex(open)
       if (open.heldBy !== '' && left.includes(open.heldBy)) this.releaseHold(open)
     }
     this.locksChanged()
     this.router.resume()
+  }
+
+  /**
+   * An administrator gave up what was lost of the inode: it is an older one, or none. But as long as this node has the volume open for
+   * writing it knows the index.
+   */
+  private async restoreIndex({ volume, session }: OpenVolume): Promise<void> {
+    const { clock, log } = this.options
+    const what = referenceOf(volume.entry)
+    while (!volume.readOnly && !volume.isTarget && !volume.isRevoked && this.holdsLock(session)) {
+      try {
+        try {
+          await this.io.read(inodeOid(volume.vid), 0, INDEX_OFFSET)
+        } catch (error) {
+          if (asSheepError(error).code !== 'no-object') throw error
+          await createInode(this.io, volume.entry, volume.index.snapshot())
+        }
+        const done = await new Promise<number>((complete) => volume.index.rewriteAll({ complete }))
+        if (done < 0) throw new SheepError('io', `writing it failed with errno ${-done}`)
+        log('notice', `the index of ${what} was lost, and is written anew: the volume is open here`)
+        return
+      } catch (error) {
+        log('warning', `writing the lost index of ${what} anew: ${asSheepError(error).message}`)
+        await sleep(clock, UNLOCK_RETRY_MS)
+      }
+    }
   }
 
   commandApplied(command: ClusterCommand): void {

@@ -16,6 +16,9 @@ import type { VolumeRouter } from './volume-router.js'
 /** In place of a vid: what the entry is when it is written */
 const AS_IT_IS = -1
 
+/** Entries in one write */
+const RUN_MAX = 65_536
+
 interface Change {
   index: number
   vid: number
@@ -53,6 +56,11 @@ export class IndexTable {
     return this.durable !== this.changes
   }
 
+  /** A copy */
+  snapshot(): Uint32Array {
+    return this.entries.slice()
+  }
+
   get(index: number): number {
     return this.entries[index]
   }
@@ -81,7 +89,15 @@ export class IndexTable {
 
   /** Writes all entries again that no flush covers, durably. `done` with 0, or the negative errno of one that failed. */
   rewrite(done: Completion): void {
-    const indexes = new Set([...this.covering, ...this.unflushed])
+    this.writeAgain(new Set([...this.covering, ...this.unflushed]), done)
+  }
+
+  /** All of them: the inode object is an older one, by an administrator's word. */
+  rewriteAll(done: Completion): void {
+    this.writeAgain(new Set(this.entries.keys()), done)
+  }
+
+  private writeAgain(indexes: ReadonlySet<number>, done: Completion): void {
     // One for this loop: a write may end inline.
     let left = indexes.size + 1
     let outcome = 0
@@ -118,7 +134,7 @@ export class IndexTable {
       const run = runs[runs.length - 1]
       const last = run?.[run.length - 1].index ?? -1
       if (change.index === last) this.queue.push(change)
-      else if (change.index === last + 1 && run !== undefined) run.push(change)
+      else if (change.index === last + 1 && run !== undefined && run.length < RUN_MAX) run.push(change)
       else runs.push([change])
     }
     this.pending = runs.length

@@ -43,6 +43,7 @@ import { Checker } from './check.js'
 import { Disks, lastDiskFailed, lostDisks } from './disks.js'
 import { expeller } from './expel.js'
 import { Garbage } from './garbage.js'
+import { acceptanceText, Lost } from './lost.js'
 import { Recovered } from './recovered.js'
 import { Scrub } from './scrub.js'
 import { limited, type NodeSettings, SETTINGS_DEFAULT } from './settings.js'
@@ -98,6 +99,7 @@ export class SheepNode implements ClusterListener {
   readonly gateway: Gateway
   readonly operations: VdiOperations
   readonly checker: Checker
+  readonly lost: Lost
   readonly scrub: Scrub
   private readonly garbage: Garbage
   private readonly recovered: Recovered
@@ -248,6 +250,7 @@ export class SheepNode implements ClusterListener {
     })
     const mend = (object: StoredObject) => this.scrub.mender.mend(object)
     this.checker = new Checker({ store, topology, replica, recovery, peers, gateway, clock, mend })
+    this.lost = new Lost({ cluster: this.cluster, topology, gateway, inquiry: recovery.inquiry })
     this.replica.mend = mend
     store.onRot = mend
     const busy = () => recovery.pacer.busy
@@ -320,6 +323,7 @@ export class SheepNode implements ClusterListener {
     if (clusterId !== this.store.state.clusterId) this.adopt(clusterId)
     topology.update(current, cluster.history)
     this.disks.epochBegins(current)
+    if (current.accepted !== undefined) this.parts.log('warning', acceptanceText(current.accepted))
     const self = topology.node(this.parts.self.id)
     const stayed = self !== undefined && !left.includes(self.id) && (previous?.number ?? 0) + 1 === current.number
     if (!stayed) gateway.router.suspend()

@@ -60,6 +60,8 @@ export function controlServices(node: SheepNode, facts: ProcessFacts): ControlSe
     vdis: vdiService(node),
     node: (id) => nodeService(node, facts, id),
     check: (entries, repair, progress) => node.checker.check(entries, repair, progress),
+    lost: (entries, progress) => node.lost.find(entries, progress),
+    acceptLost: (objects, zeros) => node.lost.accept(objects, zeros),
     locate: (entry, index) => locate(node, entry, index),
   }
 }

@@ -1,5 +1,6 @@
 /** Asking the other nodes what they hold: of this node's whole share (the survey), or of one object. */
 import type { NodeInfo } from '../cluster/types.js'
+import { SheepError } from '../errors.js'
 import type { Clock, Log } from '../host/interfaces.js'
 import type { ObjectStore } from '../store/types.js'
 import { type Oid, oidToHex, vidOf } from '../vdi/oid.js'
@@ -22,6 +23,7 @@ export interface InquiryOptions {
   clock: Clock
   log: Log
   createdIn: (vid: number) => number
+  copiesOf: (vid: number) => number
 }
 
 export interface Survey {
@@ -100,6 +102,27 @@ export class Inquiry {
     const report = decodeReports(answer.body)[0]
     if (report === undefined || this.isFormer(report)) return { ...absentReport(node, doubts), writer: '' }
     return { node, present: true, ...report, ...doubts, writer: writers[0] }
+  }
+
+  /** What every node that stores, this one too, says of each of these objects. SheepError unreachable, busy. */
+  async askMany(oids: readonly Oid[], epoch: number): Promise<CopyReport[][]> {
+    const { topology, peers, copiesOf } = this.options
+    const said = oids.map((oid): CopyReport[] => [this.ownReport(oid, copiesOf(vidOf(oid)))])
+    await Promise.all(
+      topology.peers().map(async ({ id }) => {
+        const answer = await peers.call(id, 'status', { epoch }, encodeOids(oids))
+        const { passedEpochs, lostEpoch } = answer.json as Doubts
+        const doubts = { passedEpochs, lostEpoch }
+        const present = new Map(decodeReports(answer.body).map((report) => [report.oid, report]))
+        for (const [i, oid] of oids.entries()) {
+          const report = present.get(oid)
+          const isThere = report !== undefined && !this.isFormer(report)
+          said[i].push(isThere ? { node: id, present: true, ...report, ...doubts } : absentReport(id, doubts))
+        }
+      }),
+    )
+    if (topology.epoch !== epoch) throw new SheepError('busy', `epoch ${epoch} is past`, 'try again in a moment')
+    return said
   }
 
   /** That node has not heard of the VDI yet, and so not dropped what it has of the vid's former one. */

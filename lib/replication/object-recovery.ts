@@ -7,7 +7,7 @@ import { sumOf } from '../store/checksums.js'
 import { completed } from '../store/completed.js'
 import type { Damage, ObjectStore, StagedObject, StoredObject } from '../store/types.js'
 import { within } from '../vdi/making.js'
-import { type Oid, oidToHex, vidOf } from '../vdi/oid.js'
+import { KIND_INODE, kindOf, type Oid, oidToHex, vidOf } from '../vdi/oid.js'
 import { type Copier, diskTrouble, isNoSpace } from './copier.js'
 import { Filling } from './filling.js'
 import type { Inquiry } from './inquiry.js'
@@ -155,9 +155,9 @@ export class ObjectRecovery {
       resumeAll(task, NO_OBJECT)
       return true
     }
-    if (this.mayBeLeftover(verdict, own, reports, epoch) && !(await this.reachable(oid))) {
-      return this.drop(task, epoch)
-    }
+    const leftover = verdict.kind === 'zeros' || this.mayBeLeftover(verdict, own, reports, epoch)
+    if (leftover && !(await this.reachable(oid))) return this.drop(task, epoch)
+    if (verdict.kind === 'zeros') return this.zeros(task, epoch)
     if (verdict.kind === 'take') {
       const source = reports.find((report) => report.node === verdict.from)
       if (object !== undefined && source !== undefined && differsInFlight(own, source, epoch)) {
@@ -173,7 +173,28 @@ export class ObjectRecovery {
     }
     const kept = store.get(oid)
     if (kept === undefined) return false
+    // What was away must not outrank it when it comes back.
+    const accepted = own.validThrough < (topology.accepted(oid)?.epoch ?? 0)
+    if (accepted && replica.activeEpoch === epoch) store.setWriteEpoch(kept, epoch)
     return this.keep(task, epoch, kept)
+  }
+
+  /** Its last copy was given up: it is made anew, empty, on each replica. Of a VDI's inode zeros would be no inode. */
+  private async zeros(task: Task, epoch: number): Promise<boolean> {
+    const { store, replica, topology } = this.options
+    const { oid } = task
+    if (kindOf(oid) === KIND_INODE) {
+      resumeAll(task, NO_OBJECT)
+      return true
+    }
+    const former = store.get(oid)
+    if (topology.epoch !== epoch || replica.activeEpoch !== epoch || task.cancelled) return false
+    if (former !== undefined && replica.isValid(former)) return true
+    if (former !== undefined) replica.hot.delete(former)
+    const object = store.create(oid, epoch)
+    // Until it is durable: a request that comes now waits.
+    object.suspect = true
+    return this.keep(task, epoch, object)
   }
 
   /**

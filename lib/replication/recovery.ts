@@ -96,7 +96,7 @@ export class Recovery implements ObjectEnsurer {
   private lastReported = 0
   /** Surveys begun: an older one of the same epoch gives way */
   private surveys = 0
-  private readonly inquiry: Inquiry
+  readonly inquiry: Inquiry
   private readonly copier: Copier
   private readonly objects: ObjectRecovery
   private readonly passed = new PassedWrites()
@@ -330,6 +330,11 @@ export class Recovery implements ObjectEnsurer {
       if (reports.has(object.oid) || replica.isValid(object)) continue
       const copies = copiesOf(vidOf(object.oid))
       if (copies > 0 && topology.holds(object.oid, copies)) reports.set(object.oid, [])
+    }
+    // Those that nobody has are on no list.
+    for (const oid of topology.allAccepted) {
+      const copies = copiesOf(vidOf(oid))
+      if (copies > 0 && topology.holds(oid, copies) && !reports.has(oid)) reports.set(oid, [])
     }
     for (const [oid, present] of reports) {
       const object = store.get(oid)

@@ -5,15 +5,25 @@
 import { assert } from '../assert.js'
 import type { EpochRecord, NodeInfo } from '../cluster/types.js'
 import { Ring } from '../placement/ring.js'
-import type { Oid } from '../vdi/oid.js'
+import { type Oid, oidFromHex } from '../vdi/oid.js'
 
 const CACHED_RINGS_MAX = 64
+
+/** An administrator gave up what an object had lost. */
+export interface Accepted {
+  /** What was written before it, and is not here, nobody waits for */
+  epoch: number
+  /** What was written before it does not count */
+  zeros: boolean
+}
 
 export class Topology {
   current: EpochRecord | null = null
   private history: readonly EpochRecord[] = []
   /** By epoch number. A node that came over to another line of history finds other records under its numbers. */
   private readonly rings = new Map<number, { record: EpochRecord; ring: Ring }>()
+
+  private acceptances = new Map<Oid, Accepted>()
 
   constructor(readonly self: string) {}
 
@@ -29,6 +39,7 @@ export class Topology {
   update(current: EpochRecord, history: readonly EpochRecord[]): void {
     this.current = current
     this.history = history
+    this.acceptances = acceptedIn(history)
     while (this.rings.size > CACHED_RINGS_MAX) this.rings.delete(this.rings.keys().next().value as number)
   }
 
@@ -53,6 +64,14 @@ export class Topology {
     return this.history.some(({ number, nodes }) => {
       return number > epoch && number < this.epoch && nodes.some((node) => node.id === id)
     })
+  }
+
+  accepted(oid: Oid): Accepted | undefined {
+    return this.acceptances.get(oid)
+  }
+
+  get allAccepted(): IterableIterator<Oid> {
+    return this.acceptances.keys()
   }
 
   node(id: string): NodeInfo | undefined {
@@ -87,4 +106,14 @@ export class Topology {
     this.rings.set(record.number, { record, ring })
     return ring
   }
+}
+
+/** The newest of each object. */
+function acceptedIn(history: readonly EpochRecord[]): Map<Oid, Accepted> {
+  const found = new Map<Oid, Accepted>()
+  for (const { number, accepted } of history) {
+    if (accepted === undefined) continue
+    for (const object of accepted.objects) found.set(oidFromHex(object), { epoch: number, zeros: accepted.zeros })
+  }
+  return found
 }

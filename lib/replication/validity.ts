@@ -42,6 +42,8 @@ export type Verdict =
   | { kind: 'wait'; epoch: number; nodes: readonly string[] }
   /** The newest copy went with a disk of these nodes, or may have. `stale`: an older one is here */
   | { kind: 'lost'; nodes: readonly string[]; stale: boolean }
+  /** Nobody has it, and an administrator has given up what it held */
+  | { kind: 'zeros' }
   /** No member that reported has it */
   | { kind: 'absent' }
 
@@ -79,12 +81,16 @@ export function decide(
   others: readonly CopyReport[],
   patient = true,
 ): Verdict {
-  const present = others.filter((report) => report.present)
-  if (own.present) present.push(own)
+  const accepted = topology.accepted(oid)
+  const counts = (report: CopyReport) =>
+    report.present && !(accepted?.zeros === true && report.validThrough < accepted.epoch)
+  const present = others.filter(counts)
+  if (counts(own)) present.push(own)
   // Nobody here has it; but who held it in some epoch may be away.
   if (present.length === 0) {
     const unheard = firstUnheardEpoch(topology, oid, copies, 0, own, others, patient)
     if (unheard !== null) return unheard
+    if (accepted !== undefined) return { kind: 'zeros' }
     const nodes = [own, ...others].filter((report) => report.lostEpoch > 0).map((report) => report.node)
     return nodes.length > 0 ? { kind: 'lost', nodes, stale: false } : { kind: 'absent' }
   }
@@ -109,7 +115,7 @@ export function decide(
     copies,
     trusted.length > 0 ? trusted : complete.length > 0 ? complete : best,
   )
-  if (choice.incomplete) {
+  if (choice.incomplete && choice.validThrough >= (accepted?.epoch ?? 0)) {
     // What it lost with the power, those who were replicas beside it to its end may have: none of them is here with it. Who went on without
     // it has perhaps told its client since that it is flushed: that is waited for as a write is.
     const end = choice.validThrough
@@ -122,7 +128,7 @@ export function decide(
   }
   if (choice.node === own.node) return { kind: 'keep' }
   // A copy that missed an epoch with writes has a lower writeEpoch than all sound ones; one that equals any missed none.
-  const same = own.present && !own.suspect && trusted.some((report) => report.writeEpoch === own.writeEpoch)
+  const same = counts(own) && !own.suspect && trusted.some((report) => report.writeEpoch === own.writeEpoch)
   if (same) return { kind: 'keep' }
   return { kind: 'take', from: choice.node }
 }
@@ -169,7 +175,9 @@ function firstUnheardEpoch(
   patient: boolean,
 ): Verdict | null {
   let lost: Verdict | null = null
-  for (let epoch = topology.epoch - 1; epoch > reach; epoch--) {
+  // Who had what was written before that, an administrator has given up.
+  const last = Math.max(reach, (topology.accepted(oid)?.epoch ?? 0) - 1)
+  for (let epoch = topology.epoch - 1; epoch > last; epoch--) {
     const set = topology.replicasIn(epoch, oid, copies)
     // Older than the history that is kept: every known node has recovered past it, so nothing older can be newer.
     if (set === null) return lost

@@ -8,7 +8,7 @@ import { sheep } from '../simulation/sheep.js'
 import { World } from '../simulation/world.js'
 
 /** Each drama is played with the clients of a few seeds. */
-const seeds = [1, 2]
+const SEEDS = [1, 2]
 
 const stage: Partial<Shape> = {
   ...{ hosts: 4, zones: 4, copies: 3, volumes: 2, faults: [] },
@@ -59,7 +59,11 @@ export class Play {
 }
 
 /** Rejects with the seed and what went wrong. */
-export async function play(script: (play: Play) => Promise<void>, shape: Partial<Shape> = {}): Promise<void> {
+export async function play(
+  script: (play: Play) => Promise<void>,
+  shape: Partial<Shape> = {},
+  seeds: readonly number[] = SEEDS,
+): Promise<void> {
   for (const seed of seeds) {
     const world = new World(seed, sheep, false, { ...stage, ...shape })
     world.planner.scripted = true

@@ -4,7 +4,7 @@
  */
 import type { Engine } from '../../lib/cluster/engine.js'
 import type { ClusterView } from '../../lib/cluster/types.js'
-import type { VdiService } from '../../lib/control/services.js'
+import type { LostObject, VdiService } from '../../lib/control/services.js'
 import type { VolumeOpener } from '../../lib/gateway/types.js'
 import type { Clock, Log, Network, Random } from '../../lib/host/interfaces.js'
 import type { AttachedDisk } from '../../lib/store/node-disks.js'
@@ -58,6 +58,8 @@ export interface Sheep {
   stop(): Promise<void>
   /** The object is quiet: its checksums are in force */
   resting(oid: Oid): boolean
+  lost(): Promise<LostObject[]>
+  acceptLost(objects: readonly string[], zeros: boolean): Promise<string[]>
   startScrub(): void
   scrubbing(): boolean
 }

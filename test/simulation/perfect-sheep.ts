@@ -209,6 +209,8 @@ export function perfectSheep(flaw: Flaw, rarely: () => boolean): MakeSheep {
         for (const volume of stored.values()) if (volume.holder === parts) volume.holder = null
       },
       resting: () => false,
+      lost: async () => [],
+      acceptLost: async () => [],
       startScrub: () => {},
       scrubbing: () => false,
     }

@@ -60,6 +60,8 @@ export const sheep: MakeSheep = async (parts) => {
     start: () => node.start(),
     stop: () => node.stop(),
     resting: (oid) => node.store.get(oid)?.intent === false,
+    lost: () => node.lost.find(node.gateway.list(), { report: () => {}, cancelled: false }),
+    acceptLost: (objects, zeros) => node.lost.accept(objects, zeros),
     startScrub: () => node.scrub.start(),
     scrubbing: () => node.scrub.progress().state !== 'idle',
   }

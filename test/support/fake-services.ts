@@ -3,6 +3,7 @@ import type { ClusterView, EpochRecord, NodeInfo } from '../../lib/cluster/types
 import type {
   CheckReport,
   ControlServices,
+  LostObject,
   NodeService,
   ObjectLocation,
   RecoveryReport,
@@ -11,7 +12,7 @@ import type {
 } from '../../lib/control/services.js'
 import { SheepError } from '../../lib/errors.js'
 import type { Clock } from '../../lib/host/interfaces.js'
-import type { VdiLock, VdiMigration } from '../../lib/vdi/types.js'
+import type { VdiEntry, VdiLock, VdiMigration } from '../../lib/vdi/types.js'
 import { MemoryOpener } from './memory-volume.js'
 
 const MIB = 2 ** 20
@@ -55,6 +56,7 @@ export class FakeServices implements ControlServices {
   readonly migrations = new Map<number, VdiMigration>()
   report: CheckReport = { objects: 3, bytes: 36 * MIB, problems: [] }
   recoveries: RecoveryReport[] = []
+  lostObjects: LostObject[] = []
   private asked = 0
 
   constructor(nodes = [fakeNode(0), fakeNode(1), fakeNode(2)]) {
@@ -196,6 +198,17 @@ export class FakeServices implements ControlServices {
         { ...about, ...{ kind: 'divergence', position: 0, length: 0 }, outcome: 'unrepaired', detail: 'differs' },
       ],
     }
+  }
+
+  async lost(entries: readonly VdiEntry[]): Promise<LostObject[]> {
+    return this.lostObjects.filter(({ volumes }) => entries.some(({ name }) => volumes.includes(name)))
+  }
+
+  async acceptLost(objects: readonly string[], zeros: boolean): Promise<string[]> {
+    const found = this.lostObjects.map(({ oid }) => oid).filter((oid) => objects.includes(oid))
+    this.lostObjects = this.lostObjects.filter(({ oid }) => !found.includes(oid))
+    if (found.length > 0) this.proposed.push({ type: 'accept', objects: found, zeros })
+    return found
   }
 
   async check(_entries: unknown, repair: boolean): Promise<CheckReport> {

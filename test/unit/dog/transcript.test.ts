@@ -25,6 +25,28 @@ async function play(command: string, port: number): Promise<string> {
 test('dog prints what the transcript says', async (t) => {
   t.timeout(180_000)
   const services = new FakeServices()
+  const where = { volumes: ['disk', 'disk@monday'], reason: 'away', nodes: ['host3', 'host4'] } as const
+  services.lostObjects = [
+    {
+      ...where,
+      oid: '00ab12ce00000003',
+      volumes: [...where.volumes],
+      nodes: [...where.nodes],
+      index: 3,
+      offset: 3 * 2 ** 22,
+      left: { node: 'host1', epoch: 7 },
+    },
+    {
+      oid: '00ab12ce00000007',
+      volumes: ['disk'],
+      index: 7,
+      offset: 7 * 2 ** 22,
+      reason: 'disk',
+      nodes: ['host2'],
+      left: null,
+    },
+    { oid: '80ab12ce00000000', volumes: ['disk'], index: -1, offset: 0, reason: 'nobody', nodes: [], left: null },
+  ]
   const listener = await listenControl(services)
   t.teardown(() => listener.close())
   const expected = readFileSync(file, 'utf8')
@@ -48,5 +70,6 @@ test('dog prints what the transcript says', async (t) => {
     { type: 'recovery', held: true, limit: null },
     { type: 'recovery', held: false, limit: 50 * 2 ** 20 },
     { type: 'recovery', held: null, limit: 0 },
+    { type: 'accept', objects: ['00ab12ce00000003', '00ab12ce00000007', '80ab12ce00000000'], zeros: false },
   ])
 })

@@ -10,7 +10,7 @@ import {
   type Verdict,
   validThrough,
 } from '../../../lib/replication/validity.js'
-import { dataOid } from '../../../lib/vdi/oid.js'
+import { dataOid, oidToHex } from '../../../lib/vdi/oid.js'
 import { epochOf, epochsOf, node, nodeId } from './nodes.js'
 import { BLOCKS, ValidityModel } from './validity-model.js'
 
@@ -389,3 +389,41 @@ for (const bug of bugs) {
     t.true(outcome.failed)
   })
 }
+
+function accepting(at: number, zeros: boolean, ...lists: readonly (readonly number[])[]): Topology {
+  const topology = new Topology(nodeId(0))
+  const history = epochsOf(...lists)
+  history[at - 1].accepted = { objects: [oidToHex(oid)], zeros }
+  topology.update(history[history.length - 1], history)
+  return topology
+}
+
+test('what an administrator has given up is waited for no longer: the newest copy that is left counts, or zeros', (t) => {
+  const lists = [[0, 1, 2], [1, 2], [0], [0], [0]]
+  t.is(decide(topologyOf(...lists), oid, 2, copy(0, 1, 1), []).kind, 'wait')
+  t.deepEqual(decide(accepting(5, false, ...lists), oid, 2, copy(0, 1, 1), []), keep)
+  t.deepEqual(decide(accepting(4, false, ...lists), oid, 2, copy(0, 1, 1), []), keep, 'also in the epochs that follow')
+  t.deepEqual(decide(accepting(5, true, ...lists), oid, 2, copy(0, 1, 1), []), { kind: 'zeros' })
+  t.deepEqual(decide(accepting(5, false, ...lists), oid, 2, absent(0), []), { kind: 'zeros' })
+  t.deepEqual(decide(accepting(4, true, ...lists), oid, 2, copy(0, 4, 5), []), keep, 'written since')
+  const other = new Topology(nodeId(0))
+  const history = epochsOf(...lists)
+  history[4].accepted = { objects: [oidToHex(dataOid(7, 1))], zeros: false }
+  other.update(history[4], history)
+  t.is(decide(other, oid, 2, copy(0, 1, 1), []).kind, 'wait', 'of this object nothing was given up')
+})
+
+test('what was away comes back after it was given up, and counts no more', (t) => {
+  const lists = [[0, 1], [1], [0], [0], [0, 1], [0, 1]]
+  const back = accepting(4, false, ...lists)
+  t.deepEqual(decide(back, oid, 2, copy(0, 4, 5), [copy(1, 2, 2)]), keep)
+  // It comes before the others have done what they were told: then nothing need be lost.
+  t.deepEqual(decide(back, oid, 2, copy(0, 1, 1), [copy(1, 2, 2)]), take(1))
+})
+
+test('what is lost after something was given up is lost anew', (t) => {
+  const lists = [[0, 1], [1], [0], [0], [1], [0]]
+  const again: Verdict = { kind: 'wait', epoch: 5, nodes: [nodeId(1)] }
+  t.deepEqual(decide(accepting(4, false, ...lists), oid, 2, copy(0, 4, 4), []), again)
+  t.deepEqual(decide(accepting(4, true, ...lists), oid, 2, absent(0), []), again)
+})
