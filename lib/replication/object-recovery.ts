@@ -348,7 +348,8 @@ export class ObjectRecovery {
     let committed = false
     try {
       const hurried = () => task.waiters.length + task.changes.length > 0
-      await copier.copyExtents(filling, from, epoch, oid, extents, busy, damage !== null, hurried)
+      const whole = damage === null ? extents : outside(extents, damage)
+      await copier.copyExtents(filling, from, epoch, oid, whole, busy, damage !== null, hurried)
       // Another copy may have taken the place of the one that was read. And what was read may hold a write that is under way
       // and may never be done anywhere else: then nothing must believe this copy before it has an intent of its own.
       const after = await inquiry.statusOf(from, oid, epoch)
@@ -432,6 +433,23 @@ export class ObjectRecovery {
 function differsInFlight(own: CopyReport, source: CopyReport, epoch: number): boolean {
   if (!own.suspect) return false
   return own.validThrough >= epoch - 1 || (!source.suspect && source.writeEpoch === own.writeEpoch)
+}
+
+/** What lies outside the rotten chunks. Of those the checksums go along, and nothing else: the disk may not be able to read them. */
+export function outside(extents: readonly [number, number][], { shift, chunks }: Damage): [number, number][] {
+  const parts: [number, number][] = []
+  for (const [offset, length] of extents) {
+    let at = offset
+    for (const chunk of chunks) {
+      const start = chunk * 2 ** shift
+      const end = start + 2 ** shift
+      if (end <= at || start >= offset + length) continue
+      if (start > at) parts.push([at, start - at])
+      at = end
+    }
+    if (at < offset + length) parts.push([at, offset + length - at])
+  }
+  return parts
 }
 
 export function resumeAll(task: Task, result: number): void {

@@ -32,7 +32,7 @@ const EIO = 5
 const INTENTS_DEFAULT = 4096
 const PARALLEL_SYNCS_DEFAULT = 2
 const TRUST_MS_DEFAULT = 600_000
-/** A sector that cannot be read is put right by being written; a disk on which more than so many fail in that time is going. */
+/** A sector that cannot be read is put right by being written; a disk with such ones in more objects than so many, in that time, is going. */
 const READ_FAILURES_MAX = 10
 const READ_FAILURES_MS = 600_000
 
@@ -82,8 +82,8 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
   private readonly intents: IntentLog
   private readonly data: DataOps
   private closed = false
-  /** Clock.now() of those of the last while */
-  private readFailures: number[] = []
+  /** Objects of which something could not be read -> Clock.now() then: one sector may be tried often */
+  private readonly readFailures = new Map<Oid, number>()
   private trustTimer: Timer | null = null
 
   /** Opens the store under the disk's root, new or not. Throws DiskError, SheepError. */
@@ -128,7 +128,7 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
       durable: (file) => this.syncs.durable(file),
       dropIntent: (oid) => this.intents.drop(oid),
       rot: (file) => this.onRot?.(file),
-      readFailed: () => this.readFailed(),
+      readFailed: (file) => this.readFailed(file),
       unreadable: (file) => this.unreadable(file),
     })
   }
@@ -229,16 +229,18 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
     if (!this.closed) this.options.failed?.(errno, what)
   }
 
-  readFailed(): void {
+  readFailed(file: ObjectFile): void {
     const now = this.clock.now()
-    this.readFailures = [...this.readFailures.filter((at) => now - at < READ_FAILURES_MS), now]
-    if (this.readFailures.length > READ_FAILURES_MAX) this.failed(EIO, `${this.readFailures.length} failed reads`)
+    this.readFailures.set(file.oid, now)
+    for (const [oid, at] of this.readFailures) if (now - at >= READ_FAILURES_MS) this.readFailures.delete(oid)
+    const { size } = this.readFailures
+    if (size > READ_FAILURES_MAX) this.failed(EIO, `parts of ${size} objects cannot be read`)
   }
 
   unreadable(file: ObjectFile): void {
     this.log('error', `a part of ${objectPath(file.oid)} cannot be read`, { errno: EIO })
     file.unreadable = true
-    this.readFailed()
+    this.readFailed(file)
     if (!file.removed) this.onRot?.(file)
   }
 

@@ -38,7 +38,7 @@ export interface SealerOptions {
   /** Chunks that do not match were found */
   rot: (file: ObjectFile) => void
   /** A chunk could not be read; as any rotten one it is known by its checksum */
-  readFailed: () => void
+  readFailed: (file: ObjectFile) => void
   /** The same, of one that has no checksum */
   unreadable: (file: ObjectFile) => void
 }
@@ -194,7 +194,7 @@ export class Sealer {
       for (let chunk = first; chunk <= last && file.seals === seals; chunk++) {
         if (file.isWritten(chunk)) continue
         const sum = await reader.sum(chunk, shift)
-        if (sum === UNREADABLE) this.options.readFailed()
+        if (sum === UNREADABLE) this.options.readFailed(file)
         if (file.seals !== seals || file.removed || !file.summed || file.isWritten(chunk)) continue
         if (sum === former.sums[chunk]) {
           file.mended(chunk)

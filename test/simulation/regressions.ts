@@ -78,4 +78,8 @@ export const REGRESSIONS: readonly { seed: number; cause: string }[] = [
     cause:
       'a newcomer that had asked anew repeated its own word as a loss of its place: the others counted it in, for good',
   },
+  {
+    seed: 51499,
+    cause: 'recovery read a sector that cannot be read again and again, until the disk was given up for it',
+  },
 ]

@@ -1,5 +1,6 @@
 import test from 'ava'
 import { type Clock, type Completion, DiskError } from '../../../lib/host/interfaces.js'
+import { outside } from '../../../lib/replication/object-recovery.js'
 import type { Peers } from '../../../lib/replication/peers.js'
 import { Recovery } from '../../../lib/replication/recovery.js'
 import { Replica } from '../../../lib/replication/replica.js'
@@ -168,3 +169,20 @@ for (const sound of [true, false]) {
     }
   })
 }
+
+test('what is rotten at the source is not read', (t) => {
+  const damage = (...chunks: number[]) => ({ shift: 12, chunks, sums: chunks.map(() => 1) })
+  const extents: [number, number][] = [
+    [0, 10_000],
+    [20_480, 4_096],
+  ]
+  t.deepEqual(outside(extents, damage()), extents)
+  t.deepEqual(outside(extents, damage(1, 5)), [
+    [0, 4_096],
+    [8_192, 1_808],
+  ])
+  t.deepEqual(outside(extents, damage(0, 2, 3)), [
+    [4_096, 4_096],
+    [20_480, 4_096],
+  ])
+})
