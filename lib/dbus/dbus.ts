@@ -28,6 +28,8 @@ const LASTING_MS = 60_000
 const WORKER_HEAP_MIB = 512
 /** corosync-notifyd's word about a host counts for so long */
 const HOST_NEWS_MS = 30_000
+/** It comes about when the cluster goes on without the host: a loss is told a moment later, so that it can be in there. */
+const HOST_WAIT_MS = 500
 
 export interface DbusParts {
   services: ControlServices
@@ -35,6 +37,8 @@ export interface DbusParts {
   /** Why a node that left did so, as far as the cluster knows */
   departure: (node: string) => Departure | undefined
 }
+
+type NodeLeft = Extract<ClusterEvent, { type: 'node-left' }>
 
 export class Dbus implements ClusterListener {
   private readonly facts: Facts
@@ -52,6 +56,9 @@ export class Dbus implements ClusterListener {
   private recoveryTold = ''
   private readonly running = new Map<number, { cancelled: boolean }>()
   private readonly hosts = new Map<string, { name: string; at: number }>()
+  /** Address -> the newest event of a node there that was lost */
+  private readonly losses = new Map<string, NodeLeft>()
+  private holdUntil = 0
   private stopped: (() => void) | null = null
   private stopping = false
 
@@ -114,11 +121,17 @@ export class Dbus implements ClusterListener {
 
   private nodeLeft({ id, name, host }: EpochRecord['nodes'][number], epoch: number): void {
     const { reason, detail } = this.parts.departure(id) ?? { reason: 'unknown', detail: '' }
+    const event: NodeLeft = { type: 'node-left', node: id, name, epoch, reason, detail }
+    const now = this.parts.services.clock.now()
     const news = this.hosts.get(host)
-    const heard = news !== undefined && this.parts.services.clock.now() - news.at < HOST_NEWS_MS
-    const word = heard ? `corosync has lost host ${news.name} (${host})` : ''
-    const whole = [detail, word].filter((part) => part !== '').join('; ')
-    this.event({ type: 'node-left', node: id, name, epoch, reason, detail: whole })
+    this.losses.delete(host)
+    if (news !== undefined && now - news.at < HOST_NEWS_MS) {
+      addWord(event, news.name, host)
+    } else if (reason === 'lost') {
+      this.losses.set(host, event)
+      this.holdUntil = now + HOST_WAIT_MS
+    }
+    this.event(event)
   }
 
   private event(event: ClusterEvent): void {
@@ -166,8 +179,9 @@ export class Dbus implements ClusterListener {
   private tellSoon(): void {
     this.dirty = true
     if (this.stopping || this.onTheWay > 0 || this.timers.has('tell')) return
-    const since = this.parts.services.clock.now() - this.toldAt
-    this.later('tell', Math.max(TELL_SOON_MS, TELL_MS - since), () => {
+    const now = this.parts.services.clock.now()
+    const wait = Math.max(TELL_SOON_MS, this.toldAt + TELL_MS - now, this.holdUntil - now)
+    this.later('tell', wait, () => {
       if (this.dirty) this.tell()
     })
   }
@@ -254,9 +268,13 @@ export class Dbus implements ClusterListener {
     const { clock, log, cluster } = this.parts.services
     const known = cluster.history.some(({ nodes }) => nodes.some(({ host }) => host === address))
     if (!known) return
-    log('notice', `corosync-notifyd: host ${name} (${address}) has ${state}`)
-    if (state === 'left') this.hosts.set(address, { name, at: clock.now() })
-    else this.hosts.delete(address)
+    log('notice', `corosync-notifyd: host ${name === address ? name : `${name} (${address})`} has ${state}`)
+    this.hosts.delete(address)
+    if (state !== 'left') return
+    this.hosts.set(address, { name, at: clock.now() })
+    const loss = this.losses.get(address)
+    this.losses.delete(address)
+    if (loss !== undefined) addWord(loss, name, address)
   }
 
   private async run({ id, verb, arguments: given, caller }: Extract<FromBus, { type: 'call' }>): Promise<void> {
@@ -289,4 +307,9 @@ export class Dbus implements ClusterListener {
       this.running.delete(id)
     }
   }
+}
+
+function addWord(event: NodeLeft, name: string, address: string): void {
+  const host = name === address ? address : `${name} (${address})`
+  event.detail = `${event.detail === '' ? '' : `${event.detail}; `}corosync has lost host ${host}`
 }
