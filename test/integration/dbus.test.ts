@@ -331,18 +331,22 @@ test.serial('other users read; polkit decides whether they change anything, and 
 
 test.serial('corosync-notifyd is believed when it is root, and only about hosts of the cluster', async (t) => {
   const { bus, cluster } = t.context
-  const emit = (host: string, state: string): string[] => {
-    const args = `'h1' 'uint32 1' '${host}' '${state}'`
-    return ['sh', '-c', `gdbus emit --system -o /org/corosync -s org.corosync.NodeStateChange ${args}`]
-  }
   const first = await owner(bus, cluster)
   const all = (): string => cluster.nodes.map((node) => cluster.logOf(node.index)).join('\n')
   if (process.getuid?.() === 0) {
-    await run('setpriv', [...nobody, ...emit('127.0.0.1', 'forged')], { env: bus.env })
+    const forged = ['org.corosync', 'NodeStateChange', 'suss', 'h1', '1', '127.0.0.1', 'forged']
+    await run('setpriv', [...nobody, 'busctl', 'emit', '/org/corosync', ...forged], { env: bus.env })
   }
-  await run('sh', emit('10.9.9.9', 'foreign').slice(1), { env: bus.env })
-  const outcome = await run('sh', emit('127.0.0.1', 'left').slice(1), { env: bus.env })
-  t.is(outcome.code, 0, outcome.stderr)
+  // As notifyd does, it stays on the bus: who has gone cannot be asked for.
+  const notifyd = sessionBus({ busAddress: bus.address })
+  t.teardown(() => notifyd.disconnect())
+  for (const [host, state] of [
+    ['10.9.9.9', 'foreign'],
+    ['127.0.0.1', 'left'],
+  ]) {
+    const body = ['h1', 1, host, state]
+    notifyd.send(Message.newSignal('/org/corosync', 'org.corosync', 'NodeStateChange', 'suss', body))
+  }
   await until('its word in the log', 10_000, () => /corosync-notifyd: host h1 \(127.0.0.1\) has left/.test(all()))
   t.notRegex(all(), /forged|foreign/)
   const monitor = new Listener(bus, 'gdbus', ['monitor', '--system', '-d', 'org.sheepdog'])
@@ -416,9 +420,10 @@ test.serial('hostile clients: they get errors, the daemon keeps its memory and i
   deaf.destroy()
   eager.disconnect()
   const grown = peakMemory(pid) - before
-  t.log(`grew by ${grown >> 20} MiB; lists took up to ${Math.max(...times).toFixed(0)} ms`, Object.fromEntries(errors))
+  t.log(`grew by ${grown >> 20} MiB; lists took ${times.map(Math.round).join(' ')} ms`, Object.fromEntries(errors))
   t.true(grown < 300 << 20, `${grown >> 20} MiB`)
-  t.true(Math.max(...times) < 4_000)
+  // The median: a machine that does other work, too, may lose a second here and there.
+  t.true(times.sort((a, b) => a - b)[4] < 2_000)
   t.notRegex(cluster.logOf(first), /stood still/)
   t.true(errors.get('org.freedesktop.DBus.Error.LimitsExceeded')! > 50)
   t.true(errors.get('org.freedesktop.DBus.Error.InvalidArgs')! >= 1)
