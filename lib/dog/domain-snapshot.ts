@@ -2,7 +2,7 @@
 import { asSheepError, SheepError } from '../errors.js'
 import { DomainXml } from '../libvirt/domain-xml.js'
 import type { Quiesced } from '../libvirt/messages.js'
-import { placesOf, withLibvirt } from './libvirt.js'
+import { placesOf, withLibvirt } from './libvirt-disks.js'
 import type { Session } from './session.js'
 
 /** A guest never stands still for longer, whatever becomes of us: Windows' own freeze ends after 60 s, databases wait for less. */

@@ -1,7 +1,7 @@
 /** `dog libvirt hook`: what libvirt-hooks/qemu asks when a machine seems to have sheepdog disks. */
 import { SheepError } from '../errors.js'
 import { type HookCluster, isHookOperation, runHook } from '../libvirt/hook.js'
-import { placesIn, placesOf } from './libvirt.js'
+import { placesIn, placesOf } from './libvirt-disks.js'
 import type { Session } from './session.js'
 
 /** libvirt's own limit of what a hook may print and of a domain's XML (virCommand, virDomainDefParse): 16 MiB and less */

@@ -6,7 +6,6 @@ import { parseCopies, parseIndex, parseObjectShift } from './arguments.js'
 import { printCheck } from './check-report.js'
 import { type Add, group } from './command.js'
 import { confirm } from './confirm.js'
-import { reportDomain, snapshotDomain } from './domain-snapshot.js'
 import { connectOption } from './libvirt.js'
 import { printLocation } from './location.js'
 import { addLockCommands } from './lock.js'
@@ -119,6 +118,7 @@ export function addVdiCommands(vdi: Command, add: Add): void {
         const taken = await session.call('vdi.snapshot', { name, tag })
         session.report(taken, `Snapshot ${title(taken)} taken.`)
       } else {
+        const { reportDomain, snapshotDomain } = await import('./domain-snapshot.js')
         reportDomain(session, await snapshotDomain(session, domain, tag, { connect, freeze: freeze === true }))
       }
     })

@@ -112,7 +112,7 @@ async function disks(cluster: SystemCluster): Promise<void> {
   await expect(first, /web1 has data as vdb, now/, 'dog', 'libvirt', 'attach', 'web1', 'data')
   await expect(first, /vdb\s+data/, 'virsh', 'domblklist', 'web1')
   await first.run('dog', ['libvirt', 'attach', 'web1', 'data', '--config'])
-  await first.run('dog', ['libvirt', 'detach', 'web1', 'data', '--config'])
+  await expect(first, /data is taken from web1 \(next start\)/, 'dog', 'libvirt', 'detach', 'web1', 'data', '--config')
 
   await expect(first, /Snapshot of web1 taken: web@all, data@all/, ...snapshot('all'))
   await expect(first, /running/, 'virsh', 'domstate', 'web1')
