@@ -77,7 +77,8 @@ export class ControlClient {
       })
       const ready = (usable: Socket): void => {
         clearTimeout(timer)
-        socket.removeAllListeners('error')
+        // TLS watches the socket below it by itself.
+        if (usable === socket) socket.removeAllListeners('error')
         resolve(new ControlClient(usable, target, options.silenceTimeoutMs))
       }
       socket.once('connect', () => {

@@ -53,7 +53,7 @@ export async function guarded(cluster: SystemCluster): Promise<void> {
   const [first, second] = cluster.hosts
   for (const [path, wanted] of [
     ['/var/lib/sheepdog/sock', 'root sheepdog 660'],
-    ['/var/lib/sheepdog', 'root sheepdog 750'],
+    ['/var/lib/sheepdog', 'root sheepdog 751'],
     ['/etc/sheepdog/cluster.key', 'root sheepdog 640'],
   ]) {
     const said = (await first.run('stat', ['-c', '%U %G %a', path])).trim()
