@@ -11,7 +11,7 @@ import type { Replica } from '../replication/replica.js'
 import { sleep } from '../replication/sleep.js'
 import { decodeOids, encodeOids } from '../replication/survey.js'
 import type { Topology } from '../replication/topology.js'
-import { fencedBy } from '../vdi/command.js'
+import { fencedBy, mayTakeEffect } from '../vdi/command.js'
 import { decodeIndex, entriesFor, INDEX_OFFSET } from '../vdi/inode.js'
 import { createInode } from '../vdi/inode-io.js'
 import { formatReference } from '../vdi/name.js'
@@ -409,7 +409,14 @@ export class Gateway implements VolumeOpener {
     const session = random.hex(SESSION_BYTES)
     const mode = readOnly ? 'read' : 'write'
     const command = { op: 'lock', vid: entry.vid, session, mode, holder: request.holder } as const
-    const locked = (await cluster.propose({ type: 'vdi', command })) as VdiEntry
+    let locked: VdiEntry
+    try {
+      locked = (await cluster.propose({ type: 'vdi', command })) as VdiEntry
+    } catch (error) {
+      // Nobody knows whether it took effect, or will: a lock without a volume would stay as long as this node does.
+      if (mayTakeEffect(asSheepError(error))) void this.unlock(entry.vid, session)
+      throw error
+    }
     try {
       // Until then its former holder, if it lost the volume and did not close it, may have writes on the wire.
       await this.handOver.reachedEverywhere(topology.epoch)

@@ -73,6 +73,11 @@ export function fencedBy(value: unknown): number {
   return fences && typeof command.vid === 'number' ? command.vid : 0
 }
 
+/** Of a proposal that was rejected with this: no refusal, only nobody knows. */
+export function mayTakeEffect({ code }: SheepError): boolean {
+  return code === 'halted' || code === 'timeout'
+}
+
 /** SheepError invalid, too-big. */
 export function checkVdiCommand(value: unknown): VdiCommand {
   if (typeof value !== 'object' || value === null) throw new SheepError('invalid', `VDI command ${quoted(value)}`)

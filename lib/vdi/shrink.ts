@@ -8,7 +8,7 @@
 
 import { asSheepError } from '../errors.js'
 import type { Log } from '../host/interfaces.js'
-import { SHRINK_SESSION } from './command.js'
+import { mayTakeEffect, SHRINK_SESSION } from './command.js'
 import { encodeIndex, entriesFor, entryPosition, usedEntries } from './inode.js'
 import { IO_CHUNK, readIndex, writePieces } from './inode-io.js'
 import type { ObjectIo } from './object-io.js'
@@ -28,7 +28,12 @@ export interface ShrinkParts {
 export async function shrink(parts: ShrinkParts, entry: VdiEntry, size: number, serial: number): Promise<void> {
   const { vid } = entry
   const session = `${SHRINK_SESSION}${serial}`
-  await parts.propose({ op: 'lock', vid, session, mode: 'write', holder: 'dog vdi resize, shrinking it' })
+  try {
+    await parts.propose({ op: 'lock', vid, session, mode: 'write', holder: 'dog vdi resize, shrinking it' })
+  } catch (error) {
+    if (mayTakeEffect(asSheepError(error))) void unlock(parts, vid, session, false)
+    throw error
+  }
   let leftovers = true
   try {
     const released = await cutIndex(parts.io, entry, size)
@@ -36,9 +41,22 @@ export async function shrink(parts: ShrinkParts, entry: VdiEntry, size: number, 
     leftovers = false
     await parts.propose({ op: 'resize', vid, size })
   } finally {
-    await parts.propose({ op: 'unlock', vid, session, leftovers }).catch((error) => {
-      parts.log('warning', 'unlocking a VDI after shrinking failed', { vid, error: asSheepError(error).message })
-    })
+    await unlock(parts, vid, session, leftovers)
+  }
+}
+
+/** A lock that stays keeps the VDI from everybody: while nobody knows whether it went, it is asked for again, each time within a deadline. */
+async function unlock({ propose, log }: ShrinkParts, vid: number, session: string, leftovers: boolean): Promise<void> {
+  for (;;) {
+    try {
+      await propose({ op: 'unlock', vid, session, leftovers })
+      return
+    } catch (thrown) {
+      const error = asSheepError(thrown)
+      if (error.code === 'not-locked') return
+      log('warning', 'unlocking a VDI after shrinking failed', { vid, error: error.message })
+      if (!mayTakeEffect(error)) return
+    }
   }
 }
 

@@ -514,6 +514,29 @@ test('shrinking that stops half-way says that it leaves something', async (t) =>
   t.deepEqual(unlocks, [true, false])
 })
 
+test('a lock of which nobody knows whether it was given, or taken back, does not stay', async (t) => {
+  const world = await withVolume()
+  const [node] = world.nodes
+  // It takes effect, and the answer is lost.
+  const { propose } = node.view
+  const unsure = (op: string, times: number) => {
+    let left = times
+    node.view.propose = async (command) => {
+      const answer = await propose(command)
+      if (command.type === 'vdi' && command.command.op === op && left-- > 0)
+        throw new SheepError('timeout', 'no answer')
+      return answer
+    }
+  }
+  unsure('lock', 1)
+  await refused(t, node.operations.resize('vm', 4 * MIB, true), 'timeout')
+  for (let turn = 0; turn < 50; turn++) await Promise.resolve()
+  t.deepEqual(world.registry.locks(), [])
+  unsure('unlock', 2)
+  await node.operations.resize('vm', 4 * MIB, true)
+  t.deepEqual(world.registry.locks(), [])
+})
+
 test('a live inode that cannot be read is no licence to free', async (t) => {
   const world = await withVolume()
   const [{ operations }] = world.nodes
