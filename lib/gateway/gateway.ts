@@ -23,7 +23,7 @@ import { MigrationTarget } from './migration-target.js'
 import { RoutedIo } from './object-io.js'
 import { type OpenVolume, SharedVolume } from './open-volume.js'
 import { Router } from './router.js'
-import type { OpenRequest, Volume, VolumeOpener } from './types.js'
+import type { FileVolume, OpenRequest, VolumeOpener } from './types.js'
 import { GatewayVolume } from './volume.js'
 
 const CLEAN_TIMEOUT_MS = 5_000
@@ -41,6 +41,8 @@ const LOCK_COMMANDS: ReadonlySet<VdiCommand['op']> = new Set([
   'migrate-cancel',
   'migrate-finish',
 ])
+/** After which the entry of a volume that is open here may be another. */
+const ENTRY_COMMANDS: ReadonlySet<VdiCommand['op']> = new Set(['resize', 'rename', 'set-tag', 'set-file', 'adopt'])
 /** A write that waits for longer has its reasons, which are looked at anew. */
 const SETTLED_MS = 1_000
 const SETTLED_POLL_MS = 2
@@ -103,7 +105,7 @@ export class Gateway implements VolumeOpener {
     return this.options.registry().find(name, snapshot)
   }
 
-  async open(request: OpenRequest): Promise<Volume> {
+  async open(request: OpenRequest): Promise<FileVolume> {
     const entry = this.find(request.name, request.snapshot)
     const readOnly = request.readOnly || entry.snapshotTime !== 0
     const key = `${entry.vid}${readOnly ? 'r' : 'w'}`
@@ -193,7 +195,7 @@ export class Gateway implements VolumeOpener {
       for (const open of this.open_.values()) {
         if (open.heldBy !== '' && open.volume.vid === parent) this.releaseHold(open)
       }
-    } else if (vdi.op === 'resize' || vdi.op === 'rename' || vdi.op === 'set-tag') {
+    } else if (ENTRY_COMMANDS.has(vdi.op)) {
       for (const open of this.open_.values()) {
         const entry = registry.get(open.volume.vid)
         if (entry !== undefined && entry !== open.volume.entry) open.volume.entryChanged(entry)
@@ -479,7 +481,7 @@ export class Gateway implements VolumeOpener {
     })
   }
 
-  private share(open: OpenVolume): Volume {
+  private share(open: OpenVolume): FileVolume {
     return new SharedVolume(open, () => {
       if (open.clients.size > 0) return Promise.resolve()
       open.closing = open.volume.close()

@@ -11,6 +11,7 @@ import { FLAG_FUA } from '../protocol/header.js'
 import { READ, WRITE } from '../replication/request.js'
 import { INDEX_OFFSET } from '../vdi/inode.js'
 import { inodeOid } from '../vdi/oid.js'
+import { LengthRecord } from './length-record.js'
 import type { VolumeRouter } from './volume-router.js'
 
 /** In place of a vid: what the entry is when it is written */
@@ -33,6 +34,8 @@ export class IndexTable {
   durable = 0
   /** Entries were written that no flush covers yet */
   onWritten: (() => void) | null = null
+  /** Of its file, beside the index in the inode object */
+  readonly fileLength: LengthRecord
   /** Those entries; and those that the flush which runs covers */
   private unflushed = new Set<number>()
   private covering = new Set<number>()
@@ -45,7 +48,17 @@ export class IndexTable {
     public vid: number,
     private readonly copies: number,
     private entries: Uint32Array,
-  ) {}
+  ) {
+    this.fileLength = new LengthRecord({
+      router,
+      copies,
+      vid: () => this.vid,
+      written: () => {
+        this.changes++
+        this.onWritten?.()
+      },
+    })
+  }
 
   get length(): number {
     return this.entries.length
@@ -98,8 +111,8 @@ export class IndexTable {
   }
 
   private writeAgain(indexes: ReadonlySet<number>, done: Completion): void {
-    // One for this loop: a write may end inline.
-    let left = indexes.size + 1
+    // One for this loop, for a write may end inline, and one for the length.
+    let left = indexes.size + 2
     let outcome = 0
     const each: Completion = {
       complete: (result) => {
@@ -110,6 +123,7 @@ export class IndexTable {
     const busy = this.pending > 0
     for (const index of indexes) this.queue.push({ index, vid: AS_IT_IS, durable: true, done: each })
     if (!busy) this.write()
+    this.fileLength.rewrite(each)
     each.complete(0)
   }
 

@@ -1,7 +1,8 @@
 /** A volume that this daemon has open, and its clients. */
+import { assert } from '../assert.js'
 import type { Completion, Extent } from '../host/interfaces.js'
 import type { VdiEntry } from '../vdi/types.js'
-import type { Volume } from './types.js'
+import type { FileVolume } from './types.js'
 import type { GatewayVolume } from './volume.js'
 
 export interface OpenVolume {
@@ -25,7 +26,7 @@ export interface OpenVolume {
 }
 
 /** One client's hold on a volume that several may share. */
-export class SharedVolume implements Volume {
+export class SharedVolume implements FileVolume {
   onChange: ((what: 'resized' | 'revoked') => void) | null = null
   private readonly volume: GatewayVolume
   private closing: Promise<void> | null = null
@@ -72,6 +73,23 @@ export class SharedVolume implements Volume {
 
   discard(length: number, offset: number, fua: boolean, done: Completion): void {
     this.volume.discard(length, offset, fua, done)
+  }
+
+  writeGrowing(buffer: Uint8Array, bufferOffset: number, length: number, offset: number, done: Completion): void {
+    this.volume.writeGrowing(buffer, bufferOffset, length, offset, done)
+  }
+
+  recordLength(length: number): Promise<number> {
+    return this.volume.recordLength(length)
+  }
+
+  allocate(length: number, offset: number, done: Completion): void {
+    this.volume.allocate(length, offset, done)
+  }
+
+  share(index: number, source: FileVolume, onlyEqual: boolean): Promise<number> {
+    assert(source instanceof SharedVolume, 'the source is a volume of this gateway')
+    return this.volume.share(index, source.volume, onlyEqual)
   }
 
   flush(done: Completion): void {

@@ -30,6 +30,21 @@ export interface Volume {
   close(): Promise<void>
 }
 
+/** What files of volumes (lib/fuse) need beside it. */
+export interface FileVolume extends Volume {
+  /** Like write; at completion the inode object says that the file reaches to the end of this write at least. Not for the last size: within `size` */
+  writeGrowing(buffer: Uint8Array, bufferOffset: number, length: number, offset: number, done: Completion): void
+  /** The inode object says that the file is so long. 0 or a negative errno; none of writeGrowing may be under way */
+  recordLength(length: number): Promise<number>
+  /** Blocks for what is a hole now; the rest stays as it is */
+  allocate(length: number, offset: number, done: Completion): void
+  /**
+   * Object `index` becomes that of `source`, which is open, a snapshot, and this VDI's ancestor. 0; -18 when `onlyEqual` and the bytes
+   * differ; another negative errno
+   */
+  share(index: number, source: FileVolume, onlyEqual: boolean): Promise<number>
+}
+
 export interface OpenRequest {
   name: string
   /** Tag or decimal snapshot id; '' is the working VDI */

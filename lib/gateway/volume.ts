@@ -15,6 +15,7 @@ import type { Clock, Completion, Extent, Log, Timer } from '../host/interfaces.j
 import { FLAG_CREATE, FLAG_FUA, FLAG_KEEP_BLOCKS } from '../protocol/header.js'
 import { PIECE_MAX } from '../replication/peer-session.js'
 import { EIO, LOST, NO_OBJECT, READ, REMOVE, WRITE, ZERO } from '../replication/request.js'
+import { completed } from '../store/completed.js'
 import { entriesFor } from '../vdi/inode.js'
 import { dataOid, inodeOid, type Oid, vidOf } from '../vdi/oid.js'
 import type { VdiEntry } from '../vdi/types.js'
@@ -24,7 +25,8 @@ import { IndexTable } from './index-table.js'
 import { type Gate, MigrationTarget } from './migration-target.js'
 import { type Ordered, RequestOrder } from './request-order.js'
 import { ESHUTDOWN, type Router } from './router.js'
-import type { Volume } from './types.js'
+import { shareObject } from './share.js'
+import type { FileVolume } from './types.js'
 import { VolumeRouter } from './volume-router.js'
 
 const EROFS_AS_EPERM = -1
@@ -62,9 +64,15 @@ enum Kind {
   Read = 0,
   Write = 1,
   Zero = 2,
+  /** A write at the end of a file that grows */
+  Grow = 3,
+  /** Holes become zeros with blocks of their own */
+  Allocate = 4,
+  /** Alone on its range */
+  Alone = 5,
 }
 
-export class GatewayVolume implements Volume {
+export class GatewayVolume implements FileVolume {
   onChange: ((what: 'resized' | 'revoked') => void) | null = null
   entry: VdiEntry
   readonly readOnly: boolean
@@ -136,6 +144,50 @@ export class GatewayVolume implements Volume {
 
   discard(length: number, offset: number, fua: boolean, done: Completion): void {
     this.submit(Kind.Zero, EMPTY, 0, length, offset, fua ? FLAG_FUA : 0, done)
+  }
+
+  writeGrowing(buffer: Uint8Array, bufferOffset: number, length: number, offset: number, done: Completion): void {
+    this.counters.writes++
+    this.counters.writeBytes += length
+    this.submit(Kind.Grow, buffer, bufferOffset, length, offset, 0, done)
+  }
+
+  recordLength(length: number): Promise<number> {
+    return this.alone(0, 0, () => completed((done) => this.index.fileLength.set(length, done)))
+  }
+
+  allocate(length: number, offset: number, done: Completion): void {
+    this.submit(Kind.Allocate, EMPTY, 0, length, offset, FLAG_KEEP_BLOCKS, done)
+  }
+
+  async share(index: number, source: FileVolume, onlyEqual: boolean): Promise<number> {
+    assert(source instanceof GatewayVolume, 'the source is a volume of this gateway')
+    assert(source.readOnly && source.shift === this.shift, 'objects are shared with a snapshot of the same object size')
+    const start = index * this.objectSize
+    const owner = () => (index < source.index.length ? source.index.get(index) : 0)
+    return this.alone(start, start + this.objectSize, () => shareObject(this, index, owner(), onlyEqual))
+  }
+
+  /** Runs `work` while no other request touches the range, and no snapshot is taken. Its answer, or a negative errno. */
+  private alone(start: number, end: number, work: () => Promise<number>): Promise<number> {
+    return completed((done) => {
+      if (this.revoked) return done.complete(ESHUTDOWN)
+      if (this.readOnly) return done.complete(EROFS_AS_EPERM)
+      const admit = (): void => {
+        if (this.gate !== null) {
+          this.gate.change(admit)
+          return
+        }
+        const request = this.requests.length > 0 ? (this.requests.pop() as VolumeRequest) : new VolumeRequest(this)
+        request.kind = Kind.Alone
+        request.start = start
+        request.end = end
+        request.work = work
+        request.done = done
+        this.order.admit(request)
+      }
+      admit()
+    })
   }
 
   flush(done: Completion): void {
@@ -384,8 +436,10 @@ class VolumeRequest implements Ordered {
   bufferOffset = 0
   flags = 0
   done: Completion | null = null
+  work: (() => Promise<number>) | null = null
   private pending = 0
   private result = 0
+  /** Also after the length of the file */
   private readonly afterFlush: Completion = { complete: (result) => this.finish(result) }
 
   constructor(private readonly volume: GatewayVolume) {}
@@ -400,8 +454,13 @@ class VolumeRequest implements Ordered {
       this.finish(ESHUTDOWN)
       return
     }
+    if (this.kind === Kind.Alone) {
+      // A thrown error here is a broken invariant: failures are results.
+      void (this.work as () => Promise<number>)().then((result) => this.finish(result))
+      return
+    }
     const size = volume.objectSize
-    const most = this.kind === Kind.Zero ? size : PIECE_MAX
+    const most = this.kind === Kind.Zero || this.kind === Kind.Allocate ? size : PIECE_MAX
     const { start, end, bufferOffset } = this
     this.result = 0
     // One for this loop: pieces may end inline, and the last one ends the request.
@@ -427,6 +486,8 @@ class VolumeRequest implements Ordered {
     if (--this.pending > 0) return
     if (this.result < 0) {
       this.finish(this.result)
+    } else if (this.kind === Kind.Grow) {
+      this.volume.index.fileLength.reach(this.end, this.afterFlush)
     } else if ((this.flags & FLAG_FUA) !== 0 && this.changes && this.volume.index.dirty) {
       // The data is durable by its own flag; the way to it must be too.
       this.volume.flusher.flush(this.volume.vid, this.volume.index, this.afterFlush)
@@ -438,8 +499,9 @@ class VolumeRequest implements Ordered {
   private finish(result: number): void {
     const done = this.done as Completion
     const { volume } = this
-    const outcome = result === 0 ? this.end - this.start : result
+    const outcome = result === 0 && this.kind !== Kind.Alone ? this.end - this.start : result
     this.done = null
+    this.work = null
     this.buffer = EMPTY
     volume.order.leave(this)
     volume.recycleRequest(this)
@@ -490,7 +552,8 @@ class Piece implements Completion {
         return
       }
     }
-    if (request.kind === Kind.Write) this.write(owner)
+    if (request.kind === Kind.Write || request.kind === Kind.Grow) this.write(owner)
+    else if (request.kind === Kind.Allocate && owner !== 0) this.end(this.length)
     else this.zero(owner)
   }
 
@@ -647,7 +710,7 @@ class Piece implements Completion {
     const { request, volume, index } = this
     volume.allocating.set(index, [])
     const overlay =
-      request.kind === Kind.Write
+      request.kind === Kind.Write || request.kind === Kind.Grow
         ? request.buffer.subarray(this.bufferOffset, this.bufferOffset + this.length)
         : Buffer.alloc(this.length)
     volume.copyOnWrite.run(

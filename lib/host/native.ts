@@ -24,6 +24,13 @@ const LOCK_NB = 4
 const AF_UNIX = 1
 const SOCK_DGRAM_CLOEXEC = 2 | 0o2000000
 const MSG_DONTWAIT_NOSIGNAL = 0x40 | 0x4000
+/** asm-generic/fcntl.h */
+const F_GETFL = 3
+const F_SETFL = 4
+const F_SETOWN_EX = 15
+const F_OWNER_TID = 0
+const O_NONBLOCK = 0o4000
+const O_ASYNC = 0o20000
 /** sun_path of unix(7) */
 const SOCKET_PATH_OFFSET = 2
 
@@ -43,6 +50,10 @@ interface Libc {
   socket: NativeCall
   sendto: DatagramCall
   close: NativeCall
+  read: NativeCall
+  write: NativeCall
+  fcntl: NativeCall
+  gettid: NativeCall
 }
 
 let loaded: Libc | null = null
@@ -82,6 +93,11 @@ function libc(): Libc {
     socket: call('socket', 'int', ['int', 'int', 'int']),
     sendto: call('sendto', 'long', ['int', 'void *', 'size_t', 'int', 'void *', 'uint']) as unknown as DatagramCall,
     close: call('close', 'int', ['int']),
+    read: call('read', 'long', ['int', 'intptr_t', 'size_t']),
+    write: call('write', 'long', ['int', 'intptr_t', 'size_t']),
+    // The third is a variable argument, which the ABIs of all 64-bit Linux systems pass like a fixed one of its size.
+    fcntl: call('fcntl', 'int', ['int', 'int', 'intptr_t']),
+    gettid: call('gettid', 'int', []),
   }
   return loaded
 }
@@ -103,23 +119,32 @@ export class NowaitReader {
   private readonly preadv2 = libc().preadv2
   private readonly iovec = new Uint32Array(4)
   private readonly iovecAddress = Number(libc().koffi.address(this.iovec.buffer))
-  private readonly addresses = new WeakMap<ArrayBufferLike, number>()
-  private lastMemory: ArrayBufferLike | null = null
-  private lastAddress = 0
+  private readonly memory = new Memory()
 
   read(fd: number, buffer: Uint8Array, bufferOffset: number, length: number, position: number): number {
-    if (bufferOffset < 0 || length < 0 || bufferOffset + length > buffer.byteLength) {
-      throw new RangeError(`${length} bytes at ${bufferOffset} are outside a buffer of ${buffer.byteLength}`)
-    }
-    const memory = buffer.buffer
-    if (memory !== this.lastMemory) this.find(memory)
-    const address = this.lastAddress + buffer.byteOffset + bufferOffset
+    const address = this.memory.address(buffer, bufferOffset, length)
     // struct iovec { void *base; size_t len } on a 64-bit little-endian machine
     this.iovec[0] = address % 0x100000000
     this.iovec[1] = address / 0x100000000
     this.iovec[2] = length
     const result = this.preadv2(fd, this.iovecAddress, 1, position, RWF_NOWAIT)
     return result < 0 ? lastErrno() : result
+  }
+}
+
+/** Where buffers are, as numbers. */
+class Memory {
+  private readonly addresses = new WeakMap<ArrayBufferLike, number>()
+  private lastMemory: ArrayBufferLike | null = null
+  private lastAddress = 0
+
+  address(buffer: Uint8Array, bufferOffset: number, length: number): number {
+    if (bufferOffset < 0 || length < 0 || bufferOffset + length > buffer.byteLength) {
+      throw new RangeError(`${length} bytes at ${bufferOffset} are outside a buffer of ${buffer.byteLength}`)
+    }
+    const memory = buffer.buffer
+    if (memory !== this.lastMemory) this.find(memory)
+    return this.lastAddress + buffer.byteOffset + bufferOffset
   }
 
   private find(memory: ArrayBufferLike): void {
@@ -130,6 +155,38 @@ export class NowaitReader {
     }
     this.lastMemory = memory
     this.lastAddress = address
+  }
+}
+
+/**
+ * A device whose reads and writes are messages, one a call, and that tells of new ones by SIGIO (fcntl(2), O_ASYNC): it needs no thread
+ * that waits, and a failed call costs no exception.
+ */
+export class MessageDevice {
+  private readonly memory = new Memory()
+  private readonly calls = libc()
+
+  /** Switches it to non-blocking, and SIGIO to the calling thread. SheepError system. */
+  constructor(readonly fd: number) {
+    const { fcntl, gettid, koffi } = this.calls
+    const owner = Int32Array.of(F_OWNER_TID, gettid())
+    const told = fcntl(fd, F_SETOWN_EX, Number(koffi.address(owner.buffer)))
+    const flags = fcntl(fd, F_GETFL, 0)
+    if (told < 0 || flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK | O_ASYNC) < 0) {
+      throw new SheepError('system', `a device cannot be waited for: errno ${-lastErrno()}`)
+    }
+  }
+
+  /** Bytes of one message, or a negative errno: -EAGAIN none is there. */
+  read(buffer: Uint8Array, bufferOffset: number, length: number): number {
+    const result = this.calls.read(this.fd, this.memory.address(buffer, bufferOffset, length), length)
+    return result < 0 ? lastErrno() : result
+  }
+
+  /** The same for one message that goes out. */
+  write(buffer: Uint8Array, bufferOffset: number, length: number): number {
+    const result = this.calls.write(this.fd, this.memory.address(buffer, bufferOffset, length), length)
+    return result < 0 ? lastErrno() : result
   }
 }
 

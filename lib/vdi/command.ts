@@ -4,6 +4,7 @@
  */
 import { SheepError } from '../errors.js'
 import { MAX_COPIES } from '../placement/ring.js'
+import { checkFile, checkFileChange, checkLength } from './file.js'
 import { checkFits, checkShift, checkSize } from './inode.js'
 import { checkName, checkTag, quoted } from './name.js'
 import { MAX_VID } from './oid.js'
@@ -92,6 +93,7 @@ export function checkVdiCommand(value: unknown): VdiCommand {
       checkCopies(command.copies)
       if (command.parent !== 0) checkVid(command.parent, what)
       checkFlag(command.preallocated, what)
+      if (command.file !== undefined) checkFile(command.file, command.size, what)
       return command
     case 'snapshot-commit':
       checkVid(command.child, what)
@@ -125,6 +127,16 @@ export function checkVdiCommand(value: unknown): VdiCommand {
     case 'resize':
       checkVid(command.vid, what)
       checkSize(command.size)
+      if (command.length !== undefined) checkLength(command.length, command.size, what)
+      if (command.growing !== undefined) checkFlag(command.growing, what)
+      return command
+    case 'set-file':
+      checkVid(command.vid, what)
+      checkFileChange(command.change, what)
+      return command
+    case 'adopt':
+      checkVid(command.vid, what)
+      checkVid(command.parent, what)
       return command
     case 'lock':
       checkVid(command.vid, what)

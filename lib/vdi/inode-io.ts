@@ -1,5 +1,15 @@
 /** Inode objects through ObjectIo, in messages of bounded size. */
-import { decodeIndex, encodeHeader, encodeIndex, entryPosition, headerOf, INDEX_OFFSET, usedEntries } from './inode.js'
+import {
+  decodeIndex,
+  encodeHeader,
+  encodeIndex,
+  entryPosition,
+  headerOf,
+  INDEX_OFFSET,
+  LENGTH_BYTES,
+  LENGTH_OFFSET,
+  usedEntries,
+} from './inode.js'
 import type { ObjectIo } from './object-io.js'
 import { inodeOid, type Oid } from './oid.js'
 import type { VdiEntry } from './types.js'
@@ -56,9 +66,23 @@ export async function writePieces(
 }
 
 /** Makes the inode object of `entry` with this index, durable on return. */
-export async function createInode(io: ObjectIo, entry: VdiEntry, index: Uint32Array): Promise<void> {
+export async function createInode(
+  io: ObjectIo,
+  entry: VdiEntry,
+  index: Uint32Array,
+  fileLength: Buffer = NO_LENGTH,
+): Promise<void> {
   const used = index.subarray(0, usedEntries(index))
-  const bytes = Buffer.concat([encodeHeader(headerOf(entry)), encodeIndex(used)], INDEX_OFFSET + 4 * used.length)
+  const header = encodeHeader(headerOf(entry))
+  fileLength.copy(header, LENGTH_OFFSET)
+  const bytes = Buffer.concat([header, encodeIndex(used)], INDEX_OFFSET + 4 * used.length)
   await writePieces(io, inodeOid(entry.vid), bytes, 0, true)
   await io.flush(entry.vid)
 }
+
+/** Of a growing file, as LengthRecord (lib/gateway) writes it. */
+export function readLength(io: ObjectIo, vid: number): Promise<Buffer> {
+  return io.read(inodeOid(vid), LENGTH_OFFSET, LENGTH_BYTES)
+}
+
+const NO_LENGTH = Buffer.alloc(LENGTH_BYTES)

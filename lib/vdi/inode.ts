@@ -14,6 +14,9 @@ import { KIND_DATA, KIND_INODE, kindOf, MAX_VID, type Oid } from './oid.js'
 import type { VdiEntry } from './types.js'
 
 export const INDEX_OFFSET = 4664
+/** Length of a growing file (lib/gateway/length-record.ts): at the end of the header, which a copied index takes along */
+export const LENGTH_BYTES = 8
+export const LENGTH_OFFSET = INDEX_OFFSET - LENGTH_BYTES
 export const MAX_ENTRIES = 2 ** 20
 export const INODE_BYTES = INDEX_OFFSET + 4 * MAX_ENTRIES
 

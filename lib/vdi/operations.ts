@@ -13,14 +13,14 @@ import { asSheepError, SheepError } from '../errors.js'
 import type { Clock, Log } from '../host/interfaces.js'
 import { SHRINK_SESSION } from './command.js'
 import { checkSize, entriesFor, shiftForSize } from './inode.js'
-import { createInode, readIndex, spread } from './inode-io.js'
+import { createInode, readIndex, readLength, spread } from './inode-io.js'
 import { Making } from './making.js'
 import type { ObjectIo } from './object-io.js'
 import { dataOid } from './oid.js'
 import { type Progress, Reclaim } from './reclaim.js'
 import { type Registry, referenceOf } from './registry.js'
 import { shrink } from './shrink.js'
-import type { VdiCommand, VdiEntry, VdiLock } from './types.js'
+import type { VdiCommand, VdiEntry, VdiFile, VdiLock } from './types.js'
 
 /** Waiting for a gateway to finish the writes it has in flight. */
 export const HOLD_MS_MAX = 30_000
@@ -72,6 +72,7 @@ export interface CreateRequest {
   blockSizeShift?: number
   /** Reserve all blocks now */
   preallocated?: boolean
+  file?: VdiFile
 }
 
 export class VdiOperations {
@@ -97,7 +98,7 @@ export class VdiOperations {
     checkSize(size)
     const blockSizeShift = request.blockSizeShift ?? shiftForSize(size, config.blockSizeShift)
     return this.making.make(
-      { op: 'create', name, size, copies, blockSizeShift, parent: 0, preallocated },
+      { op: 'create', name, size, copies, blockSizeShift, parent: 0, preallocated, ...fileIn(request) },
       preallocated ? ALLOCATE_MS_MAX : BUILD_MS_MAX,
       async (entry) => {
         // Names all its objects before the first one exists, so that they are found if this stops half-way
@@ -283,7 +284,8 @@ export class VdiOperations {
   private async copyIndex(source: number, target: VdiEntry): Promise<void> {
     const { size, blockSizeShift } = this.entry(source)
     const index = await readIndex(this.parts.io, source, 0, entriesFor(size, blockSizeShift))
-    await createInode(this.parts.io, target, index)
+    const growing = target.file?.growing === true
+    await createInode(this.parts.io, target, index, growing ? await readLength(this.parts.io, source) : undefined)
   }
 
   private async allocate(entry: VdiEntry, progress: Progress): Promise<void> {
@@ -340,6 +342,10 @@ export class VdiOperations {
       )
     })
   }
+}
+
+function fileIn({ file }: CreateRequest): { file?: VdiFile } {
+  return file === undefined ? {} : { file }
 }
 
 function readyCommand(vid: number): VdiCommand {

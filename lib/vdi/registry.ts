@@ -23,6 +23,7 @@
 import { assert } from '../assert.js'
 import { SheepError } from '../errors.js'
 import { checkContext, checkVdiCommand } from './command.js'
+import { changedFile, lengthOf, withLength } from './file.js'
 import { checkFits } from './inode.js'
 import { Locking } from './locking.js'
 import { quoted, vidHash } from './name.js'
@@ -71,6 +72,10 @@ export class Registry extends Locking {
         return this.resize(command)
       case 'set-tag':
         return this.setTag(command)
+      case 'set-file':
+        return this.setFile(command)
+      case 'adopt':
+        return this.adopt(command, context)
       case 'lock':
         return this.lock(command, context)
       case 'unlock':
@@ -96,6 +101,7 @@ export class Registry extends Locking {
 
   private create(command: Command<'create'>, context: CommandContext): { vid: number } {
     const { name, size, copies, blockSizeShift, parent, preallocated } = command
+    let { file } = command
     this.refuseTaken(name)
     if (parent !== 0) {
       const source = this.liveEntry(parent)
@@ -116,6 +122,8 @@ export class Registry extends Locking {
           'clone it, then resize the clone',
         )
       }
+      // Of a larger clone the file is as long as the clone.
+      if (size === source.size) file = withLength(file, lengthOf(source.file))
     }
     const vid = this.freeVid(name, context.epoch)
     this.put({
@@ -133,6 +141,7 @@ export class Registry extends Locking {
       creator: context.sender,
       preallocated,
       epoch: context.epoch,
+      ...(file === undefined ? {} : { file }),
     })
     return { vid }
   }
@@ -166,8 +175,10 @@ export class Registry extends Locking {
     const entry = this.workingEntry(vid)
     this.refuseTag(entry.name, tag, 0)
     // 0 means "working", and a simulated clock may start there
-    this.put({ ...entry, tag, snapshotTime: Math.max(1, context.time) })
-    this.put({ ...next, state: 'live', creator: '' })
+    const { origin: _, ...frozen } = entry
+    this.put({ ...frozen, tag, snapshotTime: Math.max(1, context.time) })
+    const { file, origin = vid } = entry
+    this.put({ ...next, state: 'live', creator: '', origin, ...(file === undefined ? {} : { file }) })
     this.moveWriter(vid, child)
     return null
   }
@@ -256,11 +267,34 @@ export class Registry extends Locking {
     return null
   }
 
-  private resize({ vid, size }: Command<'resize'>): null {
+  private resize({ vid, size, length = size, growing = false }: Command<'resize'>): null {
     const entry = this.workingEntry(vid)
     checkFits(size, entry.blockSizeShift)
     this.refusePending(entry.name)
-    this.put({ ...entry, size })
+    const file = withLength(entry.file, { length: length === size ? null : length, growing })
+    this.put({ ...entry, size, ...(file === undefined ? {} : { file }) })
+    return null
+  }
+
+  private setFile({ vid, change }: Command<'set-file'>): null {
+    const entry = this.liveEntry(vid)
+    this.put({ ...entry, file: changedFile(entry.file, change) })
+    return null
+  }
+
+  private adopt({ vid, parent }: Command<'adopt'>, { sender }: CommandContext): null {
+    const entry = this.workingEntry(vid)
+    const source = this.liveEntry(parent)
+    if (entry.parent === parent) return null
+    if (source.snapshotTime === 0) throw new SheepError('invalid', `"${source.name}" is no snapshot`)
+    if (entry.parent !== 0 || this.childrenOf.has(vid) || source.blockSizeShift !== entry.blockSizeShift) {
+      throw new SheepError('invalid', `"${entry.name}" cannot become a clone of "${referenceOf(source)}"`)
+    }
+    const lock = this.lockOf(vid)
+    if (lock?.mode !== 'write' || lock.node !== sender) {
+      throw new SheepError('not-locked', `node ${sender} does not have "${entry.name}" open for writing`)
+    }
+    this.put({ ...entry, parent })
     return null
   }
 
@@ -311,8 +345,12 @@ export class Registry extends Locking {
 
   private reserveChild(parent: VdiEntry, like: VdiEntry, context: CommandContext): number {
     const vid = this.freeVid(parent.name, context.epoch)
+    const file = withLength(like.file, lengthOf(parent.file))
+    // A rollback begins another file: its origin must stay a vid that its own descendants keep.
+    const { origin: _origin, file: _file, ...rest } = like
     this.put({
-      ...like,
+      ...rest,
+      ...(file === undefined ? {} : { file }),
       vid,
       tag: '',
       snapId: this.nextSnapId(parent.name),

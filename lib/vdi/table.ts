@@ -17,9 +17,10 @@ import {
   HOLDER_MAX,
   SESSION_MAX,
 } from './command.js'
+import { checkFile } from './file.js'
 import { checkFits, checkShift, checkSize } from './inode.js'
 import { checkName, checkTag, formatReference, quoted, snapIdOf } from './name.js'
-import type { VdiCommand, VdiEntry, VdiLock, VdiMigration } from './types.js'
+import type { VdiCommand, VdiEntry, VdiFile, VdiLock, VdiMigration } from './types.js'
 
 export interface RegistryJson {
   /** by vid */
@@ -391,6 +392,8 @@ function checkEntry(value: unknown): VdiEntry {
   checkTime(entry.snapshotTime, `${what}: snapshot time`)
   checkFlag(entry.preallocated, `${what}: preallocated`)
   checkEpoch(entry.epoch, `${what}: epoch`)
+  if (entry.origin !== undefined) checkVid(entry.origin, `${what}: origin`)
+  if (entry.file !== undefined) checkFile(entry.file, entry.size, what)
   if (!Number.isInteger(entry.snapId) || entry.snapId < 1 || entry.snapId > 0xffffffff) {
     throw new SheepError('invalid', `${what}: snapshot id ${quoted(entry.snapId)}`)
   }
@@ -420,7 +423,13 @@ function checkEntry(value: unknown): VdiEntry {
     creator,
     preallocated,
     epoch,
+    ...(entry.origin === undefined ? {} : { origin: entry.origin }),
+    ...(entry.file === undefined ? {} : { file: fileOf(entry.file) }),
   }
+}
+
+function fileOf({ length, growing, mode, uid, gid, mtime, xattrs }: VdiFile): VdiFile {
+  return { length, growing, mode, uid, gid, mtime, xattrs: { ...xattrs } }
 }
 
 function checkLock(value: unknown): VdiLock {

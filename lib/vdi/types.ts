@@ -32,6 +32,25 @@ export interface VdiEntry {
   preallocated: boolean
   /** In which it was created. An object of this vid with a lower writeEpoch is of another VDI, which had the vid before */
   epoch: number
+  /** The first vid of a working VDI that snapshots were taken of: what a file of it is known by. Absent: its own */
+  origin?: number
+  /** What the file of it says (lib/fuse); absent: nobody has said anything */
+  file?: VdiFile
+}
+
+/** A VDI as a file. */
+export interface VdiFile {
+  /** bytes, at most the VDI's size; null: as many as that. While `growing` it is in the inode object (lib/gateway/length-record.ts) */
+  length: number | null
+  growing: boolean
+  /** Permission bits, 0o777 at most */
+  mode: number
+  uid: number
+  gid: number
+  /** ms since the Unix epoch; 0: when the VDI was made */
+  mtime: number
+  /** Extended attributes: name -> value in base64 */
+  xattrs: Record<string, string>
 }
 
 export interface VdiLock {
@@ -73,6 +92,7 @@ export type VdiCommand =
       blockSizeShift: number
       parent: number
       preallocated: boolean
+      file?: VdiFile
     }
   /** creating -> live */
   | { op: 'ready'; vid: number }
@@ -98,7 +118,15 @@ export type VdiCommand =
   | { op: 'delete-done'; vid: number; epoch: number }
   /** The working VDI and all snapshots of the name */
   | { op: 'rename'; name: string; newName: string }
-  | { op: 'resize'; vid: number; size: number }
+  /** `length`: of the file, else it is the size. `growing`: from now on the inode object says how long it is */
+  | { op: 'resize'; vid: number; size: number; length?: number; growing?: boolean }
+  /** What is absent stays as it is; an extended attribute that is null goes. too-big: more than FILE_XATTRS_MAX bytes of them */
+  | { op: 'set-file'; vid: number; change: FileChange }
+  /**
+   * A working VDI without a parent, which the sender has open for writing, becomes a child of a live snapshot with the same object size,
+   * so that it may refer to objects that the snapshot refers to. invalid, read-only, not-locked. The same again: the same result
+   */
+  | { op: 'adopt'; vid: number; parent: number }
   | { op: 'set-tag'; vid: number; tag: string }
   /**
    * `write` on a working VDI excludes all others; `read` is for snapshots and shared readers. Result: the entry. locked: open elsewhere;
@@ -124,6 +152,14 @@ export type VdiCommand =
    * it refers to no more, so each node looks at what it holds. not-locked
    */
   | { op: 'unlock'; vid: number; session: string; leftovers?: boolean }
+
+export interface FileChange {
+  mode?: number
+  uid?: number
+  gid?: number
+  mtime?: number
+  xattrs?: Record<string, string | null>
+}
 
 export interface CommandContext {
   /** node id of the proposer */

@@ -1,0 +1,86 @@
+/**
+ * An object of a snapshot becomes one of a VDI that descends from it, without a copy: the index names its owner, and what the VDI had
+ * there goes. The caller holds back all other requests of the object, and holds the snapshot open, so that it is not deleted before the
+ * index names what it refers to.
+ */
+import { READ, REMOVE } from '../replication/request.js'
+import { completed } from '../store/completed.js'
+import { dataOid, type Oid } from '../vdi/oid.js'
+import type { GatewayVolume } from './volume.js'
+import type { VolumeRouter } from './volume-router.js'
+
+const PIECE = 1024 * 1024
+/** The bytes differ: EXDEV, which no request of an object ends with. */
+export const DIFFERENT = -18
+
+/**
+ * 0, or a negative errno; DIFFERENT when `onlyEqual` and the VDI's bytes there are others.
+ * @param owner what the snapshot's index says: a vid, or 0 for a hole
+ */
+export async function shareObject(
+  volume: GatewayVolume,
+  index: number,
+  owner: number,
+  onlyEqual: boolean,
+): Promise<number> {
+  const own = volume.index.get(index)
+  if (own === owner) return 0
+  if (onlyEqual) {
+    const same = await equal(volume, index, own, owner)
+    if (same < 0) return same
+  }
+  volume.allocating.set(index, [])
+  const result = await replace(volume, index, own, owner)
+  const waiting = volume.allocating.get(index) ?? []
+  volume.allocating.delete(index)
+  for (const piece of waiting) piece.begin()
+  return result
+}
+
+async function replace(volume: GatewayVolume, index: number, own: number, owner: number): Promise<number> {
+  const set = await completed((done) => volume.index.set(index, owner, true, done))
+  if (set < 0) return set
+  volume.forgotten(index)
+  if (own === 0) return 0
+  if (own !== volume.vid) {
+    volume.options.unreferenced(own, index)
+    return 0
+  }
+  const { router, entry } = volume
+  return completed((done) => router.submit(REMOVE, dataOid(own, index), entry.copies, EMPTY, 0, 0, 0, 0, false, done))
+}
+
+async function equal(volume: GatewayVolume, index: number, own: number, owner: number): Promise<number> {
+  const { router, objectSize, options } = volume
+  const length = Math.min(PIECE, objectSize)
+  const a = Buffer.alloc(length)
+  const b = Buffer.alloc(length)
+  for (let at = 0; at < objectSize; at += length) {
+    const results = await Promise.all([
+      read(router, own, index, options.copiesOf(own), a, at),
+      read(router, owner, index, options.copiesOf(owner), b, at),
+    ])
+    const failed = results.find((result) => result < 0)
+    if (failed !== undefined) return failed
+    if (!a.equals(b)) return DIFFERENT
+  }
+  return 0
+}
+
+function read(
+  router: VolumeRouter,
+  vid: number,
+  index: number,
+  copies: number,
+  to: Buffer,
+  at: number,
+): Promise<number> {
+  if (vid === 0) {
+    to.fill(0)
+    return Promise.resolve(0)
+  }
+  const oid: Oid = dataOid(vid, index)
+  return completed((done) => router.submit(READ, oid, copies, to, 0, to.length, at, 0, true, done))
+}
+
+const EMPTY = new Uint8Array(0)
