@@ -25,6 +25,7 @@ export interface RawOptions {
   key?: string | false
   encrypt?: boolean
   nbdSocket?: string
+  volumes?: string
   nbdPort?: string
   nbdBind?: string
   tls?: string
@@ -61,6 +62,7 @@ const TEXT: Record<string, keyof RawOptions> = {
   'nbd-port': 'nbdPort',
   'nbd-bind': 'nbdBind',
   tls: 'tls',
+  volumes: 'volumes',
   dbus: 'dbus',
   'scrub-rate': 'scrubRate',
   'scrub-interval': 'scrubInterval',

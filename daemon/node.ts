@@ -1,4 +1,5 @@
-/** Wires a SheepNode to this host: store directory, engine, sockets, NBD. */
+/** Wires a SheepNode to this host: store directory, engine, sockets, NBD, FUSE. */
+import { join } from 'node:path'
 import { CorosyncEngine } from '../lib/cluster/corosync.js'
 import { ringAddress } from '../lib/cluster/corosync-library.js'
 import type { Engine } from '../lib/cluster/engine.js'
@@ -6,7 +7,9 @@ import { LocalEngine } from '../lib/cluster/local.js'
 import type { NodeInfo } from '../lib/cluster/types.js'
 import type { ControlServices, RequestCounts } from '../lib/control/services.js'
 import { Dbus } from '../lib/dbus/dbus.js'
-import { SheepError } from '../lib/errors.js'
+import { asSheepError, SheepError } from '../lib/errors.js'
+import type { FilesParts } from '../lib/fuse/parts.js'
+import { type FuseServer, startFuse } from '../lib/fuse/server.js'
 import { RealClock } from '../lib/host/clock.js'
 import { readClusterKey } from '../lib/host/cluster-key.js'
 import type { Access } from '../lib/host/gate.js'
@@ -25,9 +28,11 @@ import type { NodeHooks, RunningNode } from './hooks.js'
 import type { DbusOptions, SheepOptions } from './options.js'
 import { registerPool } from './storage-pool.js'
 import { attachStore } from './store-directory.js'
+import { filesParts } from './volumes-directory.js'
 
 /** How long a start waits for the cluster before it says that it is waiting. */
 const READY_MS = 20_000
+const VOLUMES_DESCRIPTOR = 'volumes'
 
 /** SheepError: whatever keeps this node from serving, with what to do. */
 export async function createNode(
@@ -61,6 +66,7 @@ export async function createNode(
   }
   let dbus: Dbus | null = null
   let pool: PoolRegistrar | null = null
+  let volumes: FuseServer | null = null
   const started = clock.now()
   const facts: ProcessFacts = {
     version,
@@ -109,13 +115,16 @@ export async function createNode(
       log,
     )
     if (options.dbus !== null) dbus = onBus(node, services(node), options.dbus)
-    if (options.registerPool) pool = registerPool(node, POOL_PATH)
     await settled(node, clock)
     // The others refuse it: that is for its administrator, not something to wait out.
     if (node.cluster.failure !== null) throw node.cluster.failure
+    volumes = await startVolumes(options, hooks, filesParts(node, services(node)))
+    // libvirt looks into the directory as soon as it has the pool.
+    if (options.registerPool) pool = registerPool(node, volumes?.place ?? POOL_PATH)
   } catch (error) {
     await pool?.stop()
     await dbus?.stop()
+    await volumes?.close(false)
     await nbd?.close()
     await node.stop()
     throw error
@@ -129,6 +138,7 @@ export async function createNode(
     async stop() {
       await pool?.stop()
       await dbus?.stop()
+      await volumes?.close(hooks.keepsDescriptors())
       await nbd?.close()
       await node.stop()
     },
@@ -144,6 +154,22 @@ function onBus(node: SheepNode, services: ControlServices, bus: DbusOptions): Db
 
 function settingsOf({ scrubRate, scrubIntervalMs, recoveryLimit }: SheepOptions): NodeSettings {
   return { scrub: { rate: scrubRate, intervalMs: scrubIntervalMs }, recoveryLimit }
+}
+
+/** null: none are wanted, or none can be and nobody asked for them by name. */
+async function startVolumes(options: SheepOptions, hooks: NodeHooks, parts: FilesParts): Promise<FuseServer | null> {
+  const { volumes, stores } = options
+  if (volumes === null) return null
+  try {
+    const descriptor = hooks.inherited(VOLUMES_DESCRIPTOR)
+    const keep = (fd: number) => hooks.keep(VOLUMES_DESCRIPTOR, fd)
+    return await startFuse({ place: volumes.place, state: join(stores[0], 'volumes-mount'), descriptor, keep }, parts)
+  } catch (error) {
+    const { message, hint } = asSheepError(error)
+    if (volumes.asked) throw error
+    hooks.log('warning', `no volumes as files: ${message}`, { hint })
+    return null
+  }
 }
 
 function engineOf({ cluster }: SheepOptions, log: NodeHooks['log']): Engine {

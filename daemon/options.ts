@@ -13,6 +13,7 @@ import { isLoopback } from '../lib/host/address.js'
 import { CLUSTER_KEY_PATH } from '../lib/host/cluster-key.js'
 import type { LogLevel } from '../lib/host/interfaces.js'
 import { LOG_LEVELS } from '../lib/host/log.js'
+import { POOL_PATH } from '../lib/libvirt/domain-xml.js'
 import { SCRUB_DEFAULT } from '../lib/node/scrub.js'
 import { type Label, type RawOptions, rawFromFile } from './config-file.js'
 
@@ -82,6 +83,8 @@ export interface SheepOptions {
   dbus: DbusOptions | null
   /** Keeps the volumes' directory a storage pool of libvirt, where that is installed */
   registerPool: boolean
+  /** Directory in which volumes are files, absolute; null none. `asked`: without it the daemon shall not start */
+  volumes: { place: string; asked: boolean } | null
   foreground: boolean
   logLevel: LogLevel
   /** Where the log goes when not in the foreground, absolute */
@@ -207,6 +210,7 @@ function sheepCommand(version: string): Command {
     .option('--nbd-group <GROUP>', `group that may connect to it (default: ${QEMU_GROUP}, which QEMU is in)`)
     .option('--nbd-port <PORT>', 'serve NBD over TCP too, on this port (usual: 10809)')
     .option('--nbd-bind <ADDRESS>', 'address for NBD over TCP (default: 127.0.0.1)')
+    .option('--volumes <DIR>', `mount the volumes there as files, or none (default with corosync: ${POOL_PATH})`)
     .option('--tls <DIR>', 'TLS for NBD over TCP: DIR has server-cert.pem, server-key.pem, ca-cert.pem')
     .option('--tls-any-client', 'let TLS clients in that show no certificate signed by ca-cert.pem')
     .option('--allow-plain', 'let NBD over TCP leave this host without TLS')
@@ -231,6 +235,7 @@ Examples:
   sheep -p 7001 /srv/sheepdog1                     a second one beside it; they find each other
   sheep -z rack1 -l level=debug /srv/sheepdog      name the failure domain, log more
   sheep --nbd-port 10809 /srv/sheepdog             NBD over TCP for clients of this host
+  sheep --volumes /mnt/volumes /srv/sheepdog       each volume a file, each snapshot a read-only file NAME@TAG
 
 Each disk needs a file system of its own. Sockets and log are in the first DIR (--nbd-socket, -l dir=DIR move them).
 dog node md info shows the disks, dog node md plug and unplug add and remove some while the daemon runs.
@@ -264,6 +269,7 @@ function checked(raw: RawOptions, label: Label, facts: HostFacts, configFile: st
     nbd: nbdOf(raw, label, store, port, facts),
     dbus: dbusOf(raw.dbus ?? (cluster.engine === 'local' ? 'none' : 'system'), label('dbus', '--dbus'), facts),
     registerPool: raw.registerPool ?? cluster.engine !== 'local',
+    volumes: volumesOf(raw.volumes, label('volumes', '--volumes'), cluster, facts),
     foreground: raw.foreground === true,
     logLevel: log.level,
     logFile: log.file,
@@ -290,6 +296,18 @@ function groupOfSocket(given: string | undefined, label: string, facts: HostFact
   const id = facts.groupId(given)
   if (id === null) throw invalid(`${label} ${quoted(given)}: there is no such group`, 'getent group lists them')
   return id
+}
+
+/** 'none': nowhere. */
+function volumesOf(
+  text: string | undefined,
+  label: string,
+  cluster: ClusterChoice,
+  facts: HostFacts,
+): { place: string; asked: boolean } | null {
+  if (text === 'none') return null
+  if (text !== undefined) return { place: pathOf(text, label, facts), asked: true }
+  return cluster.engine === 'local' ? null : { place: POOL_PATH, asked: false }
 }
 
 function nbdOf(raw: RawOptions, label: Label, store: string, port: number, facts: HostFacts): NbdOptions {

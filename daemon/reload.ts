@@ -22,6 +22,7 @@ const AT_RESTART: [string, Key][] = [
   ['gateway', 'gatewayOnly'],
   ['nosync', 'sync'],
   ['nbd-socket, nbd-group, nbd-port, nbd-bind, tls, tls-any-client or allow-plain', 'nbd'],
+  ['volumes', 'volumes'],
   ['dbus', 'dbus'],
   ['register-pool', 'registerPool'],
   ['log-dir', 'logFile'],

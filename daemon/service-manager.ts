@@ -2,10 +2,16 @@
  * What systemd is told of this process (sd_notify(3)): that it is ready, how things stand (`systemctl status`), that it is alive
  * (WatchdogSec=), that it stops. Silent when systemd did not start it.
  */
+import { execFileSync } from 'node:child_process'
+import { readFileSync } from 'node:fs'
 import type { Log } from '../lib/host/interfaces.js'
-import { sendDatagram } from '../lib/host/native.js'
+import { closeOnExec, sendDatagram } from '../lib/host/native.js'
 
 const STATUS_MS = 1_000
+const SYSTEMCTL_MS = 2_000
+/** sd_listen_fds(3): the first descriptor that is handed over */
+const LISTEN_FDS_START = 3
+const DESCRIPTORS_MAX = 64
 
 export class ServiceManager {
   private timer: NodeJS.Timeout | null = null
@@ -18,15 +24,17 @@ export class ServiceManager {
     /** How often it wants to hear that this one is alive, ms; 0 never */
     private readonly watchdogMs: number,
     private readonly log: Log,
+    private readonly handed: Map<string, number>,
   ) {}
 
   /** null: no manager waits for a word of this process. Children are not to speak for it. */
   static of(environment: NodeJS.ProcessEnv, log: Log): ServiceManager | null {
     const { NOTIFY_SOCKET: socket, WATCHDOG_USEC: usec = '', WATCHDOG_PID: pid } = environment
+    const handed = descriptorsIn(environment)
     for (const name of ['NOTIFY_SOCKET', 'WATCHDOG_USEC', 'WATCHDOG_PID']) delete environment[name]
     if (socket === undefined || !/^[/@]./.test(socket)) return null
     const ours = pid === undefined || Number(pid) === process.pid
-    return new ServiceManager(socket, ours && /^\d+$/.test(usec) ? Number(usec) / 1_000 : 0, log)
+    return new ServiceManager(socket, ours && /^\d+$/.test(usec) ? Number(usec) / 1_000 : 0, log, handed)
   }
 
   /** @param status one line: what the process does or waits for */
@@ -43,6 +51,38 @@ export class ServiceManager {
     this.tell(`STOPPING=1\nSTATUS=stopping: ${reason}`)
   }
 
+  /** A descriptor that the process before has kept there; null none. */
+  inherited(name: string): number | null {
+    const fd = this.handed.get(name) ?? null
+    this.handed.delete(name)
+    return fd
+  }
+
+  /** Until this unit is stopped, also while it restarts. It is not looked at: its end is told to nobody. */
+  keep(name: string, fd: number): void {
+    this.tell(`FDSTORE=1\nFDNAME=${name}\nFDPOLL=0`, fd)
+  }
+
+  /** This process was told to stop only to be started again. */
+  restarts(): boolean {
+    try {
+      const unit = /([^/]+\.service)(?:\/|$)/m.exec(readFileSync('/proc/self/cgroup', 'utf8'))?.[1]
+      if (unit === undefined) return false
+      const jobs = execFileSync('systemctl', ['list-jobs', '--no-legend', '--plain'], {
+        timeout: SYSTEMCTL_MS,
+        encoding: 'utf8',
+        stdio: ['ignore', 'pipe', 'ignore'],
+      })
+      return jobs.split('\n').some((line) => {
+        const [, of, type] = line.trim().split(/\s+/)
+        return of === unit && (type === 'restart' || type === 'start' || type === 'try-restart')
+      })
+    } catch (error) {
+      this.log('warning', `systemd does not say whether this is a restart: ${(error as Error).message}`)
+      return false
+    }
+  }
+
   private tick(status: string): void {
     const now = performance.now()
     if (status !== this.said) {
@@ -55,10 +95,24 @@ export class ServiceManager {
     }
   }
 
-  private tell(text: string): void {
-    const result = sendDatagram(this.socket, text)
+  private tell(text: string, fd?: number): void {
+    const result = sendDatagram(this.socket, text, fd)
     if (result === 0 || this.failed) return
     this.failed = true
     this.log('warning', `the service manager at ${this.socket} cannot be told: errno ${-result}`)
   }
+}
+
+/** sd_listen_fds(3). They are not for children. */
+function descriptorsIn(environment: NodeJS.ProcessEnv): Map<string, number> {
+  const { LISTEN_PID: pid, LISTEN_FDS: count = '', LISTEN_FDNAMES: names = '' } = environment
+  for (const name of ['LISTEN_PID', 'LISTEN_FDS', 'LISTEN_FDNAMES']) delete environment[name]
+  const found = new Map<string, number>()
+  if (Number(pid) !== process.pid || !/^\d+$/.test(count)) return found
+  const named = names.split(':')
+  for (let i = 0; i < Math.min(Number(count), DESCRIPTORS_MAX); i++) {
+    closeOnExec(LISTEN_FDS_START + i)
+    found.set(named[i] ?? '', LISTEN_FDS_START + i)
+  }
+  return found
 }

@@ -112,6 +112,9 @@ class Daemon {
       recentLog: (lines) => this.recent.newest(lines),
       fatal: (error) => this.fatal(error),
       requestStop: (reason) => void this.stop(reason),
+      inherited: (name) => this.manager?.inherited(name) ?? null,
+      keep: (name, fd) => this.manager?.keep(name, fd),
+      keepsDescriptors: () => this.manager?.restarts() ?? false,
     }
     try {
       this.node = await createNode(this.options, disks, hooks, VERSION)

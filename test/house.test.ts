@@ -78,6 +78,7 @@ const below: Record<string, readonly string[]> = {
   gateway: ['replication', 'vdi', 'store', 'placement', 'cluster', 'protocol'],
   control: ['gateway', 'replication', 'vdi', 'store', 'placement', 'cluster', 'protocol', 'host'],
   nbd: ['gateway', 'vdi', 'host'],
+  fuse: ['gateway', 'replication', 'vdi', 'store', 'host'],
   sd: ['gateway', 'vdi', 'protocol', 'host'],
   dbus: ['control', 'vdi', 'cluster', 'host'],
   node: ['control', 'sd', 'gateway', 'replication', 'vdi', 'store', 'placement', 'cluster', 'protocol'],

@@ -276,7 +276,14 @@ export function direntBytes(nameBytes: number, plus: boolean): number {
 }
 
 /** @param next where reading goes on behind this entry */
-export function putDirent(bytes: Buffer, at: number, node: number, next: number, name: Buffer, directory: boolean): void {
+export function putDirent(
+  bytes: Buffer,
+  at: number,
+  node: number,
+  next: number,
+  name: Buffer,
+  directory: boolean,
+): void {
   putU64(bytes, at, node)
   putU64(bytes, at + 8, next)
   bytes.writeUInt32LE(name.length, at + 16)

@@ -25,17 +25,20 @@ const AF_UNIX = 1
 const SOCK_DGRAM_CLOEXEC = 2 | 0o2000000
 const MSG_DONTWAIT_NOSIGNAL = 0x40 | 0x4000
 /** asm-generic/fcntl.h */
+const F_SETFD = 2
 const F_GETFL = 3
 const F_SETFL = 4
 const F_SETOWN_EX = 15
 const F_OWNER_TID = 0
+const FD_CLOEXEC = 1
+const SOL_SOCKET = 1
+const SCM_RIGHTS = 1
 const O_NONBLOCK = 0o4000
 const O_ASYNC = 0o20000
 /** sun_path of unix(7) */
 const SOCKET_PATH_OFFSET = 2
 
 type Koffi = typeof import('koffi')
-type DatagramCall = (fd: number, bytes: Buffer, length: number, flags: number, address: Buffer, size: number) => number
 type NativeCall = ((...values: number[]) => number) & {
   async(...values: [...number[], (error: Error | null, result: number) => void]): void
 }
@@ -48,7 +51,7 @@ interface Libc {
   flock: NativeCall
   fadvise: NativeCall
   socket: NativeCall
-  sendto: DatagramCall
+  sendmsg: NativeCall
   close: NativeCall
   read: NativeCall
   write: NativeCall
@@ -91,7 +94,7 @@ function libc(): Libc {
     flock: call('flock', 'int', ['int', 'int']),
     fadvise: call('posix_fadvise', 'int', ['int', 'int64', 'int64', 'int']),
     socket: call('socket', 'int', ['int', 'int', 'int']),
-    sendto: call('sendto', 'long', ['int', 'void *', 'size_t', 'int', 'void *', 'uint']) as unknown as DatagramCall,
+    sendmsg: call('sendmsg', 'long', ['int', 'intptr_t', 'int']),
     close: call('close', 'int', ['int']),
     read: call('read', 'long', ['int', 'intptr_t', 'size_t']),
     write: call('write', 'long', ['int', 'intptr_t', 'size_t']),
@@ -231,18 +234,51 @@ export function lockExclusive(fd: number): number {
   return libc().flock(fd, LOCK_EX | LOCK_NB) < 0 ? lastErrno() : 0
 }
 
-/** One datagram to a Unix socket, which Node has not: `@` begins a name in the abstract namespace (unix(7)). 0 or a negative errno. */
-export function sendDatagram(path: string, text: string): number {
-  const { socket, sendto, close } = libc()
+/** Children of this process do not get it. */
+export function closeOnExec(fd: number): void {
+  libc().fcntl(fd, F_SETFD, FD_CLOEXEC)
+}
+
+/**
+ * One datagram to a Unix socket, which Node has not: `@` begins a name in the abstract namespace (unix(7)). With a descriptor, which
+ * the receiver gets a copy of. 0 or a negative errno.
+ */
+export function sendDatagram(path: string, text: string, descriptor?: number): number {
+  const { socket, sendmsg, close } = libc()
   const name = Buffer.from(path.startsWith('@') ? `\0${path.slice(1)}` : path)
   const address = Buffer.alloc(SOCKET_PATH_OFFSET + name.length)
   address.writeUInt16LE(AF_UNIX, 0)
   name.copy(address, SOCKET_PATH_OFFSET)
+  const bytes = Buffer.from(text)
+  const control = descriptor === undefined ? Buffer.alloc(0) : rightsMessage(descriptor)
+  const memory = new Memory()
+  const addressOf = (of: Uint8Array | BigUint64Array) =>
+    BigInt(memory.address(new Uint8Array(of.buffer, of.byteOffset, of.byteLength), 0, of.byteLength))
+  // Held by this frame while the kernel reads them by their addresses
+  const iovec = BigUint64Array.of(addressOf(bytes), BigInt(bytes.length))
+  const message = BigUint64Array.of(
+    addressOf(address),
+    BigInt(address.length),
+    addressOf(iovec),
+    1n,
+    control.length === 0 ? 0n : addressOf(control),
+    BigInt(control.length),
+    0n,
+  )
   const fd = socket(AF_UNIX, SOCK_DGRAM_CLOEXEC, 0)
   if (fd < 0) return lastErrno()
-  const bytes = Buffer.from(text)
-  const sent = sendto(fd, bytes, bytes.length, MSG_DONTWAIT_NOSIGNAL, address, address.length)
+  const sent = sendmsg(fd, Number(addressOf(message)), MSG_DONTWAIT_NOSIGNAL)
   const result = sent < 0 ? lastErrno() : 0
   close(fd)
   return result
+}
+
+/** cmsg(3) with SCM_RIGHTS: its length, level, type, and one descriptor, padded to 8 bytes */
+function rightsMessage(descriptor: number): Buffer {
+  const bytes = Buffer.alloc(24)
+  bytes.writeBigUInt64LE(20n, 0)
+  bytes.writeInt32LE(SOL_SOCKET, 8)
+  bytes.writeInt32LE(SCM_RIGHTS, 12)
+  bytes.writeInt32LE(descriptor, 16)
+  return bytes
 }

@@ -48,6 +48,7 @@ test('one host, nothing said', (t) => {
     nbd: { socket: '/here/store/nbd.sock', group: 107, tcp: null, tls: null, anyClient: false, allowPlain: false },
     dbus: null,
     registerPool: false,
+    volumes: null,
     foreground: false,
     logLevel: 'info',
     logFile: '/here/store/sheep.log',
@@ -78,6 +79,7 @@ test('everything said', (t) => {
     zone: 'rack1',
     gatewayOnly: true,
     sync: false,
+    volumes: null,
     nbd: {
       socket: '/run/nbd',
       group: 6,

