@@ -351,6 +351,7 @@ export class Files implements FileCalls {
       default:
         throw new FuseError(fuse.EOPNOTSUPP)
     }
+    this.attributes.written(call.node)
     return EMPTY
   }
 
@@ -408,6 +409,7 @@ export class Files implements FileCalls {
     if ((valid & fuse.FATTR_FH) !== 0) {
       const file = await this.writable(fuse.u64(call.bytes, call.at + 8), node)
       await file.truncate(length)
+      this.attributes.written(node)
       return
     }
     const file = this.fileOf(node)
