@@ -293,7 +293,9 @@ export class Files implements FileCalls {
     const writes = asked && entry.snapshotTime === 0
     const out = Buffer.alloc(16)
     const direct = (flags & fuse.O_DIRECT) !== 0
-    out.writeUInt32LE(direct ? fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES : 0, 8)
+    // A close need not be told: nothing is kept back until then. (Else a program that starts another while the daemon restarts waits.)
+    const kind = direct ? fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES : 0
+    out.writeUInt32LE(fuse.FOPEN_NOFLUSH | kind, 8)
     const former = call.again ? this.handles.openedBy(call.unique, node) : null
     if (former === null) {
       const file = this.fileOf(node)

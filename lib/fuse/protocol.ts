@@ -77,6 +77,7 @@ export const INIT_DIRECT_IO_ALLOW_MMAP = 36
 export const INIT_HAS_RESEND = 39
 
 export const FOPEN_DIRECT_IO = 1
+export const FOPEN_NOFLUSH = 32
 export const FOPEN_PARALLEL_DIRECT_WRITES = 64
 
 export const FATTR_MODE = 1

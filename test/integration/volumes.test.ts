@@ -63,24 +63,27 @@ test.serial('create, list, read, write, resize, rename, unlink; and the same vol
   t.is(await sh(`touch ${'n'.repeat(255)}; ls | tail -1 | wc -c`), '256\n')
 })
 
-test.serial('owner, mode, times and extended attributes are the cluster’s: another host sees them, a restart keeps them', async (t) => {
-  const { cluster, sh, at } = await serve(t, { nodes: 2, copies: 2 })
-  await sh('truncate -s 1M a; chown 64055:108 a; chmod 640 a; touch -d "2020-02-02 UTC" a')
-  await sh('setfattr -n security.selinux -v system_u:object_r:svirt_image_t:s0:c1,c2 a; setfattr -n user.x -v 1 a')
-  const seen = async (index: number) =>
-    sh('stat -c "%u:%g %a %Y" a; getfattr --only-values -n security.selinux a; getfattr -m - a | sort', index)
-  const first = await seen(0)
-  t.regex(first, /^64055:108 640 1580601600\nsystem_u:object_r:svirt_image_t:s0:c1,c2/)
-  t.is(await seen(1), first)
-  await cluster.killNode(0, 'SIGTERM')
-  t.false(isMounted(at('').replace(/\/$/, '')))
-  await cluster.startNode(0)
-  t.is(await seen(0), first)
-  await sh('setfattr -x user.x a')
-  t.notRegex(await sh('getfattr -m - a', 1), /user\.x/)
-  const other = await run('setpriv', ['--reuid=1000', '--clear-groups', 'cat', at('a')])
-  t.regex(other.stderr, /Permission denied/)
-})
+test.serial(
+  'owner, mode, times and extended attributes are the cluster’s: another host sees them, a restart keeps them',
+  async (t) => {
+    const { cluster, sh, at } = await serve(t, { nodes: 2, copies: 2 })
+    await sh('truncate -s 1M a; chown 64055:108 a; chmod 640 a; touch -d "2020-02-02 UTC" a')
+    await sh('setfattr -n security.selinux -v system_u:object_r:svirt_image_t:s0:c1,c2 a; setfattr -n user.x -v 1 a')
+    const seen = async (index: number) =>
+      sh('stat -c "%u:%g %a %Y" a; getfattr --only-values -n security.selinux a; getfattr -m - a | sort', index)
+    const first = await seen(0)
+    t.regex(first, /^64055:108 640 1580601600\nsystem_u:object_r:svirt_image_t:s0:c1,c2/)
+    t.is(await seen(1), first)
+    await cluster.killNode(0, 'SIGTERM')
+    t.false(isMounted(at('').replace(/\/$/, '')))
+    await cluster.startNode(0)
+    t.is(await seen(0), first)
+    await sh('setfattr -x user.x a')
+    t.notRegex(await sh('getfattr -m - a', 1), /user\.x/)
+    const other = await run('setpriv', ['--reuid=1000', '--clear-groups', 'cat', at('a')])
+    t.regex(other.stderr, /Permission denied/)
+  },
+)
 
 test.serial('sparse copies, holes, allocation, direct I/O', async (t) => {
   const { cluster, sh } = await serve(t)
@@ -187,44 +190,41 @@ test.serial('what a killed daemon left mounted is removed at the next start', as
   t.is(await sh('cat a'), 'kept\n')
 })
 
-test.serial('the next daemon takes over the descriptor: files stay open, what was asked meanwhile is answered', async (t) => {
-  const { cluster, at } = await serve(t)
-  const fd = fs.openSync(at('a'), 'w+')
-  fs.writeSync(fd, 'before', 0)
-  const kept = descriptorOf(cluster.pid(0), '/dev/fuse')
-  t.teardown(() => fs.closeSync(kept))
-  await cluster.killNode(0)
-  // Asked of nobody: it waits. In another process, for this one must not.
-  const writer = run('python3', ['-c', `import os;fd=os.open('${at('a')}',os.O_WRONLY);os.pwrite(fd,b'while away',10)`])
-  const node = cluster.nodes[0]
-  const log = fs.openSync(node.log, 'a')
-  const words = [sheepProgram, '-f', '-n', '-c', `local:${join(cluster.directory, 'local')}`, '-p', String(node.port)]
-  const command = [
-    '-c',
-    'LISTEN_PID=$$ exec "$@"',
-    'sh',
-    process.execPath,
-    ...words,
-    '--volumes',
-    at('').slice(0, -1),
-    node.store,
-  ]
-  node.child = spawn('sh', command, {
-    stdio: ['ignore', 'ignore', log, kept],
-    env: { ...process.env, LISTEN_FDS: '1', LISTEN_FDNAMES: 'volumes', NOTIFY_SOCKET: '/nonexistent/notify' },
-  })
-  fs.closeSync(log)
-  t.is((await writer).code, 0)
-  t.regex(cluster.logOf(0), /took over the volumes directory/)
-  fs.writeSync(fd, ' and after', 20)
-  t.is(fs.fstatSync(fd).size, 30)
-  fs.closeSync(fd)
-  t.is(fs.readFileSync(at('a'), 'latin1').replaceAll('\0', '.'), 'before....while away and after')
-  await until('the lock to go', 5000, async () => {
-    const { locks } = await cluster.json<{ locks: unknown[] }>(['vdi', 'lock', 'list'])
-    return locks.length === 0
-  })
-})
+test.serial(
+  'the next daemon takes over the descriptor: files stay open, what was asked meanwhile is answered',
+  async (t) => {
+    const { cluster, at } = await serve(t)
+    const fd = fs.openSync(at('a'), 'w+')
+    fs.writeSync(fd, 'before', 0)
+    const kept = descriptorOf(cluster.pid(0), '/dev/fuse')
+    t.teardown(() => fs.closeSync(kept))
+    await cluster.killNode(0)
+    // Asked of nobody: it waits. In another process, for this one must not.
+    const writer = run('python3', [
+      '-c',
+      `import os;fd=os.open('${at('a')}',os.O_WRONLY);os.pwrite(fd,b'while away',10)`,
+    ])
+    const node = cluster.nodes[0]
+    const log = fs.openSync(node.log, 'a')
+    const words = [sheepProgram, '-f', '-n', '-c', `local:${join(cluster.directory, 'local')}`, '-p', String(node.port)]
+    const command = ['-c', 'LISTEN_PID=$$ exec "$@"', 'sh', process.execPath, ...words, '--volumes', at(''), node.store]
+    node.child = spawn('sh', command, {
+      stdio: ['ignore', 'ignore', log, kept],
+      env: { ...process.env, LISTEN_FDS: '1', LISTEN_FDNAMES: 'volumes', NOTIFY_SOCKET: '/nonexistent/notify' },
+    })
+    fs.closeSync(log)
+    t.is((await writer).code, 0)
+    t.regex(cluster.logOf(0), /took over the volumes directory/)
+    fs.writeSync(fd, ' and after', 20)
+    t.is(fs.fstatSync(fd).size, 30)
+    fs.closeSync(fd)
+    t.is(fs.readFileSync(at('a'), 'latin1').replaceAll('\0', '.'), 'before....while away and after')
+    await until('the lock to go', 5000, async () => {
+      const { locks } = await cluster.json<{ locks: unknown[] }>(['vdi', 'lock', 'list'])
+      return locks.length === 0
+    })
+  },
+)
 
 /** A copy of another process's descriptor (pidfd_getfd(2), what a service manager gets by FDSTORE). */
 function descriptorOf(pid: number, target: string): number {
