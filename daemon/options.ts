@@ -269,7 +269,7 @@ function checked(raw: RawOptions, label: Label, facts: HostFacts, configFile: st
     nbd: nbdOf(raw, label, store, port, facts),
     dbus: dbusOf(raw.dbus ?? (cluster.engine === 'local' ? 'none' : 'system'), label('dbus', '--dbus'), facts),
     registerPool: raw.registerPool ?? cluster.engine !== 'local',
-    volumes: volumesOf(raw.volumes, label('volumes', '--volumes'), cluster, facts),
+    volumes: volumesOf(raw, label, cluster, facts),
     foreground: raw.foreground === true,
     logLevel: log.level,
     logFile: log.file,
@@ -298,15 +298,10 @@ function groupOfSocket(given: string | undefined, label: string, facts: HostFact
   return id
 }
 
-/** 'none': nowhere. */
-function volumesOf(
-  text: string | undefined,
-  label: string,
-  cluster: ClusterChoice,
-  facts: HostFacts,
-): { place: string; asked: boolean } | null {
-  if (text === 'none') return null
-  if (text !== undefined) return { place: pathOf(text, label, facts), asked: true }
+function volumesOf(raw: RawOptions, label: Label, cluster: ClusterChoice, facts: HostFacts): SheepOptions['volumes'] {
+  if (raw.volumes === 'none') return null
+  if (raw.volumes !== undefined)
+    return { place: pathOf(raw.volumes, label('volumes', '--volumes'), facts), asked: true }
   return cluster.engine === 'local' ? null : { place: POOL_PATH, asked: false }
 }
 
