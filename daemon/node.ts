@@ -122,7 +122,7 @@ export async function createNode(
     // libvirt looks into the directory as soon as it has the pool.
     if (options.registerPool) pool = registerPool(node, volumes?.place ?? POOL_PATH)
   } catch (error) {
-    await pool?.stop()
+    pool?.stop()
     await dbus?.stop()
     await volumes?.close(false)
     await nbd?.close()
@@ -136,7 +136,7 @@ export async function createNode(
       if (access !== null) access.encrypt = fresh.encrypt
     },
     async stop() {
-      await pool?.stop()
+      pool?.stop()
       await dbus?.stop()
       await volumes?.close(hooks.keepsDescriptors())
       await nbd?.close()

@@ -24,6 +24,11 @@ export function socketsSeen(driver: Driver): string {
 }
 
 function identityOf(path: string): string {
-  const facts = statSync(path, { throwIfNoEntry: false })
-  return facts === undefined ? '' : `${path} ${facts.ino} ${facts.ctimeMs};`
+  try {
+    const { ino, ctimeMs } = statSync(path)
+    return `${path} ${ino} ${ctimeMs};`
+  } catch {
+    // Not there, or not for this user: in either case there is no libvirt to talk to.
+    return ''
+  }
 }

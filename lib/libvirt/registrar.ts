@@ -56,11 +56,11 @@ export class PoolRegistrar implements ClusterListener {
     this.look()
   }
 
-  async stop(): Promise<void> {
+  /** What is under way is given up: a daemon's end does not wait for libvirt. */
+  stop(): void {
     this.stopped = true
     for (const timer of this.timers.values()) timer.cancel()
     this.libvirt?.close()
-    await this.working
   }
 
   epochChanged(): void {}

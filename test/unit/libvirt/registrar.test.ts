@@ -213,7 +213,7 @@ test('where there is no library of libvirt nothing is tried again until its daem
   world.seen = 'socket 2'
   await world.clock.pass(10_000)
   t.true(world.pool?.active)
-  await world.registrar.stop()
+  world.registrar.stop()
   world.change('ready')
   world.seen = 'socket 3'
   const { connects } = world
