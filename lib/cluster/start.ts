@@ -45,6 +45,16 @@ export function compareStates(a: Summary, b: Summary): Standing {
   return 0
 }
 
+/**
+ * Whether `a` went another way in an epoch that has taken effect where `b` is: then that of `a` never can, nor what came after it,
+ * however much it is, since with quorum not both can be confirmed. A daemon that stood still finds, when it goes on, the views that
+ * it has missed, and makes epochs of them that the others, who have started again meanwhile, know nothing of.
+ */
+function isOvertaken(a: Summary, b: Summary): boolean {
+  const { epoch, line } = b.effective
+  return a.effective.epoch < epoch && a.epochs.some((one) => one.number === epoch && one.line !== line)
+}
+
 function newestOf(summary: Summary): EpochSummary {
   return summary.epochs[summary.epochs.length - 1]
 }
@@ -139,7 +149,7 @@ export function decideStart(
   if (stateful.length === 0) return { kind: 'format', accepted: inOrder(members, accepted), refused }
 
   const clusterId = mostCommon(stateful.map((member) => helloOf(member).summary!.clusterId))
-  const holders = holdersOf(stateful, helloOf, clusterId)
+  const holders = holdersOf(stateful, helloOf, clusterId, hasQuorum)
   const newest = helloOf(holders[0]).summary!
   const here = accepted.filter((member) => (helloOf(member).summary?.clusterId ?? clusterId) === clusterId)
   const present = new Set(here.map((member) => helloOf(member).node.id))
@@ -178,11 +188,18 @@ function inOrder(members: readonly MemberId[], some: readonly MemberId[]): Membe
 }
 
 /** Those with the newest state; those whose state is live alone when there are such among them. */
-function holdersOf(stateful: readonly MemberId[], helloOf: (member: MemberId) => Hello, clusterId: string): MemberId[] {
+function holdersOf(
+  stateful: readonly MemberId[],
+  helloOf: (member: MemberId) => Hello,
+  clusterId: string,
+  hasQuorum: boolean,
+): MemberId[] {
   let best: MemberId[] = []
-  for (const member of stateful) {
-    const summary = helloOf(member).summary!
-    if (summary.clusterId !== clusterId) continue
+  const summaryOf = (member: MemberId) => helloOf(member).summary!
+  const known = stateful.filter((member) => summaryOf(member).clusterId === clusterId)
+  for (const member of known) {
+    const summary = summaryOf(member)
+    if (hasQuorum && known.some((other) => isOvertaken(summary, summaryOf(other)))) continue
     const standing = best.length === 0 ? 1 : compareStates(summary, helloOf(best[0]).summary!)
     if (standing > 0) best = [member]
     else if (standing === 0) best.push(member)

@@ -50,6 +50,24 @@ test('all nodes of the newest epoch, in whatever state, are enough; newcomers co
   t.deepEqual(missing(decide({ b: hello(1, young) })), ['n0'])
 })
 
+test('what one member alone has gone on to gives way to an epoch that took effect', (t) => {
+  // Node 2 stood still, and then began epochs 2 to 4 after the views that it had missed. The others had started again by then.
+  const lone = hello(2, summary([epoch(1, [0, 1, 2]), epoch(2, [0, 1, 2]), epoch(3, [0, 2]), epoch(4, [2])], 17))
+  const effective = hello(0, summary([epoch(2, [0, 1], 'another')], 14))
+  const further = hello(1, summary([epoch(1, [0, 1, 2]), epoch(2, [0, 1], 'another'), epoch(3, [1], 'third')], 16))
+  for (const order of [
+    [lone, effective, further],
+    [effective, further, lone],
+    [further, lone, effective],
+  ]) {
+    const decision = decide(Object.fromEntries(order.map((one) => [one.node.name, one])), true) as Waiting
+    t.is(decision.kind, 'start')
+    t.deepEqual(decision.holders, ['n1'], 'the furthest of the line that took effect')
+  }
+  const alone = decide({ n2: lone, n0: hello(0, summary([epoch(1, [0, 1, 2])], 9)) }, true) as Waiting
+  t.deepEqual(alone.holders, ['n2'], 'nothing is known to have taken effect')
+})
+
 test('an epoch that may not have been confirmed does not hide the one before it', (t) => {
   // Node 1 was let in by node 0 (epoch 2), then expelled it (epoch 3); neither took effect. Node 0 alone may go on.
   const lone = summary([epoch(1, [0]), epoch(2, [0, 1]), epoch(3, [1])], 9)
