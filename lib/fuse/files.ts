@@ -11,7 +11,7 @@ import { OpenFile } from './open-file.js'
 import type { FilesParts } from './parts.js'
 import * as fuse from './protocol.js'
 import { type Call, type FileCalls, FuseError } from './session.js'
-import { Sharing } from './sharing.js'
+import { copyRange } from './sharing.js'
 import { getAttribute, listAttributes, removeAttribute, setAttribute } from './xattrs.js'
 
 const READY_MS_MAX = 30_000
@@ -31,7 +31,6 @@ export class Files implements FileCalls {
   private readonly open = new Map<number, OpenFile>()
   private readonly directory: Directory
   private readonly attributes: FileAttributes
-  private readonly sharing: Sharing
   private readonly freeing = new Set<Promise<void>>()
 
   constructor(
@@ -42,7 +41,6 @@ export class Files implements FileCalls {
     this.handles = new Handles(handleFile)
     this.nodes = new Nodes(parts.registry)
     this.attributes = new FileAttributes(parts, this.nodes, (node) => this.open.get(node)?.known ?? null)
-    this.sharing = new Sharing(parts)
     this.directory = new Directory(this.nodes, (entry) => this.attributes.entryOut(entry))
     for (const { node, writes } of this.handles.all()) {
       const file = this.fileOf(node)
@@ -320,7 +318,6 @@ export class Files implements FileCalls {
   private async close(handle: Handle): Promise<void> {
     const file = this.fileOf(handle.node)
     this.handles.remove(handle)
-    if (handle.writes) await this.sharing.closing(file)
     await file.closeOf(handle.writes)
     if (handle.writes) this.attributes.written(handle.node)
     if (file.idle && this.open.get(handle.node) === file) this.open.delete(handle.node)
@@ -371,8 +368,7 @@ export class Files implements FileCalls {
     const source = this.opened(fuse.u64(bytes, at), call.node, false)
     const target = await this.writable(fuse.u64(bytes, at + 24), fuse.u64(bytes, at + 16))
     const [from, to, length] = [at + 8, at + 32, at + 40].map((place) => fuse.u64(bytes, place))
-    const isSnapshot = this.nodes.entry(source.node).snapshotTime !== 0
-    const copied = await this.sharing.copy(source, isSnapshot, target, from, to, length)
+    const copied = await copyRange(source, target, from, to, length)
     const out = Buffer.alloc(8)
     out.writeUInt32LE(copied, 0)
     return out

@@ -364,6 +364,45 @@ export class OpenFile {
     })
   }
 
+  /**
+   * Whole objects of a snapshot become this file's without a copy; so does its last one, where this file ends there too. The bytes from
+   * `offset` on that were shared; 0: none can be.
+   */
+  shareFrom(snapshot: OpenFile, offset: number, length: number): Promise<number> {
+    return this.alone(async () => {
+      const volume = this.opened()
+      const source = snapshot.volume
+      const { objectSize } = volume
+      if (source === null || source.entry.snapshotTime === 0 || source.objectSize !== objectSize) return 0
+      const end = Math.min(offset + length, snapshot.length, offset + SPAN_OBJECTS * objectSize)
+      const toItsEnd = end === snapshot.length && this.length <= end
+      const last = toItsEnd ? Math.ceil(end / objectSize) : Math.floor(end / objectSize)
+      const first = offset / objectSize
+      if (first % 1 !== 0 || last <= first || !(await this.descendFrom(source.entry.vid))) return 0
+      const shared = Math.min(end, last * objectSize)
+      if (shared > this.length) await this.setLength(shared, false)
+      for (let index = first; index < last; index++) {
+        const result = await volume.share(index, source, false)
+        if (result < 0) throw new FuseError(-result)
+      }
+      this.written = this.parts.clock.wall()
+      return shared - offset
+    })
+  }
+
+  /** False: this VDI has another parent, or snapshots. */
+  private async descendFrom(parent: number): Promise<boolean> {
+    const volume = this.opened()
+    if (volume.entry.parent === parent) return true
+    try {
+      await proposePatiently(this.parts, () => ({ op: 'adopt', vid: volume.entry.vid, parent }))
+      return true
+    } catch (error) {
+      if (error instanceof SheepError && error.code === 'invalid') return false
+      throw error
+    }
+  }
+
   /** ENXIO behind the last data or the end. Another host's writer: all is data. */
   async seek(offset: number, whence: number): Promise<number> {
     if (whence !== SEEK_DATA && whence !== SEEK_HOLE) throw new FuseError(EINVAL)

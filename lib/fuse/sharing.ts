@@ -2,31 +2,24 @@
 import { type Slab, takeSlab } from '../host/slab.js'
 import { completed } from '../store/completed.js'
 import type { OpenFile } from './open-file.js'
-import type { FilesParts } from './parts.js'
 import { FuseError } from './session.js'
 
 const PIECE = 1 << 20
 /** Of one request: the next one tells of progress, and may be interrupted before it */
 const COPY_MAX = 64 << 20
 
-export class Sharing {
-  constructor(private readonly parts: FilesParts) {}
-
-  /** Bytes copied, fewer than asked at times. FuseError. */
-  async copy(
-    source: OpenFile,
-    _isSnapshot: boolean,
-    target: OpenFile,
-    from: number,
-    to: number,
-    length: number,
-  ): Promise<number> {
-    void this.parts
-    return copyBytes(source, target, from, to, Math.min(length, COPY_MAX))
-  }
-
-  /** A writer is about to let go. */
-  async closing(_file: OpenFile): Promise<void> {}
+/** Bytes copied, fewer than asked at times. FuseError. */
+export async function copyRange(
+  source: OpenFile,
+  target: OpenFile,
+  from: number,
+  to: number,
+  length: number,
+): Promise<number> {
+  const errno = await source.prepare(false)
+  if (errno !== 0) throw new FuseError(errno)
+  const shared = from === to ? await target.shareFrom(source, from, length) : 0
+  return shared > 0 ? shared : copyBytes(source, target, from, to, Math.min(length, COPY_MAX))
 }
 
 async function copyBytes(

@@ -120,6 +120,17 @@ test.serial('snapshots are files too: made by creating one, read-only, renamed, 
   t.is(await sh('ls; rm b@three b; ls'), 'b\nb@three\n')
 })
 
+test.serial('cp of a snapshot is a clone: whole objects are shared, and each side keeps its own', async (t) => {
+  const { cluster, sh } = await serve(t)
+  await sh('head -c 41000000 /dev/urandom > a; touch a@one; cp a@one b; cmp a@one b')
+  const { vdis } = await cluster.json<{ vdis: { name: string; used: number; clone: boolean }[] }>(['vdi', 'list', 'b'])
+  t.like(vdis[0], { used: 0, clone: true })
+  await sh(
+    'echo changed | dd of=b bs=1 seek=5000000 conv=notrunc status=none; cmp a a@one; head -c 5000008 b | tail -c 8',
+  )
+  t.is(await sh('(cmp a@one b || true) | wc -l; rm a@one a; head -c 5000000 b | wc -c; stat -c %s b'), '1\n5000000\n41000000\n')
+})
+
 test.serial('a file that is open here is busy for another host’s writer, and may be looked at', async (t) => {
   const { sh, at } = await serve(t, { nodes: 2, copies: 2 })
   await sh('head -c 1M /dev/urandom > a; cp a b')
