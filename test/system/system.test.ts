@@ -1,4 +1,4 @@
-/** The short scenarios on real hosts: containers with kernel network namespaces, systemd and corosync. */
+/** The short scenarios on real hosts, on three and then on four: containers with kernel network namespaces, systemd and corosync. */
 import anyTest, { type TestFn } from 'ava'
 import { SystemCluster } from './cluster.js'
 import { obstacle } from './ground.js'
@@ -13,16 +13,19 @@ if (why !== '') {
     t.pass()
   })
 } else {
-  let cluster: SystemCluster
-  test.before(async (t) => {
-    t.timeout(240_000)
-    cluster = await SystemCluster.make(3, (text) => t.log(text))
-  })
+  let cluster: SystemCluster | null = null
+  let say: (text: string) => void
   test.after.always(() => cluster?.close())
-  for (const { name, title, short, hosts = 3, run } of scenarios) {
-    if (!short || hosts !== 3) continue
-    test.serial(`three hosts: ${title}`, async (t) => {
-      t.timeout(240_000)
+  const short = scenarios.filter((scenario) => scenario.short)
+  for (const { name, title, hosts = 3, run } of short.sort((a, b) => (a.hosts ?? 3) - (b.hosts ?? 3))) {
+    test.serial(`${hosts} hosts: ${title}`, async (t) => {
+      t.timeout(300_000)
+      say = (text) => t.log(text)
+      if (cluster === null || cluster.hosts.length !== hosts) {
+        cluster?.close()
+        cluster = null
+        cluster = await SystemCluster.of(hosts, (text) => say(text))
+      }
       try {
         await run(cluster)
         t.pass()
