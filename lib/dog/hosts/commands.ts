@@ -3,6 +3,7 @@ import { createHash, randomBytes } from 'node:crypto'
 import { existsSync, readFileSync } from 'node:fs'
 import type { Command } from 'commander'
 import { SheepError } from '../../errors.js'
+import { newClusterKey } from '../../host/cluster-key.js'
 import { parseCopies, parseCount } from '../arguments.js'
 import type { Add, ParsedOptions } from '../command.js'
 import { agrees, confirm } from '../confirm.js'
@@ -298,6 +299,6 @@ async function secretsOf(hosts: readonly Surveyed[], shells: ReadonlyMap<string,
   }
   return {
     authkey: (await read('authkey')) ?? randomBytes(AUTHKEY_BYTES),
-    clusterKey: (await read('clusterKey'))?.toString() ?? `${randomBytes(32).toString('hex')}\n`,
+    clusterKey: (await read('clusterKey'))?.toString() ?? newClusterKey(),
   }
 }
