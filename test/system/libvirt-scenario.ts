@@ -176,6 +176,19 @@ async function convertAndMigrate(cluster: SystemCluster): Promise<void> {
   await first.run('virsh', ['destroy', 'web1'])
 }
 
+/** For the scenarios that follow. */
+async function tidyUp(cluster: SystemCluster): Promise<void> {
+  const [first] = cluster.hosts
+  for (const name of ['web', 'data']) {
+    await first.run('dog', ['vdi', 'delete', '-s', 'all', name])
+    await first.run('dog', ['vdi', 'delete', name])
+  }
+  const sockets = ['', '-ro', '-admin', '-tcp'].map((kind) => `libvirtd${kind}.socket`).join(' ')
+  for (const host of cluster.hosts) {
+    await host.run('sh', ['-c', `systemctl stop ${sockets} libvirtd; umount -t tmpfs ${POOL} 2>/dev/null; true`])
+  }
+}
+
 export const libvirtScenario: Scenario = {
   name: 'libvirt',
   title: 'libvirt as shipped: the pool, disks by NBD, a hook that refuses a second start, snapshots, live migration',
@@ -184,5 +197,6 @@ export const libvirtScenario: Scenario = {
     await pools(cluster)
     await disks(cluster)
     await convertAndMigrate(cluster)
+    await tidyUp(cluster)
   },
 }
