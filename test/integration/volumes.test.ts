@@ -128,7 +128,10 @@ test.serial('cp of a snapshot is a clone: whole objects are shared, and each sid
   await sh(
     'echo changed | dd of=b bs=1 seek=5000000 conv=notrunc status=none; cmp a a@one; head -c 5000008 b | tail -c 8',
   )
-  t.is(await sh('(cmp a@one b || true) | wc -l; rm a@one a; head -c 5000000 b | wc -c; stat -c %s b'), '1\n5000000\n41000000\n')
+  t.is(
+    await sh('(cmp a@one b || true) | wc -l; rm a@one a; head -c 5000000 b | wc -c; stat -c %s b'),
+    '1\n5000000\n41000000\n',
+  )
 })
 
 test.serial('a file that is open here is busy for another host’s writer, and may be looked at', async (t) => {
