@@ -1,9 +1,9 @@
 // Turns every TypeScript file into a JavaScript file of the same name under dist/, one by one: the source tree's
 // shape is the program's shape. Types are checked by `npm run typecheck`, not here, so that a build takes a moment.
-import { existsSync, readdirSync, rmSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { build } from 'esbuild'
 
-const folders = ['lib', 'daemon', 'libvirt-hooks', 'test']
+const folders = ['lib', 'daemon', 'libvirt-hooks', 'packaging', 'test']
 
 /** Paths below the folders, under `base`, that end in `ending`, without that ending. */
 function stems(base, ending) {
@@ -24,6 +24,7 @@ await build({
   target: 'node20',
   sourcemap: 'inline',
   sourcesContent: false,
+  define: { SHEEPDOG_VERSION: JSON.stringify(JSON.parse(readFileSync('package.json', 'utf8')).version) },
   logLevel: 'warning',
 })
 // What is left of a source file that was removed or renamed would still be run, as a test for instance.

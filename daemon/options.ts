@@ -183,7 +183,7 @@ export function parseOptions(
   return checked(raw, (key, option) => (isTyped(key) ? option : (file.labels.get(key) ?? option)), facts, path)
 }
 
-function sheepCommand(version: string): Command {
+export function sheepCommand(version: string): Command {
   return new Command('sheep')
     .description(
       'Serve store directories of this host, one for each disk, as part of a Sheepdog cluster.\n' +

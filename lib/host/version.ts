@@ -1,7 +1,6 @@
 /** The version of sheep and dog, as package.json has it. */
-import { readFileSync } from 'node:fs'
 
-/** From dist/lib/host/ up to the package's root. */
-const packageFile = new URL('../../../package.json', import.meta.url)
+/** Put in by build.mjs and packaging/bundle.ts */
+declare const SHEEPDOG_VERSION: string
 
-export const VERSION: string = JSON.parse(readFileSync(packageFile, 'utf8')).version
+export const VERSION = SHEEPDOG_VERSION

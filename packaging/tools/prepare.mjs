@@ -29,20 +29,30 @@ const debian = {
   iproute2: ['ip'],
   'openssh-server': ['sshd'],
   'openssh-client': ['ssh-keygen', 'ssh-agent'],
+  dpkg: ['dpkg-deb'],
+  rpm: ['rpm', 'rpmbuild'],
+  lintian: ['lintian'],
+  'man-db': ['man'],
   // With it comes libvirt0, the library.
   'libvirt-clients': ['virsh'],
 }
 
 const beds = process.getuid?.() === 0 ? ['debootstrap', 'systemd-container', 'iproute2'] : []
 
+const packagers = ['dpkg', 'rpm']
+
 const needs = {
   build: [],
   quickstart: ['qemu-utils', 'libnbd-bin', 'e2fsprogs'],
   bench: ['qemu-utils', 'fio'],
+  package: packagers,
   // Only root can use them, see test/system.
   'test:system': beds,
   test: [
     ...beds,
+    ...packagers,
+    'lintian',
+    'man-db',
     'qemu-utils',
     'qemu-system-x86',
     'qemu-system-common',

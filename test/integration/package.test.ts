@@ -1,0 +1,107 @@
+/** The packages as they are built: twice the same, the same files in both, clean for lintian, and programs that run from them. */
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import test from 'ava'
+import { freePorts, must } from '../support/process.js'
+
+const root = join(import.meta.dirname, '..', '..', '..')
+const directory = mkdtempSync(join(tmpdir(), 'sheepdog-packages-'))
+let deb = ''
+let rpm = ''
+
+async function build(out: string): Promise<{ deb: string; rpm: string }> {
+  await must(process.execPath, [join(root, 'dist', 'packaging', 'main.js'), '--out', out], { limit: 120_000 })
+  const names = readdirSync(out)
+  const of = (ending: string) => join(out, names.find((name) => name.endsWith(ending)) ?? `no ${ending}`)
+  return { deb: of('.deb'), rpm: of('.rpm') }
+}
+
+test.before(async () => {
+  ;({ deb, rpm } = await build(join(directory, 'first')))
+})
+
+test.after.always(() => rmSync(directory, { recursive: true }))
+
+test('two builds are the same bytes', async (t) => {
+  const again = await build(join(directory, 'second'))
+  t.true(readFileSync(deb).equals(readFileSync(again.deb)))
+  t.true(readFileSync(rpm).equals(readFileSync(again.rpm)))
+})
+
+test('both install the same files', async (t) => {
+  const listed = (await must('dpkg-deb', ['-c', deb])).stdout
+    .split('\n')
+    .filter((line) => line !== '' && !line.startsWith('d'))
+    .map((line) => line.split(/ \.\//)[1].split(' -> ')[0])
+    .sort()
+  const own = new Set(['etc/sheepdog', 'usr/lib/sheepdog', 'usr/share/sheepdog', 'usr/share/doc/sheepdog'])
+  const inRpm = (await must('rpm', ['-qlp', rpm])).stdout
+    .split('\n')
+    .filter((line) => line !== '')
+    .map((line) => line.slice(1))
+    .filter((path) => !own.has(path))
+    .sort()
+  t.deepEqual(inRpm, listed)
+})
+
+test('lintian has nothing to say', async (t) => {
+  const { stdout } = await must('lintian', ['--allow-root', deb], { limit: 120_000 })
+  t.is(stdout.trim(), '')
+})
+
+test('the .rpm asks for what Fedora calls them', async (t) => {
+  const { stdout } = await must('rpm', ['-qp', '--requires', rpm])
+  for (const name of ['nodejs >= 20', 'corosync >= 3.1']) t.true(stdout.split('\n').includes(name), stdout)
+  t.true((await must('rpm', ['-qp', '--recommends', rpm])).stdout.includes('libvirt-daemon'))
+})
+
+test('the .rpm installs into an empty root', async (t) => {
+  const empty = join(directory, 'empty')
+  mkdirSync(empty)
+  await must('rpm', ['--root', empty, '--dbpath', '/var/lib/rpm', '--initdb'])
+  await must('rpm', ['--root', empty, '--dbpath', '/var/lib/rpm', '-i', '--nodeps', '--noscripts', rpm])
+  t.true(readdirSync(join(empty, 'usr/bin')).includes('sheep'))
+})
+
+test('the programs need nothing but Node', async (t) => {
+  const tree = join(directory, 'tree')
+  await must('dpkg-deb', ['-x', deb, tree])
+  const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { version: string }
+  for (const name of ['sheep', 'dog']) {
+    const { stdout } = await must(process.execPath, [join(tree, 'usr', 'bin', name), '--version'])
+    t.is(stdout.trim(), version)
+  }
+  t.deepEqual(
+    readdirSync(join(tree, 'usr/lib/sheepdog')).filter(
+      (name) => !/^(?:sheep|dog|shared-\w+|\w+-[\w-]+)\.mjs$|^koffi\.node$/.test(name),
+    ),
+    [],
+  )
+  const store = join(directory, 'store')
+  const port = String((await freePorts(1, 17_600))[0])
+  await must(join(tree, 'usr/bin/sheep'), ['-c', `local:${join(directory, 'local')}`, '-p', port, store])
+  const dog = (...words: string[]) => must(join(tree, 'usr/bin/dog'), ['--socket', join(store, 'sock'), ...words])
+  try {
+    await dog('cluster', 'format', '-c', '1')
+    await dog('vdi', 'create', 'disk', '1G')
+    await must(join(tree, 'usr/bin/dog'), ['--socket', join(store, 'sock'), 'vdi', 'write', 'disk'], { input: 'bytes' })
+    t.is((await dog('vdi', 'read', 'disk', '0', '5')).stdout, 'bytes')
+  } finally {
+    await dog('cluster', 'shutdown', '-y')
+  }
+})
+
+test('manual pages are set without a complaint', async (t) => {
+  const tree = join(directory, 'pages')
+  await must('dpkg-deb', ['-x', deb, tree])
+  const manual = join(tree, 'usr/share/man')
+  const pages = readdirSync(manual).flatMap((folder) =>
+    readdirSync(join(manual, folder)).map((name) => join(manual, folder, name)),
+  )
+  t.true(pages.length >= 3)
+  for (const page of pages) {
+    const { stderr } = await must('man', ['--warnings', '-E', 'UTF-8', '-l', '-Tutf8', '-Z', page])
+    t.is(stderr, '', page)
+  }
+})
