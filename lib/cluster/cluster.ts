@@ -159,6 +159,10 @@ export class Cluster implements ClusterView {
   }
 
   /** For reading only; another object after this member was brought up to date by others. */
+  get onNoQuorum(): number {
+    return this.state?.onNoQuorum ?? 0
+  }
+
   get recovery(): RecoverySettings {
     return this.state?.recovery ?? RECOVERY_DEFAULT
   }

@@ -56,6 +56,7 @@ function take(machine: Membership, sender: string, proposal: Proposal, by: numbe
     case 'shutdown':
     case 'recovered':
     case 'recovery':
+    case 'on-no-quorum':
     case 'exclusive-enter':
     case 'exclusive-leave':
     case 'vdi': {

@@ -17,7 +17,7 @@ export const ABSENCE_EPOCHS_MAX = 512
 /** Commands that every member logs and applies; the others end as an epoch, or as nothing. */
 export type LoggedCommand = Extract<
   ClusterCommand,
-  { type: 'recovered' | 'recovery' | 'exclusive-enter' | 'exclusive-leave' | 'vdi' | 'shutdown' }
+  { type: 'recovered' | 'recovery' | 'on-no-quorum' | 'exclusive-enter' | 'exclusive-leave' | 'vdi' | 'shutdown' }
 >
 
 /** One step of the replicated state. The same number is the same step on every member of one line of history. */

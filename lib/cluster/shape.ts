@@ -85,6 +85,7 @@ const COMMANDS: Record<string, Shape> = {
   format: object({ clusterId: id, copies: count, blockSizeShift: count, force: flag }),
   recovered: object({ epoch: count }),
   recovery: object({ held: nullable(flag), limit: nullable(count) }),
+  'on-no-quorum': object({ ms: count }),
   expel: object({ node: id, epoch: count, reason: text }),
   drain: object({ node: id, drained: flag }),
   accept: object(acceptance),
@@ -149,6 +150,8 @@ export function isHistory(value: unknown): value is HistoryJson {
 }
 
 export const isRecoverySettings: Shape = object({ held: flag, limit: count })
+
+export const isCount: Shape = count
 
 export const isClaims: Shape = list(object({ token: text, node: id }))
 

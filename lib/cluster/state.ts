@@ -3,9 +3,10 @@
  * state machine over entries; every member applies the same ones in the same order and has the same answers.
  */
 import { SheepError } from '../errors.js'
+import { checkOnNoQuorum } from '../vdi/command.js'
 import { Registry } from '../vdi/registry.js'
 import { type Entry, History, type HistoryJson, type LoggedCommand } from './history.js'
-import { isClaims, isRecoverySettings } from './shape.js'
+import { isClaims, isCount, isRecoverySettings } from './shape.js'
 import type { ClusterConfig, EpochRecord, RecoverySettings } from './types.js'
 
 /** Of all nodes together. A node has one at a time unless many of its clients come at once. */
@@ -25,6 +26,7 @@ export interface StateJson {
   registry: unknown
   exclusive: ExclusiveClaim[]
   recovery?: RecoverySettings
+  onNoQuorum?: number
 }
 
 /** `value` is the command's answer; `error` its refusal, the same on every member. */
@@ -36,21 +38,24 @@ export class ClusterState {
     readonly registry: Registry,
     private claims: ExclusiveClaim[],
     private settings: RecoverySettings,
+    /** ms; 0: requests wait for the quorum for ever */
+    private noQuorumMs: number,
   ) {}
 
   static format(config: ClusterConfig, seq: number, record: EpochRecord): ClusterState {
-    return new ClusterState(History.format(config, seq, record), new Registry(), [], RECOVERY_DEFAULT)
+    return new ClusterState(History.format(config, seq, record), new Registry(), [], RECOVERY_DEFAULT, 0)
   }
 
   /** SheepError version, invalid when it is not what toJSON returned, as JSON. */
   static fromJSON(value: unknown): ClusterState {
     const json = value as StateJson
     if (json?.version !== 1) throw new SheepError('version', 'the cluster state has a version that is not known here')
-    const { exclusive, recovery = RECOVERY_DEFAULT } = json
+    const { exclusive, recovery = RECOVERY_DEFAULT, onNoQuorum = 0 } = json
     if (!isClaims(exclusive)) throw new SheepError('invalid', 'a cluster state holds no list of claims')
     if (!isRecoverySettings(recovery)) throw new SheepError('invalid', 'a cluster state holds no settings of recovery')
+    if (!isCount(onNoQuorum)) throw new SheepError('invalid', 'a cluster state holds no time to wait for the quorum')
     const history = History.fromJSON(json.history)
-    return new ClusterState(history, Registry.fromJSON(json.registry), [...exclusive], recovery)
+    return new ClusterState(history, Registry.fromJSON(json.registry), [...exclusive], recovery, onNoQuorum)
   }
 
   toJSON(): StateJson {
@@ -60,12 +65,17 @@ export class ClusterState {
       registry: this.registry.toJSON(),
       exclusive: [...this.claims],
       recovery: this.settings,
+      onNoQuorum: this.noQuorumMs,
     }
   }
 
   /** First the one that runs, then those that wait. */
   get exclusive(): readonly ExclusiveClaim[] {
     return this.claims
+  }
+
+  get onNoQuorum(): number {
+    return this.noQuorumMs
   }
 
   get recovery(): RecoverySettings {
@@ -98,6 +108,10 @@ export class ClusterState {
         return null
       case 'recovery':
         return this.throttle(command)
+      case 'on-no-quorum':
+        checkOnNoQuorum(command.ms, 'the cluster')
+        this.noQuorumMs = command.ms
+        return null
       case 'recovered':
       case 'shutdown':
         return null

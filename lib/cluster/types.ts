@@ -68,6 +68,8 @@ export type ClusterCommand =
   | { type: 'expel'; node: string; epoch: number; reason: string }
   /** null: as it is */
   | { type: 'recovery'; held: boolean | null; limit: number | null }
+  /** ms that requests of volumes without a word of their own wait for the quorum before they fail; 0: for ever */
+  | { type: 'on-no-quorum'; ms: number }
   /** The sender's disks have changed: begins an epoch in which it offers `space`. `lost`: some of what it had is gone */
   | { type: 'disks'; space: number; lost: boolean }
   /** The node gives its share to the others, and keeps what it has until they have it; or takes its share again. Until it starts anew */
@@ -109,6 +111,8 @@ export interface ClusterView {
   /** node id -> newest epoch it has reported `recovered` for */
   readonly recovered: ReadonlyMap<string, number>
   readonly recovery: RecoverySettings
+  /** ms that a volume's requests wait without quorum before they fail, unless the volume says otherwise; 0: for ever */
+  readonly onNoQuorum: number
   /**
    * Resolves with the command's result once it is delivered and durable on this member; `everywhere`: on all present
    * members. Rejects with SheepError: the command's own refusal, or halted / shutting-down / timeout.

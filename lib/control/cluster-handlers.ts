@@ -12,7 +12,7 @@ const DEFAULT_BLOCK_SIZE_SHIFT = 22
 export const clusterHandlers: Handlers<'cluster'> = {
   'cluster.info': async (services) => clusterInfo(services),
 
-  'cluster.format': async (services, { copies, blockSizeShift, force }) => {
+  'cluster.format': async (services, { copies, blockSizeShift, force, onNoQuorum }) => {
     await services.cluster.propose(
       {
         type: 'format',
@@ -23,6 +23,12 @@ export const clusterHandlers: Handlers<'cluster'> = {
       },
       true,
     )
+    if (onNoQuorum > 0) await services.cluster.propose({ type: 'on-no-quorum', ms: onNoQuorum })
+    return clusterInfo(services)
+  },
+
+  'cluster.set': async (services, { onNoQuorum }) => {
+    await services.cluster.propose({ type: 'on-no-quorum', ms: onNoQuorum })
     return clusterInfo(services)
   },
 
@@ -69,7 +75,7 @@ export const clusterHandlers: Handlers<'cluster'> = {
 }
 
 function clusterInfo(services: ControlServices): ClusterInfo {
-  const { status, statusReason, config, epoch, history, recovered, recovery } = services.cluster
+  const { status, statusReason, config, epoch, history, recovered, recovery, onNoQuorum } = services.cluster
   const current = epoch?.number ?? 0
   return {
     version: services.version,
@@ -79,6 +85,7 @@ function clusterInfo(services: ControlServices): ClusterInfo {
       (node) => epoch !== null && node.vnodes > 0 && (recovered.get(node.id) ?? 0) < current,
     ),
     recovery,
+    onNoQuorum,
     config: config && {
       clusterId: config.clusterId,
       created: config.formatTime,

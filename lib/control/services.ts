@@ -33,6 +33,8 @@ export interface CreateRequest {
   /** 0: the cluster's default, or larger when the size needs it */
   blockSizeShift: number
   preallocate: boolean
+  /** ms, 0: requests wait for the quorum for ever; null: as the cluster says */
+  onNoQuorum: number | null
 }
 
 /** `snapshot` is a tag or a decimal snapshot id; '' is the working VDI. All throw SheepError. */
@@ -48,6 +50,8 @@ export interface VdiService {
   /** `progress` counts bytes freed */
   delete(name: string, snapshot: string, progress: Progress): Promise<void>
   resize(name: string, size: number, shrink: boolean): Promise<VdiEntry>
+  /** ms, 0: waits for ever; null: as the cluster says */
+  setOnNoQuorum(name: string, ms: number | null): Promise<VdiEntry>
   rename(name: string, newName: string): Promise<void>
   /** UsageReader (usage.ts): in the entries' order; null where it is not known in time */
   usage(entries: readonly VdiEntry[]): Promise<(VdiUsage | null)[]>

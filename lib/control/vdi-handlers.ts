@@ -8,6 +8,9 @@ import type { LockInfo, VdiInfo } from './verbs.js'
 export const vdiHandlers: Handlers<'vdi' | 'lock'> = {
   'vdi.create': async (services, request, progress) => infoOf(services, await services.vdis.create(request, progress)),
 
+  'vdi.set': async (services, { name, onNoQuorum }) =>
+    infoOf(services, await services.vdis.setOnNoQuorum(name, onNoQuorum)),
+
   'vdi.list': async (services, { name }) => {
     const entries = services.volumes.list().filter((entry) => name === '' || entry.name === name)
     if (name !== '' && entries.length === 0) services.volumes.find(name, '')
@@ -107,6 +110,7 @@ async function infosOf(services: ControlServices, entries: readonly VdiEntry[]):
       objectSize: 2 ** entry.blockSizeShift,
       created: entry.snapshotTime || entry.createTime,
       preallocated: entry.preallocated,
+      onNoQuorum: entry.onNoQuorum ?? null,
       holder: holders.get(entry.vid) ?? '',
     }))
     .sort((a, b) => (a.name === b.name ? a.id - b.id : a.name < b.name ? -1 : 1))

@@ -5,7 +5,7 @@
 import type { ClusterStatus, NodeInfo, RecoverySettings } from '../cluster/types.js'
 import { SheepError } from '../errors.js'
 import { MAX_COPIES } from '../placement/ring.js'
-import { MIGRATION_MS_MAX, SESSION_MAX } from '../vdi/command.js'
+import { MIGRATION_MS_MAX, ON_NO_QUORUM_MS_MAX, SESSION_MAX } from '../vdi/command.js'
 import { checkShift, checkSize } from '../vdi/inode.js'
 import { checkName, checkTag, NAME_BYTES_MAX, snapIdOf } from '../vdi/name.js'
 import type { VdiLock } from '../vdi/types.js'
@@ -57,6 +57,8 @@ export interface VdiInfo {
   /** ms since the Unix epoch; of a snapshot: when it was taken */
   created: number
   preallocated: boolean
+  /** ms that requests wait without quorum before they fail, 0: for ever; null: as the cluster says */
+  onNoQuorum: number | null
   /** Who has it open, for people; '' nobody */
   holder: string
 }
@@ -84,6 +86,8 @@ export interface ClusterInfo {
   recovering: NodeSummary[]
   /** What administrators say of it, for all nodes */
   recovery: RecoverySettings
+  /** ms that requests of volumes without a word of their own wait for the quorum before they fail; 0: for ever */
+  onNoQuorum: number
   /** null before format */
   config: { clusterId: string; created: number; copies: number; objectSize: number } | null
   /** Newest first */
@@ -130,6 +134,8 @@ const blockSizeShift: Checker<number> = optional((value) => {
   if (value !== 0) checkShift(value)
   return value as number
 }, 0)
+/** ms; 0 waits for ever */
+const onNoQuorum = integer(0, ON_NO_QUORUM_MS_MAX)
 const scrubAction: Checker<'status' | 'start' | 'stop'> = optional((value, path) => {
   if (value === 'status' || value === 'start' || value === 'stop') return value
   throw new SheepError('invalid', `${path} must be status, start or stop`)
@@ -154,7 +160,14 @@ function verb<R>() {
 /** All may send progress; those that count bytes say so. */
 export const VERBS = {
   'cluster.info': verb<ClusterInfo>()({}),
-  'cluster.format': verb<ClusterInfo>()({ copies, blockSizeShift, force: optional(flag, false) }),
+  'cluster.format': verb<ClusterInfo>()({
+    copies,
+    blockSizeShift,
+    force: optional(flag, false),
+    onNoQuorum: optional(onNoQuorum, 0),
+  }),
+  /** What volumes without a word of their own do without quorum, from now on */
+  'cluster.set': verb<ClusterInfo>()({ onNoQuorum }),
   /** Stops all daemons */
   'cluster.shutdown': verb<Record<string, never>>()({}),
   /** Goes on without the nodes it waits for */
@@ -176,7 +189,16 @@ export const VERBS = {
   'cluster.check': verb<CheckReport>()({ repair: optional(flag, false) }),
 
   /** Progress in bytes when preallocating */
-  'vdi.create': verb<VdiInfo>()({ name: vdiName, size, copies, blockSizeShift, preallocate: optional(flag, false) }),
+  'vdi.create': verb<VdiInfo>()({
+    name: vdiName,
+    size,
+    copies,
+    blockSizeShift,
+    preallocate: optional(flag, false),
+    onNoQuorum: optional(nullable(onNoQuorum), null),
+  }),
+  /** null: as the cluster says */
+  'vdi.set': verb<VdiInfo>()({ name: vdiName, onNoQuorum: nullable(onNoQuorum) }),
   /** '' is all; else the VDI of this name and its snapshots */
   'vdi.list': verb<{ vdis: VdiInfo[] }>()({ name: vdiNameOrNone }),
   'vdi.snapshot': verb<VdiInfo>()({ name: vdiName, tag: newTag }),

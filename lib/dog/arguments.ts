@@ -1,6 +1,7 @@
 /** Arguments and options of dog as typed values. Each throws SheepError invalid that names what was given. */
 import { COPIES_MAX } from '../control/verbs.js'
 import { SheepError } from '../errors.js'
+import { ON_NO_QUORUM_MS_MAX } from '../vdi/command.js'
 import { MAX_SHIFT, MIN_SHIFT } from '../vdi/inode.js'
 import { parseSize } from './size.js'
 
@@ -14,6 +15,12 @@ export function parseCount(text: string, what: string, min: number, max: number)
 
 export function parseCopies(text: string): number {
   return parseCount(text, 'number of copies', 1, COPIES_MAX)
+}
+
+/** ms: `wait` is 0, else seconds. */
+export function parseOnNoQuorum(text: string): number {
+  if (text === 'wait') return 0
+  return parseCount(text, 'time in seconds, and not "wait"', 1, ON_NO_QUORUM_MS_MAX / 1000) * 1000
 }
 
 export function parseIndex(text: string): number {

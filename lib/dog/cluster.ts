@@ -1,7 +1,7 @@
 /** `dog cluster`: all daemons together. */
-import type { Command } from 'commander'
+import { type Command, Option } from 'commander'
 import type { ClusterInfo } from '../control/verbs.js'
-import { parseCopies, parseObjectShift } from './arguments.js'
+import { parseCopies, parseObjectShift, parseOnNoQuorum } from './arguments.js'
 import { printCheck } from './check-report.js'
 import type { Add, ParsedOptions } from './command.js'
 import { confirm } from './confirm.js'
@@ -33,12 +33,26 @@ export function addClusterCommands(cluster: Command, add: Add): void {
     yesOption(
       command
         .option('-c, --copies <N>', 'how many nodes keep each object (default: 3)', parseCopies)
-        .option('-z, --object-size <SIZE>', 'size of objects: 1M to 2G, or its log2 (default: 4M)', parseObjectShift),
+        .option('-z, --object-size <SIZE>', 'size of objects: 1M to 2G, or its log2 (default: 4M)', parseObjectShift)
+        .addOption(onNoQuorumOption().default(0, 'wait')),
     ),
   )
     .notes('A cluster that has been formatted loses all its volumes: that needs --force.')
     .examples('dog cluster format -c 3', 'dog cluster format -c 1')
     .run(format)
+
+  add(cluster, 'set', 'change what holds for all volumes', (command) =>
+    command.addOption(onNoQuorumOption().makeOptionMandatory()),
+  )
+    .notes(
+      'A host without quorum serves nothing. Requests of its volumes wait for it, or fail with EIO after SECONDS: for',
+      'machines that have another to take over. dog vdi set says it for one volume.',
+    )
+    .examples('dog cluster set --on-no-quorum 30', 'dog cluster set --on-no-quorum wait')
+    .run(async (session, _words, { onNoQuorum }) => {
+      const info = await session.call('cluster.set', { onNoQuorum })
+      session.report(info, `${sentenceOf(info.onNoQuorum)}.`)
+    })
 
   addHostCommands(cluster, add)
 
@@ -96,6 +110,14 @@ export function addClusterCommands(cluster: Command, add: Add): void {
     .run(recover)
 }
 
+function onNoQuorumOption(): Option {
+  return new Option('--on-no-quorum <wait|SECONDS>', 'what volumes do without quorum').argParser(parseOnNoQuorum)
+}
+
+function sentenceOf(onNoQuorum: number): string {
+  return onNoQuorum === 0 ? 'Without quorum requests wait' : `Without quorum requests fail after ${onNoQuorum / 1000} s`
+}
+
 /** Scripts of Sheepdog's administrators say --force. */
 function yesOption(command: Command): Command {
   return command.option('-y, --yes', 'do not ask').option('-f, --force', 'the same')
@@ -129,6 +151,7 @@ function summary(info: ClusterInfo): string {
       `Cluster created at ${formatTime(created, true)}, default ${copies} copies of objects of ${formatSize(objectSize)}`,
     )
   }
+  if (info.onNoQuorum > 0) lines.push(`${sentenceOf(info.onNoQuorum)} (dog cluster set --on-no-quorum).`)
   if (info.epochs.length > 0) lines.push('')
   return `${lines.join('\n')}\n`
 }
@@ -136,7 +159,7 @@ function summary(info: ClusterInfo): string {
 async function format(
   session: Session,
   _words: string[],
-  { copies = 0, objectSize = 0, ...options }: ParsedOptions,
+  { copies = 0, objectSize = 0, onNoQuorum = 0, ...options }: ParsedOptions,
 ): Promise<void> {
   const before = await session.call('cluster.info', {})
   if (before.config !== null && !agreed(options)) {
@@ -148,7 +171,7 @@ async function format(
   }
   const info = await session.call(
     'cluster.format',
-    { copies, blockSizeShift: objectSize, force: before.config !== null },
+    { copies, blockSizeShift: objectSize, force: before.config !== null, onNoQuorum },
     'formatting',
   )
   const nodes = info.epochs[0]?.nodes ?? []

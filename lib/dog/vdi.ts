@@ -2,7 +2,7 @@
 import { type Command, Option } from 'commander'
 import type { VdiInfo } from '../control/verbs.js'
 import { SheepError } from '../errors.js'
-import { parseCopies, parseIndex, parseObjectShift } from './arguments.js'
+import { parseCopies, parseIndex, parseObjectShift, parseOnNoQuorum } from './arguments.js'
 import { printCheck } from './check-report.js'
 import { type Add, group } from './command.js'
 import { confirm } from './confirm.js'
@@ -68,6 +68,11 @@ export function addVdiCommands(vdi: Command, add: Add): void {
         '-z, --object-size <SIZE>',
         "size of objects, 1M to 2G, or its log2 (default: the cluster's)",
         parseObjectShift,
+      )
+      .option(
+        '--on-no-quorum <wait|SECONDS>',
+        "what it does without quorum: wait, or fail (default: the cluster's)",
+        parseOnNoQuorum,
       ),
   )
     .examples('dog vdi create disk 10G', 'dog vdi create disk 1.5T -c 2 -P', 'dog vdi create archive 16T -z 16M')
@@ -80,6 +85,7 @@ export function addVdiCommands(vdi: Command, add: Add): void {
           copies: options.copies ?? 0,
           blockSizeShift: options.objectSize ?? 0,
           preallocate: options.prealloc === true,
+          onNoQuorum: options.onNoQuorum ?? null,
         },
         `creating ${name}`,
       )
@@ -88,6 +94,31 @@ export function addVdiCommands(vdi: Command, add: Add): void {
         created,
         `Created ${name}: ${formatSize(created.size)}, ${copies} ${copies === 1 ? 'copy' : 'copies'} of each object.`,
       )
+    })
+
+  add(vdi, 'set <NAME>', 'change what a volume does without quorum', (command) =>
+    command.addOption(
+      new Option(
+        '--on-no-quorum <wait|SECONDS|cluster>',
+        "wait, fail with EIO after SECONDS, or do as the cluster's others",
+      )
+        .argParser((text) => (text === 'cluster' ? text : parseOnNoQuorum(text)))
+        .makeOptionMandatory(),
+    ),
+  )
+    .notes(
+      'What a request that failed was to write may be written when the quorum is back. Its snapshots keep to',
+      'what held when they were taken.',
+    )
+    .examples('dog vdi set disk --on-no-quorum 5', 'dog vdi set disk --on-no-quorum cluster')
+    .run(async (session, [name], { onNoQuorum }) => {
+      const changed = await session.call('vdi.set', {
+        name,
+        onNoQuorum: onNoQuorum === 'cluster' ? null : onNoQuorum,
+      })
+      const ms = changed.onNoQuorum
+      const does = ms === null ? "as the cluster's others" : ms === 0 ? 'wait' : `fail after ${ms / 1000} s`
+      session.report(changed, `Without quorum requests to ${name} ${ms === null ? `do ${does}` : does}.`)
     })
 
   add(vdi, 'list [NAME]', 'list volumes and snapshots')

@@ -22,6 +22,7 @@ import { HandOver } from './hand-over.js'
 import { MigrationTarget } from './migration-target.js'
 import { RoutedIo } from './object-io.js'
 import { type OpenVolume, SharedVolume } from './open-volume.js'
+import { QuorumWait } from './quorum-wait.js'
 import { Router } from './router.js'
 import type { FileVolume, OpenRequest, VolumeOpener } from './types.js'
 import { GatewayVolume } from './volume.js'
@@ -42,7 +43,14 @@ const LOCK_COMMANDS: ReadonlySet<VdiCommand['op']> = new Set([
   'migrate-finish',
 ])
 /** After which the entry of a volume that is open here may be another. */
-const ENTRY_COMMANDS: ReadonlySet<VdiCommand['op']> = new Set(['resize', 'rename', 'set-tag', 'set-file', 'adopt'])
+const ENTRY_COMMANDS: ReadonlySet<VdiCommand['op']> = new Set([
+  'resize',
+  'rename',
+  'set-tag',
+  'set-file',
+  'adopt',
+  'set-on-no-quorum',
+])
 /** A write that waits for longer has its reasons, which are looked at anew. */
 const SETTLED_MS = 1_000
 const SETTLED_POLL_MS = 2
@@ -76,6 +84,12 @@ export class Gateway implements VolumeOpener {
     const { topology, replica, peers, clock, cluster } = options
     const { inLease } = options
     this.router = new Router({ self: cluster.self.id, topology, replica, peers, clock, inLease })
+    this.router.onSuspend = () => {
+      for (const open of [...this.open_.values()]) open.quorum.lost()
+    }
+    this.router.onResume = () => {
+      for (const open of [...this.open_.values()]) open.quorum.regained()
+    }
     this.handOver = new HandOver({
       ...options,
       opened: (session) => this.open_.get(session),
@@ -457,6 +471,12 @@ export class Gateway implements VolumeOpener {
         arriving: false,
         releasing: new Set(),
         leftovers: false,
+        quorum: new QuorumWait({
+          clock,
+          limit: () => volume.entry.onNoQuorum ?? cluster.onNoQuorum,
+          lostAt: () => this.router.suspendedAt,
+          ended: () => volume.router.isRevoked,
+        }),
       }
       volume.onChange = (what) => {
         for (const client of [...open.clients]) client.onChange?.(what)

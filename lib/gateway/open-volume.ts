@@ -1,7 +1,9 @@
 /** A volume that this daemon has open, and its clients. */
 import { assert } from '../assert.js'
+import { SheepError } from '../errors.js'
 import type { Completion, Extent } from '../host/interfaces.js'
 import type { VdiEntry } from '../vdi/types.js'
+import type { QuorumWait } from './quorum-wait.js'
 import type { FileVolume } from './types.js'
 import type { GatewayVolume } from './volume.js'
 
@@ -23,6 +25,8 @@ export interface OpenVolume {
   readonly releasing: Set<Promise<void>>
   /** Freeing one of them failed: that is for each node to do, once this volume is closed */
   leftovers: boolean
+  /** How long its clients wait without quorum */
+  readonly quorum: QuorumWait
 }
 
 /** One client's hold on a volume that several may share. */
@@ -53,7 +57,12 @@ export class SharedVolume implements FileVolume {
   }
 
   read(buffer: Uint8Array, bufferOffset: number, length: number, offset: number, done: Completion): void {
-    this.volume.read(buffer, bufferOffset, length, offset, done)
+    const { volume, quorum } = this
+    if (quorum.waitsForEver) volume.read(buffer, bufferOffset, length, offset, done)
+    else
+      quorum.run(buffer, bufferOffset, length, true, done, (bytes, ended) =>
+        volume.read(bytes, 0, length, offset, ended),
+      )
   }
 
   write(
@@ -64,40 +73,57 @@ export class SharedVolume implements FileVolume {
     fua: boolean,
     done: Completion,
   ): void {
-    this.volume.write(buffer, bufferOffset, length, offset, fua, done)
+    const { volume, quorum } = this
+    if (quorum.waitsForEver) volume.write(buffer, bufferOffset, length, offset, fua, done)
+    else
+      quorum.run(buffer, bufferOffset, length, false, done, (bytes, ended) =>
+        volume.write(bytes, 0, length, offset, fua, ended),
+      )
   }
 
   zero(length: number, offset: number, keepBlocks: boolean, fua: boolean, done: Completion): void {
-    this.volume.zero(length, offset, keepBlocks, fua, done)
+    this.bounded(done, (ended) => this.volume.zero(length, offset, keepBlocks, fua, ended))
   }
 
   discard(length: number, offset: number, fua: boolean, done: Completion): void {
-    this.volume.discard(length, offset, fua, done)
+    this.bounded(done, (ended) => this.volume.discard(length, offset, fua, ended))
   }
 
   writeGrowing(buffer: Uint8Array, bufferOffset: number, length: number, offset: number, done: Completion): void {
-    this.volume.writeGrowing(buffer, bufferOffset, length, offset, done)
+    const { volume, quorum } = this
+    if (quorum.waitsForEver) volume.writeGrowing(buffer, bufferOffset, length, offset, done)
+    else
+      quorum.run(buffer, bufferOffset, length, false, done, (bytes, ended) =>
+        volume.writeGrowing(bytes, 0, length, offset, ended),
+      )
   }
 
   recordLength(length: number): Promise<number> {
-    return this.volume.recordLength(length)
+    return this.alone(() => this.volume.recordLength(length))
   }
 
   allocate(length: number, offset: number, done: Completion): void {
-    this.volume.allocate(length, offset, done)
+    this.bounded(done, (ended) => this.volume.allocate(length, offset, ended))
   }
 
   share(index: number, source: FileVolume, onlyEqual: boolean): Promise<number> {
     assert(source instanceof SharedVolume, 'the source is a volume of this gateway')
-    return this.volume.share(index, source.volume, onlyEqual)
+    return this.alone(() => this.volume.share(index, source.volume, onlyEqual))
   }
 
   flush(done: Completion): void {
-    this.volume.flush(done)
+    this.bounded(done, (ended) => this.volume.flush(ended))
   }
 
   extents(length: number, offset: number): Promise<Extent[]> {
-    return this.volume.extents(length, offset)
+    const { volume, quorum } = this
+    if (quorum.waitsForEver) return volume.extents(length, offset)
+    return quorum.ask(
+      () => volume.extents(length, offset),
+      () => {
+        throw new SheepError('io', 'this host is without quorum', 'dog cluster info says why')
+      },
+    )
   }
 
   close(): Promise<void> {
@@ -105,4 +131,19 @@ export class SharedVolume implements FileVolume {
     this.closing ??= this.leave()
     return this.closing
   }
+
+  private get quorum(): QuorumWait {
+    return this.open.quorum
+  }
+
+  private bounded(done: Completion, submit: (done: Completion) => void): void {
+    if (this.quorum.waitsForEver) submit(done)
+    else this.quorum.run(EMPTY, 0, 0, false, done, (_bytes, ended) => submit(ended))
+  }
+
+  private alone(work: () => Promise<number>): Promise<number> {
+    return this.quorum.waitsForEver ? work() : this.quorum.alone(work)
+  }
 }
+
+const EMPTY = new Uint8Array(0)

@@ -61,6 +61,10 @@ export class Router {
   /** What needs no replica, and must not be answered while this node may be out of the cluster */
   private waiting: (() => void)[] = []
   private stopped = false
+  /** Clock.now() since when this node must not touch data; null: it may */
+  suspendedAt: number | null = null
+  onSuspend: () => void = () => {}
+  onResume: () => void = () => {}
 
   constructor(readonly options: RouterOptions) {
     this.wentBy = new WentBy(options.topology)
@@ -135,12 +139,17 @@ export class Router {
   resume(): void {
     if (this.stopped) return
     this.running = true
+    this.suspendedAt = null
+    this.onResume()
     for (const op of [...this.active]) op.goOn()
     this.wake()
   }
 
   suspend(): void {
     this.running = false
+    if (this.suspendedAt !== null) return
+    this.suspendedAt = this.options.clock.now()
+    this.onSuspend()
   }
 
   /** Fails everything with -ESHUTDOWN: the daemon stops. */

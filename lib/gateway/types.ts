@@ -5,7 +5,8 @@ import type { VdiEntry } from '../vdi/types.js'
  * An open VDI, as front-ends see it. Requests take a Completion whose result is the byte count (or 0), or a negative
  * errno. Buffers must stay untouched until completion. Offsets and lengths are bytes, within `size`: the front-end has
  * checked them. Any request may complete inline. Requests may be issued while others run; overlapping ones are ordered
- * as issued. While the cluster has no quorum or a replica is away, requests wait; they do not fail.
+ * as issued. While the cluster has no quorum or a replica is away, requests wait; they do not fail,
+ * but for those of a volume that was told to wait for its quorum for a time only: -EIO, and they may be done later, in their order.
  */
 export interface Volume {
   readonly entry: VdiEntry

@@ -176,7 +176,7 @@ export function vdiService(node: SheepNode): VdiService {
   const { operations } = node
   const reader = new UsageReader({ io: node.gateway.io, clock: node.parts.clock, cluster: node.cluster })
   return {
-    create: ({ name, size, copies, blockSizeShift, preallocate }, progress) =>
+    create: ({ name, size, copies, blockSizeShift, preallocate, onNoQuorum }, progress) =>
       operations.create(
         {
           name,
@@ -184,9 +184,11 @@ export function vdiService(node: SheepNode): VdiService {
           preallocated: preallocate,
           ...(copies > 0 ? { copies } : {}),
           ...(blockSizeShift > 0 ? { blockSizeShift } : {}),
+          ...(onNoQuorum === null ? {} : { onNoQuorum }),
         },
         (done, total) => progress.report(done, total, 'preallocating'),
       ),
+    setOnNoQuorum: (name, ms) => operations.setOnNoQuorum(name, ms),
     snapshot: (name, tag) => operations.snapshot(name, tag),
     clone: (source, snapshot, name) => operations.clone(source, snapshot, name),
     rollback: (name, snapshot) => operations.rollback(name, snapshot),

@@ -20,6 +20,9 @@ export const SHRINK_SESSION = 'shrink-'
 /** Longest time that an announced migration waits for its target, ms. */
 export const MIGRATION_MS_MAX = 24 * 3_600_000
 
+/** Longest time that a volume without quorum waits before it fails, ms; one that is to wait for longer waits for ever. */
+export const ON_NO_QUORUM_MS_MAX = 24 * 3_600_000
+
 /** ms since the Unix epoch that an inode's 32-bit seconds can hold: until 2106. */
 const TIME_MAX = 2 ** 32 * 1000 - 1
 
@@ -61,6 +64,13 @@ export function checkCopies(value: unknown): asserts value is number {
   }
 }
 
+/** ms; 0 waits for ever. */
+export function checkOnNoQuorum(value: unknown, what: string): asserts value is number {
+  if (!Number.isInteger(value) || (value as number) < 0 || (value as number) > ON_NO_QUORUM_MS_MAX) {
+    throw new SheepError('invalid', `${what}: ${quoted(value)} is no time to wait for the quorum`)
+  }
+}
+
 export function checkContext(context: CommandContext): void {
   checkNode(context.sender, "a command's sender")
   checkTime(context.time, "a command's time")
@@ -94,6 +104,7 @@ export function checkVdiCommand(value: unknown): VdiCommand {
       if (command.parent !== 0) checkVid(command.parent, what)
       checkFlag(command.preallocated, what)
       if (command.file !== undefined) checkFile(command.file, command.size, what)
+      if (command.onNoQuorum !== undefined) checkOnNoQuorum(command.onNoQuorum, what)
       return command
     case 'snapshot-commit':
       checkVid(command.child, what)
@@ -133,6 +144,10 @@ export function checkVdiCommand(value: unknown): VdiCommand {
     case 'set-file':
       checkVid(command.vid, what)
       checkFileChange(command.change, what)
+      return command
+    case 'set-on-no-quorum':
+      checkVid(command.vid, what)
+      if (command.ms !== null) checkOnNoQuorum(command.ms, what)
       return command
     case 'adopt':
       checkVid(command.vid, what)

@@ -73,6 +73,8 @@ export interface CreateRequest {
   /** Reserve all blocks now */
   preallocated?: boolean
   file?: VdiFile
+  /** ms; 0: requests wait for the quorum for ever. Default: as the cluster says */
+  onNoQuorum?: number
 }
 
 export class VdiOperations {
@@ -94,11 +96,15 @@ export class VdiOperations {
   async create(request: CreateRequest, progress: Progress = () => {}): Promise<VdiEntry> {
     const config = this.parts.cluster.config
     if (config === null) throw new SheepError('wait-for-format', 'the cluster is not formatted', 'dog cluster format')
-    const { name, size, copies = config.copies, preallocated = false } = request
+    const { name, size, copies = config.copies, preallocated = false, onNoQuorum } = request
     checkSize(size)
     const blockSizeShift = request.blockSizeShift ?? shiftForSize(size, config.blockSizeShift)
     return this.making.make(
-      { op: 'create', name, size, copies, blockSizeShift, parent: 0, preallocated, ...fileIn(request) },
+      {
+        ...{ op: 'create', name, size, copies, blockSizeShift, parent: 0, preallocated },
+        ...fileIn(request),
+        ...(onNoQuorum === undefined ? {} : { onNoQuorum }),
+      },
       preallocated ? ALLOCATE_MS_MAX : BUILD_MS_MAX,
       async (entry) => {
         // Names all its objects before the first one exists, so that they are found if this stops half-way
@@ -221,6 +227,13 @@ export class VdiOperations {
   /** The working VDI and all its snapshots. Open ones stay open. SheepError exists, not-found. */
   async rename(name: string, newName: string): Promise<void> {
     await this.parts.cluster.exclusive(() => this.propose({ op: 'rename', name, newName }))
+  }
+
+  /** What the working VDI does without quorum: ms, 0: its requests wait for ever; null: as the cluster says. SheepError not-found, busy. */
+  async setOnNoQuorum(name: string, ms: number | null): Promise<VdiEntry> {
+    const { vid } = this.registry.find(name, '')
+    await this.propose({ op: 'set-on-no-quorum', vid, ms })
+    return this.entry(vid)
   }
 
   /** `tag` '' takes the tag away. SheepError exists. */

@@ -72,6 +72,8 @@ export class Registry extends Locking {
         return this.resize(command)
       case 'set-tag':
         return this.setTag(command)
+      case 'set-on-no-quorum':
+        return this.setOnNoQuorum(command)
       case 'set-file':
         return this.setFile(command)
       case 'adopt':
@@ -100,7 +102,7 @@ export class Registry extends Locking {
   }
 
   private create(command: Command<'create'>, context: CommandContext): { vid: number } {
-    const { name, size, copies, blockSizeShift, parent, preallocated } = command
+    const { name, size, copies, blockSizeShift, parent, preallocated, onNoQuorum } = command
     let { file } = command
     this.refuseTaken(name)
     if (parent !== 0) {
@@ -142,6 +144,7 @@ export class Registry extends Locking {
       preallocated,
       epoch: context.epoch,
       ...(file === undefined ? {} : { file }),
+      ...(onNoQuorum === undefined ? {} : { onNoQuorum }),
     })
     return { vid }
   }
@@ -295,6 +298,14 @@ export class Registry extends Locking {
       throw new SheepError('not-locked', `node ${sender} does not have "${entry.name}" open for writing`)
     }
     this.put({ ...entry, parent })
+    return null
+  }
+
+  private setOnNoQuorum({ vid, ms }: Command<'set-on-no-quorum'>): null {
+    const entry = this.workingEntry(vid)
+    this.refusePending(entry.name)
+    const { onNoQuorum: _, ...rest } = entry
+    this.put(ms === null ? rest : { ...rest, onNoQuorum: ms })
     return null
   }
 

@@ -11,6 +11,7 @@ import {
   checkEpoch,
   checkFlag,
   checkNode,
+  checkOnNoQuorum,
   checkText,
   checkTime,
   checkVid,
@@ -394,6 +395,7 @@ function checkEntry(value: unknown): VdiEntry {
   checkEpoch(entry.epoch, `${what}: epoch`)
   if (entry.origin !== undefined) checkVid(entry.origin, `${what}: origin`)
   if (entry.file !== undefined) checkFile(entry.file, entry.size, what)
+  if (entry.onNoQuorum !== undefined) checkOnNoQuorum(entry.onNoQuorum, what)
   if (!Number.isInteger(entry.snapId) || entry.snapId < 1 || entry.snapId > 0xffffffff) {
     throw new SheepError('invalid', `${what}: snapshot id ${quoted(entry.snapId)}`)
   }
@@ -425,6 +427,7 @@ function checkEntry(value: unknown): VdiEntry {
     epoch,
     ...(entry.origin === undefined ? {} : { origin: entry.origin }),
     ...(entry.file === undefined ? {} : { file: fileOf(entry.file) }),
+    ...(entry.onNoQuorum === undefined ? {} : { onNoQuorum: entry.onNoQuorum }),
   }
 }
 

@@ -36,6 +36,8 @@ export interface VdiEntry {
   origin?: number
   /** What the file of it says (lib/fuse); absent: nobody has said anything */
   file?: VdiFile
+  /** Without quorum requests wait so many ms and then fail; 0: they wait for ever. Absent: as the cluster says */
+  onNoQuorum?: number
 }
 
 /** A VDI as a file. */
@@ -93,6 +95,7 @@ export type VdiCommand =
       parent: number
       preallocated: boolean
       file?: VdiFile
+      onNoQuorum?: number
     }
   /** creating -> live */
   | { op: 'ready'; vid: number }
@@ -127,6 +130,8 @@ export type VdiCommand =
    * so that it may refer to objects that the snapshot refers to. invalid, read-only, not-locked. The same again: the same result
    */
   | { op: 'adopt'; vid: number; parent: number }
+  /** null: as the cluster says */
+  | { op: 'set-on-no-quorum'; vid: number; ms: number | null }
   | { op: 'set-tag'; vid: number; tag: string }
   /**
    * `write` on a working VDI excludes all others; `read` is for snapshots and shared readers. Result: the entry. locked: open elsewhere;

@@ -41,6 +41,9 @@ function story(state: ClusterState): Entry[] {
   apply((seq) => vdi(seq, creation('other')))
   const settings = { type: 'recovery', held: true, limit: null } as const
   apply((seq) => ({ seq, type: 'command', sender: NODES[0].id, time: 3, command: settings }))
+  const waits = { type: 'on-no-quorum', ms: 5000 } as const
+  apply((seq) => ({ seq, type: 'command', sender: NODES[0].id, time: 3, command: waits }))
+  apply((seq) => vdi(seq, { op: 'set-on-no-quorum', vid: vids[1], ms: 0 }))
   const token = { type: 'exclusive-enter', token: 't' } as const
   apply((seq) => ({ seq, type: 'command', sender: NODES[1].id, time: 3, command: token }))
   return entries

@@ -38,7 +38,9 @@ test.serial(
     const worker = async () => {
       while (next < count) {
         const name = `v${next++}`
-        await client.call('vdi.create', { name, size: 2 ** 30, copies: 1, blockSizeShift: 0, preallocate: false })
+        await client.call('vdi.create', {
+          ...{ name, size: 2 ** 30, copies: 1, blockSizeShift: 0, preallocate: false, onNoQuorum: null },
+        })
       }
     }
     const start = performance.now()

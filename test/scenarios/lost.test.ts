@@ -68,7 +68,7 @@ async function read(host: Host, volume: Volume, objects = OBJECTS): Promise<numb
 }
 
 async function create(host: Host, name: string, objects: number): Promise<Volume> {
-  const request = { name, size: objects * BYTES, copies: 2, blockSizeShift: 16, preallocate: false }
+  const request = { name, size: objects * BYTES, copies: 2, blockSizeShift: 16, preallocate: false, onNoQuorum: null }
   await ask(host, 'create', (sheep) => sheep.vdis.create(request, { report: () => {}, cancelled: false }))
   return open(host, name)
 }

@@ -147,6 +147,7 @@ export function perfectSheep(flaw: Flaw, rarely: () => boolean): MakeSheep {
         volume.entry.size = size
         return volume.entry
       },
+      setOnNoQuorum: async (name) => volumes.find(name, ''),
       rename: async (name, newName) => {
         find(name, '')
         for (const [key, volume] of [...stored]) {
@@ -186,6 +187,7 @@ export function perfectSheep(flaw: Flaw, rarely: () => boolean): MakeSheep {
         return new Map([...members.values()].map((member) => [member.node.id, 1]))
       },
       recovery: { held: false, limit: 0 },
+      onNoQuorum: 0,
       propose: async () => {
         shared.formatted = true
       },

@@ -13,6 +13,7 @@ import { fillCells } from './stamps.js'
 import type { World } from './world.js'
 
 const ENOSPC = -28
+const EIO = -5
 const ESHUTDOWN = -108
 
 export class Session {
@@ -239,9 +240,19 @@ export class Session {
     return Promise.race([answer, this.over])
   }
 
+  /** Its volume waits for the quorum for a time only, and this host is without it, or was when it answered. */
+  #mayFail(): boolean {
+    const { onNoQuorum = this.world.shape.onNoQuorum } = this.volume.entry
+    return onNoQuorum > 0
+  }
+
   /** Requests wait for what is missing; they fail for few reasons. */
   #refused(text: string, result: number): void {
     if (result === ENOSPC && this.world.shape.tight) return
+    if (result === EIO && this.#mayFail()) {
+      this.world.workload.failedWithoutQuorum++
+      return
+    }
     if (this.revoked || result === ESHUTDOWN) {
       this.abandon()
       return

@@ -27,6 +27,8 @@ export interface Shape {
   engine: EngineShape
   network: NetworkShape
   disk: DiskShape
+  /** ms that requests wait without quorum before they fail; 0: for ever. Each second volume waits for ever in any case */
+  onNoQuorum: number
   /** Of each host */
   disks: number
 }
@@ -87,6 +89,7 @@ export function shapeOf(random: SimRandom): Shape {
     },
     gateways: hosts >= 4 && random.chance(0.25) ? 1 : 0,
     disks: 1,
+    onNoQuorum: 0,
   }
   // Drawn last, so that the other worlds are what they were before there were several disks.
   if (random.chance(0.3)) {
@@ -95,5 +98,6 @@ export function shapeOf(random: SimRandom): Shape {
   }
   // After all others, for the same reason.
   if (hosts - shape.gateways > shape.copies && random.chance(0.15)) shape.faults = [...shape.faults, 'drain']
+  if (hasQuorum && random.chance(0.3)) shape.onNoQuorum = random.pick([20, 200, 2000])
   return shape
 }

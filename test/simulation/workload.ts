@@ -29,6 +29,8 @@ const CLONES_MAX = 2
 
 export class Workload {
   requests = 0
+  /** Of them, those that were answered EIO because the host was without quorum for as long as the volume waits */
+  failedWithoutQuorum = 0
   closing = false
   #stamp = 0
   #names = 0
@@ -352,10 +354,14 @@ export class Actor {
   }
 
   async #create(): Promise<void> {
-    const { blockSizeShift, copies } = this.#world.shape
+    const { blockSizeShift, copies, onNoQuorum: time } = this.#world.shape
+    const onNoQuorum = time > 0 && Number(this.name.slice(1)) % 2 === 0 ? 0 : null
     await this.#operate(`create ${this.name}`, 'exists', (sheep) =>
       sheep.vdis.create(
-        { name: this.name, size: this.#bytes, copies, blockSizeShift, preallocate: this.random.chance(0.15) },
+        {
+          ...{ name: this.name, size: this.#bytes, copies, blockSizeShift, onNoQuorum },
+          preallocate: this.random.chance(0.15),
+        },
         { report: () => {}, cancelled: false },
       ),
     )

@@ -195,11 +195,19 @@ export class World {
           ),
         )
         if (outcome.state === 'failed') throw outcome.error
+        await this.#chooseOnNoQuorum(host)
         break
       }
       await this.sleep(50)
     }
     while (!this.planner.healthy()) await this.sleep(50)
+  }
+
+  async #chooseOnNoQuorum(host: Host): Promise<void> {
+    const { onNoQuorum: ms } = this.shape
+    if (ms === 0) return
+    const outcome = await host.request('on-no-quorum', (sheep) => sheep.cluster.propose({ type: 'on-no-quorum', ms }))
+    if (outcome.state === 'failed') throw outcome.error
   }
 
   /** The bits turn over while nobody writes. */

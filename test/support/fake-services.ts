@@ -75,9 +75,11 @@ export class FakeServices implements ControlServices {
           const { held, limit } = this.cluster.recovery
           this.cluster.recovery = { held: command.held ?? held, limit: command.limit ?? limit }
         }
+        if (command.type === 'on-no-quorum') this.cluster.onNoQuorum = command.ms
         return null
       },
       recovery: { held: false, limit: 0 },
+      onNoQuorum: 0,
       exclusive: (run) => run(),
     }
     this.volumes.add('disk', 96 * MIB, {
@@ -89,7 +91,7 @@ export class FakeServices implements ControlServices {
   }
 
   readonly vdis: VdiService = {
-    create: async ({ name, size, copies, blockSizeShift, preallocate }, progress) => {
+    create: async ({ name, size, copies, blockSizeShift, preallocate, onNoQuorum }, progress) => {
       if (this.volumes.entries.some((entry) => entry.name === name)) {
         throw new SheepError('exists', `VDI "${name}" exists`, 'choose another name')
       }
@@ -98,6 +100,7 @@ export class FakeServices implements ControlServices {
         copies: copies || 3,
         blockSizeShift: blockSizeShift || 22,
         createTime: NOON,
+        ...(onNoQuorum === null ? {} : { onNoQuorum }),
       })
     },
     snapshot: async (name, tag) => ({ ...this.volumes.find(name, ''), tag, snapshotTime: NOON }),
@@ -109,6 +112,12 @@ export class FakeServices implements ControlServices {
       this.volumes.entries.splice(this.volumes.entries.indexOf(entry), 1)
     },
     resize: async (name, size) => Object.assign(this.volumes.find(name, ''), { size }),
+    setOnNoQuorum: async (name, ms) => {
+      const entry = this.volumes.find(name, '')
+      if (ms === null) delete entry.onNoQuorum
+      else entry.onNoQuorum = ms
+      return entry
+    },
     rename: async (name, newName) => {
       for (const entry of this.volumes.entries) if (entry.name === name) entry.name = newName
     },

@@ -88,7 +88,7 @@ test('an error arrives with its code, message and hint', async (t) => {
 test('progress is reported before the answer', async (t) => {
   const { client } = await start(t)
   const reports: ProgressReport[] = []
-  const given = { name: 'new', size: 4 * MIB, copies: 0, blockSizeShift: 0, preallocate: true }
+  const given = { name: 'new', size: 4 * MIB, copies: 0, blockSizeShift: 0, preallocate: true, onNoQuorum: null }
   await client.call('vdi.create', given, (report) => reports.push(report))
   t.deepEqual(reports[0], { done: 0, total: 4 * MIB, text: 'preallocating' })
   t.is(reports.at(-1)?.done, 4 * MIB)

@@ -55,6 +55,9 @@ function example(verb: Verb): Record<string, unknown> {
     'lock.migrate': { name: 'disk', to: 'host2', seconds: 60 },
     'lock.cancel': { name: 'disk' },
     'lock.finish': { name: 'disk' },
+    'cluster.acceptLost': { objects: ['00ab12ce00000003'] },
+    'cluster.set': { onNoQuorum: 0 },
+    'vdi.set': { name: 'disk', onNoQuorum: 5000 },
     'node.kill': { node: '1' },
     'node.drain': { node: '1' },
     'node.plug': { node: '', path: '/srv/disk3' },
@@ -73,7 +76,7 @@ for (const verb of verbs) {
 
 test('defaults stand for what is left out', (t) => {
   t.deepEqual(check('vdi.create', { name: 'a', size: 512 }), {
-    ...{ name: 'a', size: 512, copies: 0, blockSizeShift: 0, preallocate: false },
+    ...{ name: 'a', size: 512, copies: 0, blockSizeShift: 0, preallocate: false, onNoQuorum: null },
   })
   t.deepEqual(check('vdi.locate', { name: 'a' }), { name: 'a', snapshot: '', index: -1 })
 })

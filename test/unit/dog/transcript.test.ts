@@ -66,10 +66,13 @@ test('dog prints what the transcript says', async (t) => {
     { type: 'drain', node: '1'.repeat(16), drained: true },
     { type: 'drain', node: '1'.repeat(16), drained: false },
     { type: 'format', clusterId: '0f'.repeat(8), copies: 2, blockSizeShift: 22, force: true },
+    { type: 'on-no-quorum', ms: 10_000 },
     { type: 'shutdown' },
     { type: 'recovery', held: true, limit: null },
     { type: 'recovery', held: false, limit: 50 * 2 ** 20 },
     { type: 'recovery', held: null, limit: 0 },
+    { type: 'on-no-quorum', ms: 30_000 },
+    { type: 'on-no-quorum', ms: 0 },
     { type: 'accept', objects: ['00ab12ce00000003', '00ab12ce00000007', '80ab12ce00000000'], zeros: false },
   ])
 })

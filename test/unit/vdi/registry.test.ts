@@ -39,6 +39,28 @@ function lock(vid: number, session = 's', mode: 'write' | 'read' = 'write'): Vdi
   return { op: 'lock', vid, session, mode, holder: 'NBD client' }
 }
 
+test('what a VDI does without quorum is its own, goes on after snapshots and rollbacks, and can be taken back', (t) => {
+  const registry = new Registry()
+  const vid = vidOf(registry.apply({ ...creation('a'), onNoQuorum: 5000 } as VdiCommand, A))
+  registry.apply({ op: 'ready', vid }, A)
+  const child = snapshot(registry, vid, 'x')
+  t.is(registry.get(child)?.onNoQuorum, 5000)
+  registry.apply({ op: 'set-on-no-quorum', vid: child, ms: 0 }, A)
+  t.is(registry.get(child)?.onNoQuorum, 0)
+  t.is(registry.get(vid)?.onNoQuorum, 5000)
+  refused(t, registry, { op: 'set-on-no-quorum', vid, ms: 1 }, A, 'read-only')
+  const back = vidOf(registry.apply({ op: 'rollback-begin', snapshot: vid }, A))
+  refused(t, registry, { op: 'set-on-no-quorum', vid: child, ms: null }, A, 'busy')
+  registry.apply({ op: 'rollback-commit', child: back }, A)
+  t.is(registry.get(back)?.onNoQuorum, 0)
+  t.is(Registry.fromJSON(JSON.parse(JSON.stringify(registry))).get(back)?.onNoQuorum, 0)
+  registry.apply({ op: 'set-on-no-quorum', vid: back, ms: null }, A)
+  t.is(registry.get(back)?.onNoQuorum, undefined)
+  for (const ms of [-1, 0.5, 86_400_001, '5' as unknown as number]) {
+    refused(t, registry, { op: 'set-on-no-quorum', vid: back, ms }, A, 'invalid')
+  }
+})
+
 type Check = {
   throws: (run: () => void, expected: { instanceOf: typeof SheepError }) => SheepError
   is: (a: unknown, b: unknown) => void
