@@ -13,12 +13,8 @@ export interface NodeHooks {
   fatal(error: Error): never
   /** Asks main to leave in order and exit 0: `dog cluster shutdown`, `dog node kill`. Returns at once. */
   requestStop(reason: string): void
-  /** A descriptor that the process before gave to the service manager under this name; null none. Asked once */
+  /** A descriptor that the service manager keeps under this name; null none. Asked once */
   inherited(name: string): number | null
-  /** Gives one to the service manager, for the next process */
-  keep(name: string, fd: number): void
-  /** The service manager starts the daemon again when this process has ended, and has what it was given to keep */
-  keepsDescriptors(): boolean
 }
 
 /**

@@ -1,5 +1,4 @@
 /** Wires a SheepNode to this host: store directory, engine, sockets, NBD, FUSE. */
-import { join } from 'node:path'
 import { CorosyncEngine } from '../lib/cluster/corosync.js'
 import { ringAddress } from '../lib/cluster/corosync-library.js'
 import type { Engine } from '../lib/cluster/engine.js'
@@ -29,10 +28,10 @@ import type { DbusOptions, SheepOptions } from './options.js'
 import { registerPool } from './storage-pool.js'
 import { attachStore } from './store-directory.js'
 import { filesParts } from './volumes-directory.js'
+import { mountStateIn, VOLUMES_DESCRIPTOR } from './volumes-mount.js'
 
 /** How long a start waits for the cluster before it says that it is waiting. */
 const READY_MS = 20_000
-const VOLUMES_DESCRIPTOR = 'volumes'
 
 /** SheepError: whatever keeps this node from serving, with what to do. */
 export async function createNode(
@@ -124,7 +123,7 @@ export async function createNode(
   } catch (error) {
     pool?.stop()
     await dbus?.stop()
-    await volumes?.close(false)
+    await volumes?.close()
     await nbd?.close()
     await node.stop()
     throw error
@@ -138,7 +137,7 @@ export async function createNode(
     async stop() {
       pool?.stop()
       await dbus?.stop()
-      await volumes?.close(hooks.keepsDescriptors())
+      await volumes?.close()
       await nbd?.close()
       await node.stop()
     },
@@ -162,8 +161,7 @@ async function startVolumes(options: SheepOptions, hooks: NodeHooks, parts: File
   if (volumes === null) return null
   try {
     const descriptor = hooks.inherited(VOLUMES_DESCRIPTOR)
-    const keep = (fd: number) => hooks.keep(VOLUMES_DESCRIPTOR, fd)
-    return await startFuse({ place: volumes.place, state: join(stores[0], 'volumes-mount'), descriptor, keep }, parts)
+    return await startFuse({ place: volumes.place, state: mountStateIn(stores[0]), descriptor }, parts)
   } catch (error) {
     const { message, hint } = asSheepError(error)
     if (volumes.asked) throw error

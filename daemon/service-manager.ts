@@ -2,13 +2,10 @@
  * What systemd is told of this process (sd_notify(3)): that it is ready, how things stand (`systemctl status`), that it is alive
  * (WatchdogSec=), that it stops. Silent when systemd did not start it.
  */
-import { execFileSync } from 'node:child_process'
-import { readFileSync } from 'node:fs'
 import type { Log } from '../lib/host/interfaces.js'
 import { closeOnExec, sendDatagram } from '../lib/host/native.js'
 
 const STATUS_MS = 1_000
-const SYSTEMCTL_MS = 2_000
 /** sd_listen_fds(3): the first descriptor that is handed over */
 const LISTEN_FDS_START = 3
 const DESCRIPTORS_MAX = 64
@@ -51,7 +48,7 @@ export class ServiceManager {
     this.tell(`STOPPING=1\nSTATUS=stopping: ${reason}`)
   }
 
-  /** A descriptor that the process before has kept there; null none. */
+  /** A descriptor that is kept there; null none. */
   inherited(name: string): number | null {
     const fd = this.handed.get(name) ?? null
     this.handed.delete(name)
@@ -63,24 +60,8 @@ export class ServiceManager {
     this.tell(`FDSTORE=1\nFDNAME=${name}\nFDPOLL=0`, fd)
   }
 
-  /** This process was told to stop only to be started again. */
-  restarts(): boolean {
-    try {
-      const unit = /([^/]+\.service)(?:\/|$)/m.exec(readFileSync('/proc/self/cgroup', 'utf8'))?.[1]
-      if (unit === undefined) return false
-      const jobs = execFileSync('systemctl', ['list-jobs', '--no-legend', '--plain'], {
-        timeout: SYSTEMCTL_MS,
-        encoding: 'utf8',
-        stdio: ['ignore', 'pipe', 'ignore'],
-      })
-      return jobs.split('\n').some((line) => {
-        const [, of, type] = line.trim().split(/\s+/)
-        return of === unit && (type === 'restart' || type === 'start' || type === 'try-restart')
-      })
-    } catch (error) {
-      this.log('warning', `systemd does not say whether this is a restart: ${(error as Error).message}`)
-      return false
-    }
+  forget(name: string): void {
+    this.tell(`FDSTOREREMOVE=1\nFDNAME=${name}`)
   }
 
   private tick(status: string): void {

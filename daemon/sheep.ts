@@ -17,6 +17,7 @@ import { hostFacts, parseOptions, type SheepOptions } from './options.js'
 import { reloaded } from './reload.js'
 import { ServiceManager } from './service-manager.js'
 import { attachStores, makeStoreDirectory } from './store-directory.js'
+import { mountVolumes, unmountVolumes } from './volumes-mount.js'
 
 type Disks = ReturnType<typeof attachStores>
 
@@ -24,12 +25,18 @@ type Disks = ReturnType<typeof attachStores>
 const STOP_MS = 30_000
 
 async function main(): Promise<void> {
-  const words = process.argv.slice(2)
+  const [first, ...others] = process.argv.slice(2)
+  const forUnit = first === 'mount-volumes' || first === 'unmount-volumes'
+  const words = forUnit ? others : process.argv.slice(2)
   const facts = hostFacts()
   const parse = () => parseOptions(words, VERSION, facts, readConfig)
   const options = parse()
   if ('text' in options) {
     process.stdout.write(options.text)
+    return
+  }
+  if (forUnit) {
+    await (first === 'mount-volumes' ? mountVolumes : unmountVolumes)(options)
     return
   }
   const starter = background()
@@ -113,8 +120,6 @@ class Daemon {
       fatal: (error) => this.fatal(error),
       requestStop: (reason) => void this.stop(reason),
       inherited: (name) => this.manager?.inherited(name) ?? null,
-      keep: (name, fd) => this.manager?.keep(name, fd),
-      keepsDescriptors: () => this.manager?.restarts() ?? false,
     }
     try {
       this.node = await createNode(this.options, disks, hooks, VERSION)

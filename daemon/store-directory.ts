@@ -8,8 +8,8 @@ import type { AttachedDisk, UnusableDisk } from '../lib/store/node-disks.js'
 
 /** Made first in a new store: it marks the directory as one. */
 const LOCK = 'lock'
-/** What an empty directory may have: of a file system of its own, and our log. */
-const NOTHING = new Set(['lost+found', 'sheep.log'])
+/** What an empty directory may have: of a file system of its own, our log, what volumes-mount.ts made before the first start. */
+const NOTHING = new Set(['lost+found', 'sheep.log', 'volumes', 'volumes-mount.json'])
 
 /** SheepError system, invalid: the directory is somebody else's. Leaves such a directory untouched. */
 export function makeStoreDirectory(store: string): void {

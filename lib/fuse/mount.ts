@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process'
 import fs from 'node:fs'
 import { SheepError } from '../errors.js'
 
-export const FILE_SYSTEM = 'fuse.sheepdog'
+const FILE_SYSTEM = 'fuse.sheepdog'
 /** For mount(8), umount(8) and a look at the place */
 const TOOL_MS_MAX = 10_000
 const OPTIONS = 'rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions,nosuid,nodev'
@@ -11,7 +11,10 @@ const OPTIONS = 'rootmode=40000,user_id=0,group_id=0,allow_other,default_permiss
 /** none: no file system of ours is there. stale: the one there has lost its daemon. alive: somebody serves it. */
 export type MountState = 'none' | 'stale' | 'alive'
 
-/** proc(5), mountinfo: the fifth field is the place, with octal escapes; behind " - " the type. */
+/**
+ * proc(5), mountinfo: the fifth field is the place, with octal escapes; behind " - " the type and the source. The mount(8) of Debian 13
+ * does not tell the kernel the part of the type behind the dot.
+ */
 export function isMounted(place: string): boolean {
   const text = fs.readFileSync('/proc/self/mountinfo', 'utf8')
   return text.split('\n').some((line) => {
@@ -19,7 +22,7 @@ export function isMounted(place: string): boolean {
     const at = (before.split(' ')[4] ?? '').replace(/\\([0-7]{3})/g, (_, code) =>
       String.fromCharCode(Number.parseInt(code, 8)),
     )
-    return at === place && after.startsWith(`${FILE_SYSTEM} `)
+    return at === place && /^fuse(\.sheepdog)? sheepdog /.test(after)
   })
 }
 

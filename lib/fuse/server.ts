@@ -11,7 +11,8 @@ import { SheepError } from '../errors.js'
 import { FuseDevice, UNMOUNTED } from './device.js'
 import { Files } from './files.js'
 import type { HandleFile } from './handles.js'
-import { isMounted, mountAt, mountState, unmount } from './mount.js'
+import { mountAnew, type Remembered, remember, remembered, unmountFor } from './kept-mount.js'
+import { isMounted } from './mount.js'
 import type { FilesParts } from './parts.js'
 import * as fuse from './protocol.js'
 import { Session } from './session.js'
@@ -25,49 +26,37 @@ export interface FuseOptions {
   place: string
   /** Path of the files that say what is open, without their endings */
   state: string
-  /** From the service manager; null none */
+  /** From the service manager, which mounts and unmounts then; null none */
   descriptor: number | null
-  /** Gives the descriptor to the service manager; null: there is none */
-  keep: ((fd: number) => void) | null
 }
 
 export interface FuseServer {
   readonly place: string
   counts(): { requests: number; inFlight: number; bytesRead: number; bytesWritten: number; open: number }
-  /** `handOver`: the mount stays, for the next process of this daemon */
-  close(handOver: boolean): Promise<void>
+  /** A mount that is the service manager's stays, for the next process of this daemon. */
+  close(): Promise<void>
 }
 
-interface Remembered {
-  place: string
-  /** The kernel asks again for what was not answered */
-  resend: boolean
-  /** The process before stopped in order */
-  clean: boolean
-}
-
-/** SheepError: busy (another daemon serves the place), system, invalid, unsupported. */
+/** SheepError: busy (another daemon serves the place), system (also: what was handed over is of no use), invalid, unsupported. */
 export async function startFuse(options: FuseOptions, parts: FilesParts): Promise<FuseServer> {
   fuse.checkEndianness()
-  const { place, state, keep } = options
+  const { place, state, descriptor: handed } = options
   const { log } = parts
-  const takenOver = options.descriptor === null ? null : takeOver(options, options.descriptor, parts)
-  let memory: Remembered = takenOver ?? { place, resend: false, clean: false }
-  const remember = (change: Partial<Remembered>): void => {
-    memory = { ...memory, ...change }
-    fs.writeFileSync(`${state}.json`, JSON.stringify(memory))
+  const descriptor = handed ?? (await mountAnew(place, state, log))
+  const before = remembered(place, state)
+  if (before === null) {
+    fs.closeSync(descriptor)
+    throw new SheepError('system', `the mount of ${place} that was kept cannot be gone on with`, 'start sheepdog again')
   }
-  let fd = options.descriptor
-  if (takenOver === null) {
-    await clear(place, parts)
-    fs.rmSync(`${state}.open`, { force: true })
-    fd = await mountAt(place)
+  let memory: Remembered = before
+  const change = (what: Partial<Remembered>): void => {
+    memory = { ...memory, ...what }
+    remember(state, memory)
   }
-  const descriptor = fd as number
   const files = new Files(parts, handleFile(`${state}.open`), ({ flags }) =>
-    remember({ resend: flags.has(fuse.INIT_HAS_RESEND) }),
+    change({ resend: flags.has(fuse.INIT_HAS_RESEND) }),
   )
-  remember({ clean: false })
+  change({ clean: false })
   const session = new Session(files, parts.clock, log)
   let over: (() => void) | null = null
   const ended = new Promise<void>((resolve) => {
@@ -84,13 +73,13 @@ export async function startFuse(options: FuseOptions, parts: FilesParts): Promis
     },
   })
   session.channel = device
-  if (takenOver === null) keep?.(descriptor)
-  else if (memory.resend) {
+  // A mount that nobody has served yet has nothing to ask again.
+  if (memory.resend) {
     const bytes = fuse.notification(fuse.NOTIFY_RESEND, Buffer.alloc(0))
     const result = device.send(bytes, 0, bytes.length)
     if (result < 0) log('error', `the kernel does not ask again for what was not answered: errno ${-result}`)
   }
-  const what = takenOver === null ? 'volumes are files in' : 'took over the volumes directory'
+  const what = handed === null ? 'volumes are files in' : 'took over the volumes directory'
   log('notice', `${what} ${place}`, { open: files.handles.all().length })
   return {
     place,
@@ -98,53 +87,19 @@ export async function startFuse(options: FuseOptions, parts: FilesParts): Promis
       const { requests, inFlight, bytesRead, bytesWritten } = session
       return { requests, inFlight, bytesRead, bytesWritten, open: files.handles.all().length }
     },
-    close: async (handOver) => {
-      if (!handOver && isMounted(place) && !(await unmount(place, false))) {
-        log('warning', `files in ${place} are open: they fail from now on`, { open: files.handles.all().length })
-        await unmount(place, true)
-      } else if (!handOver) {
-        await Promise.race([ended, after(ENDED_MS_MAX)])
+    close: async () => {
+      if (handed === null) {
+        const wasMounted = isMounted(place)
+        await unmountFor(place, log)
+        if (wasMounted) await Promise.race([ended, after(ENDED_MS_MAX)])
       }
       device.close()
       await Promise.race([session.idle(), after(IDLE_MS_MAX)])
-      if (session.inFlight === 0) remember({ clean: true })
+      if (session.inFlight === 0) change({ clean: true })
       session.stop()
       await files.stop()
       fs.closeSync(descriptor)
     },
-  }
-}
-
-/** null: what the former process left cannot be gone on with. */
-function takeOver({ place, state }: FuseOptions, fd: number, { log }: FilesParts): Remembered | null {
-  const memory = readMemory(`${state}.json`)
-  if (memory !== null && memory.place === place && isMounted(place) && (memory.resend || memory.clean)) return memory
-  log('warning', `the mount of ${place} that was kept is given up: files that are open there must be opened again`, {
-    resend: memory?.resend ?? false,
-    clean: memory?.clean ?? false,
-  })
-  fs.closeSync(fd)
-  return null
-}
-
-async function clear(place: string, { log }: FilesParts): Promise<void> {
-  const found = await mountState(place)
-  if (found === 'alive') {
-    throw new SheepError('busy', `another daemon serves ${place}`, 'give this one another place with --volumes')
-  }
-  if (found === 'none') return
-  log('notice', `a former daemon's mount of ${place} is removed`)
-  if (!(await unmount(place, true)))
-    throw new SheepError('system', `${place} cannot be unmounted`, `umount -l ${place}`)
-}
-
-function readMemory(path: string): Remembered | null {
-  try {
-    const { place, resend, clean } = JSON.parse(fs.readFileSync(path, 'utf8')) as Partial<Remembered>
-    return { place: String(place), resend: resend === true, clean: clean === true }
-  } catch {
-    // Not there, or cut off: then there is nothing to go on with.
-    return null
   }
 }
 

@@ -11,7 +11,10 @@ const MAGIC = 'sheepdog-store'
 const VERSION = 1
 
 /** What may lie in a directory that is to become a store: of a file system of its own, of the daemon that starts. */
-const BEFORE_CONFIG = new Set(['lost+found', 'lock', 'sock', 'nbd', 'sheep.log', 'config.new', 'state', 'state.new'])
+const BEFORE_CONFIG: ReadonlySet<string> = new Set([
+  ...['lost+found', 'lock', 'sock', 'nbd', 'sheep.log', 'config.new', 'state', 'state.new'],
+  ...['volumes', 'volumes-mount.json'],
+])
 
 export interface Config {
   magic: string

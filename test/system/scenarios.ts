@@ -7,6 +7,7 @@ import type { Host } from './host.js'
 import { libvirtScenario } from './libvirt-scenario.js'
 import { finish, goesOn, type Scenario, volume } from './scenario.js'
 import { bound, guarded, reload } from './service-checks.js'
+import { volumesScenario } from './volumes-scenario.js'
 
 /** Corosync's token time for three nodes (corosync.conf(5): token + token_coefficient), its consensus, and 2 s. */
 const switchLimit = (tokenMs + 650) * 2.2 + 2_000
@@ -33,6 +34,7 @@ const exposureLimit = 3
 export const scenarios: readonly Scenario[] = [
   dbusScenario,
   libvirtScenario,
+  volumesScenario,
   {
     name: 'form',
     title: 'hosts form a cluster, with the addresses that corosync knows them by',
