@@ -82,4 +82,6 @@ export const REGRESSIONS: readonly { seed: number; cause: string }[] = [
     seed: 51499,
     cause: 'recovery read a sector that cannot be read again and again, until the disk was given up for it',
   },
+  { seed: 100484, cause: 'the lowest member was drained, and nobody freed what a creation that was cut off had left' },
+  { seed: 104431, cause: 'a creation whose answer was lost was only ended when its node happened to be the lowest' },
 ]
