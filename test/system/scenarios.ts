@@ -167,6 +167,36 @@ export const scenarios: readonly Scenario[] = [
     },
   },
   {
+    name: 'no-quorum-time',
+    title: 'a host is cut off: its volume that fails after 5 s does, its other waits, and both go on after healing',
+    short: false,
+    async run(cluster) {
+      const [first, second, third] = cluster.hosts
+      const name = await volume(cluster, 'fails')
+      const patient = await volume(cluster, 'waits')
+      await first.run('dog', ['vdi', 'set', name, '--on-no-quorum', '5'])
+      await cluster.whileWriting(first, patient, async () => {
+        const load = cluster.fio(first, name, 60).then(
+          () => '',
+          (error: unknown) => String(error),
+        )
+        await goesOn(cluster, first, 10_000)
+        const cut = performance.now()
+        cluster.bed.partition([first], [second, third])
+        const error = await load
+        const ms = Math.round(performance.now() - cut)
+        cluster.say(`  failed ${ms} ms after the cut`)
+        if (!/Input\/output error|error=5\b|err= ?5\b/.test(error)) throw new Error(`fio does not say EIO: ${error}`)
+        if (ms < 5_000 || ms > 5_000 + switchLimit + 2_000) throw new Error(`it failed ${ms} ms after the cut`)
+        cluster.bed.heal()
+        await goesOn(cluster, first, 30_000)
+        await cluster.fio(first, name, 3)
+      })
+      await finish(cluster, name)
+      await finish(cluster, patient)
+    },
+  },
+  {
     name: 'other-cut-off',
     title: 'another host is cut off: the writing one goes on, the other one joins again by itself',
     short: false,
