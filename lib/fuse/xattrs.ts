@@ -14,9 +14,9 @@ const REFUSED = /^(?:system\.|security\.capability$)/
 const ALLOWED = /^(?:security|user|trusted)\../
 
 export function getAttribute(call: Call, file: VdiFile): Buffer {
-  const value = file.xattrs[nameIn(call, call.at + 8)]
-  if (value === undefined) throw new FuseError(fuse.ENODATA)
-  return sized(call, Buffer.from(value, 'base64'))
+  const name = nameIn(call, call.at + 8)
+  if (!Object.hasOwn(file.xattrs, name)) throw new FuseError(fuse.ENODATA)
+  return sized(call, Buffer.from(file.xattrs[name], 'base64'))
 }
 
 export function listAttributes(call: Call, file: VdiFile): Buffer {

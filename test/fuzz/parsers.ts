@@ -2,6 +2,7 @@
 import * as canaries from './canaries.js'
 import { clusterHarness, stateHarness } from './cluster.js'
 import { controlHarness } from './control.js'
+import { fuseHarness } from './fuse.js'
 import { gateHarness } from './gate.js'
 import type { Harness } from './harness.js'
 import { inodeHarness } from './inode.js'
@@ -15,6 +16,7 @@ import { streamHarness } from './stream.js'
 
 export const PARSERS: Record<string, Harness> = {
   nbd: nbdHarness,
+  fuse: fuseHarness,
   sheepdog: sheepdogHarness,
   peer: peerHarness,
   gate: gateHarness,
