@@ -27,7 +27,7 @@ const disk = {
   file,
 }
 const entry = { ...disk, epoch: 1, origin: null, parent: 0, snapId: 0, tag: '' } as unknown as VdiEntry
-const NODE = nodeOf(entry)
+export const NODE = nodeOf(entry)
 const OPCODES = Array.from({ length: 51 }, (_, opcode) => opcode)
 const NAMES = ['disk', 'disk', 'disk@a', 'other', '', '@', 'user.x', 'security.selinux', '__proto__', 'constructor']
 
@@ -35,7 +35,7 @@ function refused(): Promise<never> {
   return Promise.reject(new SheepError('locked', 'somebody has it'))
 }
 
-function parts(): FilesParts {
+export function parts(): FilesParts {
   const registry = {
     size: 1,
     get: (vid: number) => (vid === entry.vid ? entry : undefined),
