@@ -128,10 +128,15 @@ export class ObjectRecovery {
     task.sources = this.sources(oid, copies, reports)
     if (task.changes.length > 0 && task.waiters.length === 0 && task.sources.length > 0) return 'passable'
     if (passed.of(oid).length > 0 && !mutations.takeUnsettled) {
-      if (!(await this.settled(oid, task.sources))) return false
-      // What was said before tells nothing of those changes.
-      reports = await inquiry.ask(oid, epoch)
-      if (reports === null || topology.epoch !== epoch || task.cancelled) return false
+      // Who has become a source meanwhile may have such a change still on its way: it is asked about as well.
+      for (let asked: readonly string[] | null = null; asked === null || !isWithin(task.sources, asked); ) {
+        asked = task.sources
+        if (!(await this.settled(oid, asked))) return false
+        // What was said before tells nothing of those changes.
+        reports = await inquiry.ask(oid, epoch)
+        if (reports === null || topology.epoch !== epoch || task.cancelled) return false
+        task.sources = this.sources(oid, copies, reports)
+      }
     }
     const object = store.get(oid)
     // Created anew while the others were asked
@@ -433,6 +438,10 @@ export class ObjectRecovery {
 function differsInFlight(own: CopyReport, source: CopyReport, epoch: number): boolean {
   if (!own.suspect) return false
   return own.validThrough >= epoch - 1 || (!source.suspect && source.writeEpoch === own.writeEpoch)
+}
+
+function isWithin(nodes: readonly string[], others: readonly string[]): boolean {
+  return nodes.every((node) => others.includes(node))
 }
 
 /** What lies outside the rotten chunks. Of those the checksums go along, and nothing else: the disk may not be able to read them. */

@@ -123,7 +123,8 @@ export function decide(
     const unheard = set.filter((id) => reportOf(id, own, others) === undefined)
     const waits = unheard.length > 0 && (patient || unheard.some((id) => topology.wentOn(id, end)))
     if (waits) return { kind: 'wait', epoch: end, nodes: unheard }
-    const lost = set.filter((id) => (reportOf(id, own, others)?.lostEpoch ?? 0) >= end && topology.wentOn(id, end))
+    // One whose disk was lost in that epoch already has gone on without it, and promised nothing of it since.
+    const lost = set.filter((id) => (reportOf(id, own, others)?.lostEpoch ?? 0) > end && topology.wentOn(id, end))
     if (lost.length > 0 && !mutations.trustLostDisk) return { kind: 'lost', nodes: lost, stale: true }
   }
   if (choice.node === own.node) return { kind: 'keep' }

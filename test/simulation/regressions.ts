@@ -84,4 +84,19 @@ export const REGRESSIONS: readonly { seed: number; cause: string }[] = [
   },
   { seed: 100484, cause: 'the lowest member was drained, and nobody freed what a creation that was cut off had left' },
   { seed: 104431, cause: 'a creation whose answer was lost was only ended when its node happened to be the lowest' },
+  {
+    seed: 104611,
+    cause:
+      'a copy was taken of one that had become valid after the writers were asked: a change that went by was not there yet',
+  },
+  { seed: 101072, cause: 'a copy was kept as equal to one that had become valid meanwhile, and lacked what went by' },
+  {
+    seed: 104199,
+    cause:
+      'a disk was lost in the epoch in which the other host lost power: it counted as one that went on and had more',
+  },
+  {
+    seed: 100647,
+    cause: "the simulator took the close of a migration's target that never had the lock for a flush of the source",
+  },
 ]

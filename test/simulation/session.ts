@@ -202,9 +202,9 @@ export class Session {
     )
   }
 
-  /** Null when it promises nothing: it does not wait for objects that no host has who is there. */
+  /** Null when it promises nothing: it does not wait for objects that no host has who is there, nor for what another client wrote. */
   #beginFlush(): Flush | null {
-    return this.world.planner.allCopiesMayBeAway() ? null : this.lineage.beginFlush()
+    return this.beside || this.world.planner.allCopiesMayBeAway() ? null : this.lineage.beginFlush()
   }
 
   #request(what: string, call: (done: Completion) => void, answered: (result: number) => void): Promise<void> {

@@ -24,22 +24,23 @@ interface Report {
   suspect: boolean
 }
 
-/** Node 0 of two, in the second of three epochs; node 1 says `report` of OID, and holds nothing. */
-function setup(report: (epoch: number) => Report) {
-  const epochs = epochsOf([0, 1], [0, 1], [0, 1])
+/** Node 0 of these, all replicas, in the second of three epochs; the others say `report` of OID, and hold nothing. */
+function setup(report: (epoch: number, node: string, method: string) => Report, nodes: readonly number[] = [0, 1]) {
+  const epochs = epochsOf(nodes, nodes, nodes)
   const topology = new Topology(node(0).id)
   topology.update(epochs[1], epochs.slice(0, 2))
   const store = new CountingStore(new SimRandom(1, 0))
   const asked: string[] = []
+  const settledOn: (readonly string[])[] = []
   const doubts = () => ({ passedEpochs: [], lostEpoch: 0 })
   const peers = {
-    call: async (_node: string, method: string, { epoch }: { epoch: number }) => {
+    call: async (of: string, method: string, { epoch }: { epoch: number }) => {
       asked.push(`${method} in ${epoch}`)
-      const body = encodeReports([{ oid: OID, incomplete: false, hot: true, ...report(epoch) }])
+      const body = encodeReports([{ oid: OID, incomplete: false, hot: true, ...report(epoch, of, method) }])
       return { json: { next: -1, writers: [''], extents: null, ...doubts() }, body }
     },
   } as unknown as Peers
-  const copiesOf = () => 2
+  const copiesOf = () => nodes.length
   const shared = { store, topology, clock, log: () => {}, copiesOf, bytesOf: () => 0 }
   const replica = new Replica({ ...shared, recoveredEpoch: () => 1, lossUnmarked: () => {}, diskFailed: () => {} })
   const settings = { held: true, limit: 0 }
@@ -48,8 +49,9 @@ function setup(report: (epoch: number) => Report) {
     taken: () => {},
     settings: () => settings,
     passing: () => {},
-    settled: async () => {
+    settled: async (_gateway, _oid, sources) => {
       asked.push('settled')
+      settledOn.push([...sources].sort())
       return true
     },
     renounce: () => {},
@@ -58,7 +60,7 @@ function setup(report: (epoch: number) => Report) {
   })
   replica.ensurer = recovery
   const begin = () => replica.epochChanged([], new Set(), () => recovery.begin())
-  return { epochs, topology, store, replica, recovery, settings, asked, begin }
+  return { epochs, topology, store, replica, recovery, settings, asked, settledOn, begin }
 }
 
 test('what was heard in the former epoch decides nothing in a new one that has not begun here yet', async (t) => {
@@ -108,6 +110,22 @@ test('a change that goes by is answered before anybody is asked whether it is do
   t.deepEqual(asked, ['list in 2'])
   await turns()
   t.deepEqual(asked.slice(0, 3), ['list in 2', 'settled', 'status in 2'])
+})
+
+test('a change that goes by must be done on who becomes a source while that is asked, too', async (t) => {
+  const late = node(2).id
+  const report = (epoch: number, of: string, method: string) => ({
+    writeEpoch: 1,
+    validThrough: of === late && method === 'list' ? 1 : epoch,
+    suspect: false,
+  })
+  const { recovery, settledOn, settings, begin } = setup(report, [0, 1, 2])
+  begin()
+  await turns()
+  settings.held = false
+  t.true(recovery.pass(OID, node(1).id))
+  await turns()
+  t.deepEqual(settledOn.slice(0, 2), [[node(1).id], [node(1).id, late]])
 })
 
 /** There is no room for a copy beside the one that is here. */

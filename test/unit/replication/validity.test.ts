@@ -214,6 +214,17 @@ const dramas: {
     verdict: { kind: 'lost', nodes: [nodeId(1)], stale: true },
   },
   {
+    what: 'the host lost power, and the disk of the other one failed in the same epoch: it promised nothing after it',
+    epochs: [
+      [0, 1],
+      [1, 2],
+      [0, 1, 2],
+    ],
+    own: { ...copy(0, 1, 1, true), incomplete: true },
+    others: [{ ...absent(1), lostEpoch: 1 }, absent(2)],
+    verdict: keep,
+  },
+  {
     what: 'both hosts lost power, and with it the disk of one: what was flushed is on both',
     epochs: [
       [0, 1],
