@@ -123,8 +123,13 @@ export function decide(
     const unheard = set.filter((id) => reportOf(id, own, others) === undefined)
     const waits = unheard.length > 0 && (patient || unheard.some((id) => topology.wentOn(id, end)))
     if (waits) return { kind: 'wait', epoch: end, nodes: unheard }
-    // One whose disk was lost in that epoch already has gone on without it, and promised nothing of it since.
-    const lost = set.filter((id) => (reportOf(id, own, others)?.lostEpoch ?? 0) > end && topology.wentOn(id, end))
+    // One that has lost it in that epoch already promised nothing of it since, unless it gave its copy up in the next, for another's
+    // (`renounce`): who was a replica then and is not here, or has lost that in its turn, may have taken it before.
+    const gone = (id: string) => reportOf(id, own, others)?.lostEpoch ?? Number.POSITIVE_INFINITY
+    const taken = (topology.replicasIn(end + 1, oid, copies) ?? []).some(({ id }) => gone(id) > end)
+    const lost = set.filter(
+      (id) => !unheard.includes(id) && (gone(id) > end || (taken && gone(id) === end)) && topology.wentOn(id, end),
+    )
     if (lost.length > 0 && !mutations.trustLostDisk) return { kind: 'lost', nodes: lost, stale: true }
   }
   if (choice.node === own.node) return { kind: 'keep' }

@@ -225,6 +225,17 @@ const dramas: {
     verdict: keep,
   },
   {
+    what: 'the same, but the other one may have given its copy up in the next epoch, for that of one that is away',
+    epochs: [
+      [0, 1],
+      [1, 2],
+      [0, 1],
+    ],
+    own: { ...copy(0, 1, 1, true), incomplete: true },
+    others: [{ ...absent(1), lostEpoch: 1 }],
+    verdict: { kind: 'lost', nodes: [nodeId(1)], stale: true },
+  },
+  {
     what: 'both hosts lost power, and with it the disk of one: what was flushed is on both',
     epochs: [
       [0, 1],
