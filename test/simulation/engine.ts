@@ -229,8 +229,8 @@ export class EngineHub {
   #agree(group: Group, together: readonly Member[]): void {
     if (together.length === group.members.length) return
     const stays = new Set(together.map((member) => member.self))
-    const delivered = Math.max(...together.map((member) => member.deliveredOf(group)))
-    const cut = this.random.chance(0.5) ? group.ordered : this.random.between(delivered, group.ordered)
+    const given = Math.max(...together.map((member) => member.givenOf(group)))
+    const cut = this.random.chance(0.5) ? group.ordered : this.random.between(given, group.ordered)
     for (const member of together) {
       member.drop(
         (item) => item.type === 'message' && item.group === group && item.number > cut && !stays.has(item.sender),
@@ -249,9 +249,9 @@ class Member {
   failed = false
   /** Has been told a view */
   viewed = false
-  /** The last message that was delivered here: its group and number */
-  #deliveredGroup: Group | null = null
-  #deliveredNumber = 0
+  /** The last message that was given to the daemon: its group and number */
+  #givenGroup: Group | null = null
+  #givenNumber = 0
   onLeft: (() => void) | null = null
   #quorate: boolean | null = null
   readonly #queue: Item[] = []
@@ -280,8 +280,8 @@ class Member {
     return this.#queue.some((item) => item.type !== 'message')
   }
 
-  deliveredOf(group: Group): number {
-    return this.#deliveredGroup === group ? this.#deliveredNumber : 0
+  givenOf(group: Group): number {
+    return this.#givenGroup === group ? this.#givenNumber : 0
   }
 
   drop(unwanted: (item: Item) => boolean): void {
@@ -302,7 +302,14 @@ class Member {
     hub.scheduler.after(hub.random.exponential(hub.shape.latency), () => {
       this.#delivering = false
       const item = this.#queue.shift()
-      if (item && !this.failed) this.process.enter(() => this.#deliver(item))
+      if (item && !this.failed) {
+        // A daemon that stands still has it all the same: the service cannot take it back.
+        if (item.type === 'message') {
+          this.#givenGroup = item.group
+          this.#givenNumber = item.number
+        }
+        this.process.enter(() => this.#deliver(item))
+      }
       this.#next()
     })
   }
@@ -312,8 +319,6 @@ class Member {
     const { scheduler } = this.hub
     if (scheduler.trace.on) scheduler.trace.line(scheduler.now, `${this.process.name} engine: ${describe(item)}`)
     if (item.type === 'message') {
-      this.#deliveredGroup = item.group
-      this.#deliveredNumber = item.number
       events.message(item.sender, Buffer.from(item.payload))
     } else if (item.type === 'view') {
       events.view(item.view)
