@@ -92,6 +92,22 @@ test('survivors of a crash agree on the messages before their next view', async 
   t.true(dropped > 5, 'messages of the dead one are sometimes lost')
 })
 
+test('what a daemon that stands still has been given is not taken from the others', async (t) => {
+  for (let seed = 0; seed < 60; seed++) {
+    const { nodes, run, hub } = await cluster(seed, ['a', 'b', 'c'])
+    nodes[1].process.pause()
+    for (let i = 0; i < 5; i++) nodes[2].engine.broadcast(Buffer.from(`${i}`))
+    await run(0.2 + (seed % 10) * 0.1)
+    nodes[2].process.die()
+    hub.processDied()
+    await run(5000)
+    nodes[1].process.resume()
+    await run(5000)
+    t.is(lastView(nodes[1]), 'v:a,b')
+    t.deepEqual(messages(nodes[1]), messages(nodes[0]))
+  }
+})
+
 test('partition: the minority is told it has no quorum before its view; healing joins them again', async (t) => {
   for (let seed = 0; seed < 20; seed++) {
     const { nodes, run, hub } = await cluster(seed, ['a', 'b', 'c'])
