@@ -98,6 +98,8 @@ export const REGRESSIONS: readonly { seed: number; cause: string }[] = [
   {
     seed: 100647,
     cause: "the simulator took the close of a migration's target that never had the lock for a flush of the source",
+  },
+  {
     seed: 100628,
     cause: 'the simulator gave a daemon that stood still a message of one that left, and took it from the others',
   },
