@@ -53,9 +53,10 @@ export class Flusher {
   touched(oid: Oid): void {
     if (this.marked.has(oid)) return
     this.marked.add(oid)
-    const nodes = this.options.holdersOf(oid)
-    this.unflushed.set(oid, nodes)
-    if (this.dirtyNodes !== null) for (const node of nodes) this.dirtyNodes.add(node)
+    const { replicasOf, holdersOf } = this.options
+    this.unflushed.set(oid, holdersOf(oid))
+    // Also whom something else went by: its copy may be right since, and have this one.
+    if (this.dirtyNodes !== null) for (const node of replicasOf(oid)) this.dirtyNodes.add(node)
   }
 
   /** The object is removed. */

@@ -103,4 +103,10 @@ export const REGRESSIONS: readonly { seed: number; cause: string }[] = [
     seed: 100628,
     cause: 'the simulator gave a daemon that stood still a message of one that left, and took it from the others',
   },
+  {
+    seed: 100444,
+    cause: 'one that had let a change go by was not flushed when it had a right copy, and newer writes in it',
+  },
+  { seed: 100755, cause: 'the same, and the power of all went' },
+  { seed: 105137, cause: 'the same, and the copies differed on disk' },
 ]

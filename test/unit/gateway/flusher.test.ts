@@ -159,6 +159,15 @@ test('one by which the write went does not have it', (t) => {
   t.deepEqual(results, [0])
 })
 
+test('one by which a change went is flushed all the same: its copy may be right since', (t) => {
+  const { passing, flusher, flush, asked, settle } = setup()
+  settle()
+  passing.add('b')
+  flusher.touched(dataOid(VID, 3))
+  flush()
+  t.deepEqual(asked(), ['a', 'b'])
+})
+
 test('when all who had index entries have left, the flush waits until these are written again', (t) => {
   const { router, flusher, index, flush, answer, results, settle } = setup()
   index.onWritten = () => flusher.touched(inodeOid(VID))
