@@ -198,7 +198,11 @@ test.serial(
     await cluster.dog(['vdi', 'create', 'without', '8M'])
     await bus.start()
     await serving(bus)
-    t.is(await bus.busctl('get-property', 'org.sheepdog', ...volume('without'), 'Size'), 't 8388608\n')
+    // Who has the name first may hear of the volume a moment later: changes are told a few times a second.
+    await until('what was made without a bus', 10_000, async () => {
+      const { stdout } = await bus.tryBusctl('get-property', 'org.sheepdog', ...volume('without'), 'Size')
+      return stdout === 't 8388608\n'
+    })
     bus.signal('SIGSTOP')
     for (let i = 0; i < 20; i++) await cluster.dog(['vdi', 'create', `still${i}`, '8M'], i % 3)
     bus.signal('SIGCONT')
