@@ -6,7 +6,7 @@
 import { sleep, until } from '../support/process.js'
 import { type SystemCluster, tokenMs } from './cluster.js'
 import type { Host } from './host.js'
-import { finish, goesOn, type Scenario, volume } from './scenario.js'
+import { allAtOnce, finish, goesOn, type Scenario, volume } from './scenario.js'
 
 /** corosync.conf of `dog cluster init`: token + 50 for each host beyond two */
 const goOnLimit = tokenMs + 2 * 50 + 2_000
@@ -296,18 +296,6 @@ export const fourHosts: readonly Scenario[] = [
     ...four,
     name: 'four-all-at-once',
     title: 'all four hosts lose power at once: they start again by themselves, with everything that was flushed',
-    async run(cluster) {
-      const [first] = cluster.hosts
-      const name = await volume(cluster, 'all')
-      await cluster.fio(first, name, 3)
-      const before = await cluster.digest(first, name)
-      await Promise.all(cluster.hosts.map((host) => host.powerOff()))
-      const start = performance.now()
-      await Promise.all(cluster.hosts.map((host) => host.boot()))
-      await cluster.healthy()
-      cluster.say(`  all serve ${Math.round((performance.now() - start) / 1000)} s after the power came back`)
-      if ((await cluster.digest(first, name)) !== before) throw new Error('other bytes than before')
-      await finish(cluster, name)
-    },
+    run: allAtOnce,
   },
 ]

@@ -34,3 +34,18 @@ export async function goesOn(cluster: SystemCluster, host: Host, limit: number):
   await until(`writes at ${host.name} to go on`, limit, async () => (await cluster.writes(host)) > before + 50)
   cluster.say(`  ${host.name} went on after ${Math.round(performance.now() - start)} ms`)
 }
+
+/** Every host loses power at the same moment: they start again by themselves, with everything that was flushed. */
+export async function allAtOnce(cluster: SystemCluster): Promise<void> {
+  const [first] = cluster.hosts
+  const name = await volume(cluster, 'all')
+  await cluster.fio(first, name, 3)
+  const before = await cluster.digest(first, name)
+  await Promise.all(cluster.hosts.map((host) => host.powerOff()))
+  const start = performance.now()
+  await Promise.all(cluster.hosts.map((host) => host.boot()))
+  await cluster.healthy()
+  cluster.say(`  all serve ${Math.round((performance.now() - start) / 1000)} s after the power came back`)
+  if ((await cluster.digest(first, name)) !== before) throw new Error('other bytes than before')
+  await finish(cluster, name)
+}

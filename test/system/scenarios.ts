@@ -5,7 +5,7 @@ import { dbusScenario } from './dbus-scenario.js'
 import { fourHosts } from './four-hosts.js'
 import type { Host } from './host.js'
 import { libvirtScenario } from './libvirt-scenario.js'
-import { finish, goesOn, type Scenario, volume } from './scenario.js'
+import { allAtOnce, finish, goesOn, type Scenario, volume } from './scenario.js'
 import { bound, guarded, reload } from './service-checks.js'
 import { volumesScenario } from './volumes-scenario.js'
 
@@ -322,18 +322,7 @@ export const scenarios: readonly Scenario[] = [
     name: 'all-at-once',
     title: 'every host loses power at once: they start again by themselves, with everything that was flushed',
     short: false,
-    async run(cluster) {
-      const [first] = cluster.hosts
-      const name = await volume(cluster, 'all')
-      await cluster.fio(first, name, 3)
-      const before = await cluster.digest(first, name)
-      await Promise.all(cluster.hosts.map((host) => host.powerOff()))
-      await Promise.all(cluster.hosts.map((host) => host.boot()))
-      await cluster.healthy()
-      const after = await cluster.digest(first, name)
-      if (after !== before) throw new Error('other bytes than before')
-      await finish(cluster, name)
-    },
+    run: allAtOnce,
   },
   ...fourHosts,
 ]

@@ -214,22 +214,8 @@ export function planInit(hosts: readonly Surveyed[], secrets: Secrets, wish: Ini
   const files = new Map(hosts.map((one) => [one, filesFor(one, conf, secrets, wish.hashOf)]))
   const formatted = hosts.some(({ facts }) => facts.storeCluster !== '')
   const phases = [...installPhases(hosts), ...filePhases(hosts, files, hosts), ...startPhases(hosts, files)]
-  const changes = phases.length > 0
   const [{ host: first }] = hosts
-  if (changes) {
-    const at = phases.findIndex(({ title }) => title === START_SHEEP)
-    const meeting = phase(
-      'wait until all hosts see each other',
-      hosts.map(({ host }) => steps.meet(host, hosts.length)),
-    )
-    phases.splice(at < 0 ? phases.length : at, 0, meeting)
-    phases.push(
-      phase(
-        'wait until the daemons answer',
-        hosts.map(({ host }) => steps.serve(host, hosts.length)),
-      ),
-    )
-  }
+  if (phases.length > 0) joinAll(phases, hosts, hosts.length, 'wait until the daemons answer')
   if (!formatted) {
     const copies = wish.copies > 0 ? ` with ${wish.copies} ${wish.copies === 1 ? 'copy' : 'copies'} of each object` : ''
     phases.push({ ...phase(`format the cluster${copies}`, [steps.format(first, wish.copies)]), final: true })
@@ -243,6 +229,22 @@ export function planInit(hosts: readonly Surveyed[], secrets: Secrets, wish: Ini
   }
   phases.push(...forgetPhases(files))
   return { phases, notes: notesOf(hosts) }
+}
+
+/** Before sheepdog starts all `hosts` see the `nodes` of the cluster, and at the end they are waited for. */
+function joinAll(phases: Phase[], hosts: readonly Surveyed[], nodes: number, title: string): void {
+  const at = phases.findIndex((one) => one.title === START_SHEEP)
+  const meeting = phase(
+    'wait until all hosts see each other',
+    hosts.map(({ host }) => steps.meet(host, nodes)),
+  )
+  phases.splice(at < 0 ? phases.length : at, 0, meeting)
+  phases.push(
+    phase(
+      title,
+      hosts.map(({ host }) => steps.serve(host, nodes)),
+    ),
+  )
 }
 
 export interface AddWish {
@@ -301,18 +303,7 @@ export function planAdd(
   if (changed) phases.push(phase('tell corosync of the new list of hosts', [steps.reload(members[0].host)]))
   phases.push(...starts)
   if (phases.length > 0) {
-    const at = phases.findIndex(({ title }) => title === START_SHEEP)
-    const meeting = phase(
-      'wait until all hosts see each other',
-      all.map(({ host }) => steps.meet(host, nodes.length)),
-    )
-    phases.splice(at < 0 ? phases.length : at, 0, meeting)
-    phases.push(
-      phase(
-        'wait until all serve',
-        all.map(({ host }) => steps.serve(host, nodes.length)),
-      ),
-    )
+    joinAll(phases, all, nodes.length, 'wait until all serve')
     phases.push(...forgetPhases(files))
   }
   return { phases, notes: notesOf(added) }
