@@ -6,7 +6,7 @@ import { cpSync, existsSync, mkdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { command, Ground } from './ground.js'
 import { Host } from './host.js'
-import { prepareRoot } from './root.js'
+import { type Layer, prepareSystem } from './root.js'
 
 const project = join(import.meta.dirname, '..', '..', '..')
 
@@ -35,6 +35,7 @@ const files = {
   '/usr/share/polkit-1/actions/org.sheepdog.policy': 'systemd/org.sheepdog.policy',
   '/usr/share/polkit-1/rules.d/org.sheepdog.rules': 'systemd/org.sheepdog.rules',
   '/etc/libvirt/hooks/qemu.d/sheepdog': 'libvirt-hooks/qemu',
+  '/usr/share/sheepdog/sheepdog.xml': 'libvirt-hooks/sheepdog.xml',
 }
 
 /**
@@ -48,6 +49,8 @@ const sharedCores = [
 
 export interface BedOptions {
   hosts: number
+  /** Above the basic system */
+  layer: Layer | null
   say: (text: string) => void
   /** Writes what the hosts need before they boot */
   setUp?: (host: Host, bed: Bed) => void
@@ -67,8 +70,8 @@ export class Bed {
     }
   }
 
-  static async make({ hosts, say, setUp }: BedOptions): Promise<Bed> {
-    const root = await prepareRoot(say)
+  static async make({ hosts, layer, say, setUp }: BedOptions): Promise<Bed> {
+    const system = await prepareSystem(layer, say)
     const bed = new Bed(Ground.take())
     try {
       const build = bed.stageBuild()
@@ -79,7 +82,7 @@ export class Bed {
           name: `host${number}`,
           network: bed.network,
           address,
-          root,
+          system,
           build,
         })
         for (const [path, target] of Object.entries(programs)) {

@@ -5,7 +5,7 @@ import { newClusterKey } from '../../lib/host/cluster-key.js'
 import { ProcessError, until } from '../support/process.js'
 import { Bed } from './bed.js'
 import type { Host } from './host.js'
-import { cache } from './root.js'
+import { cache, type Layer } from './root.js'
 
 /** Corosync gives a silent host up after this, ms; with three nodes it adds 650. */
 export const tokenMs = 1_000
@@ -40,26 +40,40 @@ function corosyncConf(hosts: readonly Host[]): string {
 const initHosts = 4
 const initCopies = 3
 
+/** What a scenario asks of its cluster */
+export interface Setting {
+  hosts?: number
+  /** What its hosts have above the basic system */
+  layer?: Layer | null
+}
+
 export class SystemCluster {
   /** In the cluster */
   hosts: readonly Host[]
 
   private constructor(
     readonly bed: Bed,
+    private readonly layer: Layer | null,
     readonly say: (text: string) => void,
   ) {
     this.hosts = bed.hosts
   }
 
   /** Fewer than four are set up by hand, four by `dog cluster init`. */
-  static of(hosts: number, say: (text: string) => void): Promise<SystemCluster> {
-    return hosts === initHosts ? SystemCluster.init(say) : SystemCluster.make(hosts, say)
+  static of({ hosts = 3, layer = null }: Setting, say: (text: string) => void): Promise<SystemCluster> {
+    return hosts === initHosts ? SystemCluster.init(layer, say) : SystemCluster.make(hosts, layer, say)
+  }
+
+  /** Whether what wants `setting` can go on with it. */
+  suits({ hosts = 3, layer = null }: Setting): boolean {
+    return this.hosts.length === hosts && (layer === null || layer === this.layer)
   }
 
   /** Four hosts by `dog cluster init`, three copies; a fifth that is up, with nothing of it. */
-  private static async init(say: (text: string) => void): Promise<SystemCluster> {
+  private static async init(layer: Layer | null, say: (text: string) => void): Promise<SystemCluster> {
     const bed = await Bed.make({
       hosts: initHosts + 1,
+      layer,
       say,
       setUp: (host, { hosts: all }) => {
         const names = all.map(({ name, address }) => `${address} ${name}\n`).join('')
@@ -68,7 +82,7 @@ export class SystemCluster {
         host.write('/etc/systemd/system-generators/sheepdog-generator', '#!/bin/sh\n')
       },
     })
-    const cluster = new SystemCluster(bed, say)
+    const cluster = new SystemCluster(bed, layer, say)
     try {
       await cluster.letIn(bed.hosts[0], bed.hosts)
       cluster.hosts = bed.hosts.slice(0, initHosts)
@@ -105,10 +119,11 @@ export class SystemCluster {
   }
 
   /** Formatted, with the daemon as a service that each boot starts. */
-  static async make(hosts: number, say: (text: string) => void): Promise<SystemCluster> {
+  static async make(hosts: number, layer: Layer | null, say: (text: string) => void): Promise<SystemCluster> {
     const key = newClusterKey()
     const bed = await Bed.make({
       hosts,
+      layer,
       say,
       setUp: (host, { hosts: all }) => {
         host.write('/etc/corosync/corosync.conf', corosyncConf(all))
@@ -117,7 +132,7 @@ export class SystemCluster {
         host.write(configuration, `${engine}corosync-bound = no\n`)
       },
     })
-    const cluster = new SystemCluster(bed, say)
+    const cluster = new SystemCluster(bed, layer, say)
     try {
       // As a package does when it is installed.
       for (const host of bed.hosts) {

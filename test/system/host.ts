@@ -15,8 +15,8 @@ export interface HostParts {
   /** Of the bed's bridges */
   network: string
   address: string
-  /** The system it runs, and our build: both are only read */
-  root: string
+  /** The directories of the system it runs, the topmost first, and our build: they are only read */
+  system: readonly string[]
   build: string
 }
 
@@ -29,11 +29,11 @@ export class Host {
   private readonly namespace: string
 
   constructor(readonly parts: HostParts) {
-    const { ground, name, network, address, root } = parts
+    const { ground, name, network, address, system } = parts
     const directory = join(ground.directory, name)
     this.system = join(directory, 'root')
     for (const part of ['upper', 'work', 'root']) mkdirSync(join(directory, part), { recursive: true })
-    const options = `lowerdir=${root},upperdir=${directory}/upper,workdir=${directory}/work`
+    const options = `lowerdir=${system.join(':')},upperdir=${directory}/upper,workdir=${directory}/work`
     command('mount', '-t', 'overlay', 'overlay', '-o', options, this.system)
     this.namespace = ground.namespace(name)
     command('ip', '-n', network, 'link', 'add', name, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', this.namespace)
@@ -138,11 +138,11 @@ export class Host {
   }
 
   /** A file on it, whether it runs or not. */
-  write(path: string, text: string): void {
+  write(path: string, content: string | Buffer): void {
     const place = join(this.system, path)
     mkdirSync(dirname(place), { recursive: true })
     const mode = PROGRAMS.test(path) ? 0o755 : path.endsWith('.key') ? 0o640 : 0o644
-    writeFileSync(place, text, { mode })
+    writeFileSync(place, content, { mode })
   }
 
   read(path: string): string {

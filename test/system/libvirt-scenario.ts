@@ -2,7 +2,7 @@
 import { until } from '../support/process.js'
 import type { SystemCluster } from './cluster.js'
 import type { Host } from './host.js'
-import type { Scenario } from './scenario.js'
+import { expect, refused, type Scenario } from './scenario.js'
 
 const POOL = '/var/lib/sheepdog/volumes'
 const poolLimit = 60_000
@@ -21,18 +21,6 @@ function domain(name: string, disks = ''): string {
   </devices>
 </domain>
 `
-}
-
-async function expect(host: Host, pattern: RegExp, program: string, ...args: string[]): Promise<string> {
-  const text = await host.run(program, args)
-  if (!pattern.test(text)) throw new Error(`${host.name}: ${program} ${args.join(' ')} says\n${text}`)
-  return text
-}
-
-async function refused(host: Host, pattern: RegExp, program: string, ...args: string[]): Promise<void> {
-  const { code, stdout, stderr } = await host.try(program, args)
-  if (code !== 0 && pattern.test(stderr)) return
-  throw new Error(`${host.name}: ${program} ${args.join(' ')} ended with ${code}: ${stdout}${stderr}`)
 }
 
 /** Where no FUSE front-end has mounted the volumes, another file system stands for it: libvirt's part is the same. */

@@ -21,12 +21,11 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal
 
 let cluster: SystemCluster | null = null
 let failed = 0
-for (const { name, title, hosts = 3, run } of scenarios.filter(
-  (one) => names.length === 0 || names.includes(one.name),
-)) {
-  if (cluster === null || cluster.hosts.length !== hosts) {
+for (const scenario of scenarios.filter((one) => names.length === 0 || names.includes(one.name))) {
+  const { name, title, run } = scenario
+  if (cluster === null || !cluster.suits(scenario)) {
     cluster?.close()
-    cluster = await SystemCluster.of(hosts, say)
+    cluster = await SystemCluster.of(scenario, say)
   }
   const start = performance.now()
   say(`${name}: ${title}`)

@@ -3,7 +3,18 @@
  * recipe changes. Hosts see it read-only through an overlay.
  */
 import { createHash } from 'node:crypto'
-import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import { must } from '../support/process.js'
 
@@ -18,20 +29,90 @@ const base = ['systemd', 'systemd-sysv', 'dbus', 'libpam-systemd', 'polkitd', 'c
 /** What apt installs then, with what it depends on */
 const services = ['corosync', 'corosync-notifyd', 'openssh-server']
 const libvirt = ['libvirt-daemon-system', 'libvirt-clients', 'qemu-system-x86']
-const packages = [...services, ...libvirt, 'nodejs', 'fio', 'libnbd-bin', 'iproute2', 'procps']
+const packages = [...services, ...libvirt, 'qemu-utils', 'nodejs', 'fio', 'libnbd-bin', 'iproute2', 'procps']
+
+/** What only scenarios that ask for it have, above all that: most runs of the tests need not wait for it. */
+const layers = {
+  /** Machines with a system in them, and the programs that make such */
+  machines: [
+    ...['virtinst', 'virt-manager', 'xvfb', 'xdotool', 'imagemagick', 'at-spi2-core', 'python3-pyatspi', 'dbus-x11'],
+    ...['adwaita-icon-theme', 'fonts-dejavu-core', 'librsvg2-common'],
+    ...['linux-image-cloud-amd64', 'busybox-static', 'e2fsprogs', 'qemu-guest-agent'],
+    ...['syslinux', 'mtools', 'dosfstools'],
+  ],
+}
+export type Layer = keyof typeof layers
 
 const limit = 15 * 60_000
+/** One that no checkout has used for so long is removed. */
+const unusedMs = 24 * 3600_000
+
+function keyOf(...recipe: unknown[]): string {
+  return createHash('sha256').update(JSON.stringify(recipe)).digest('hex').slice(0, 12)
+}
 
 export function rootPath(): string {
-  const key = createHash('sha256')
-    .update(JSON.stringify([recipe, suite, base, packages]))
-    .digest('hex')
-    .slice(0, 12)
-  return join(cache, `root-${key}`)
+  return join(cache, `root-${keyOf(recipe, suite, base, packages)}`)
+}
+
+function layerPath(layer: Layer): string {
+  return `${rootPath()}.${layer}-${keyOf(layers[layer])}`
+}
+
+/** What overlayfs(5) calls lower directories, the topmost first. */
+export async function prepareSystem(layer: Layer | null, say: (text: string) => void): Promise<string[]> {
+  const root = await prepareRoot(say)
+  const paths = layer === null ? [root] : [await prepareLayer(layer, root, say), root]
+  const now = new Date()
+  for (const path of paths) utimesSync(path, now, now)
+  removeUnused()
+  return paths
+}
+
+const apt = ['env', 'DEBIAN_FRONTEND=noninteractive', 'apt-get', '-qq', '-o', 'Dpkg::Use-Pty=0']
+
+/** Nothing is started meanwhile. */
+async function install(system: string, names: readonly string[]): Promise<void> {
+  const policy = join(system, 'usr/sbin/policy-rc.d')
+  writeFileSync(policy, '#!/bin/sh\nexit 101\n')
+  chmodSync(policy, 0o755)
+  await must('chroot', [system, ...apt, 'install', '-y', '--no-install-recommends', ...names], { limit })
+  await must('chroot', [system, ...apt, 'clean'])
+  rmSync(policy)
+}
+
+async function prepareLayer(layer: Layer, root: string, say: (text: string) => void): Promise<string> {
+  const path = layerPath(layer)
+  if (existsSync(path)) return path
+  say(`adding what scenarios with ${layer} need, in ${path} (two minutes, once)`)
+  const fresh = `${path}.${process.pid}.new`
+  const [upper, work, system] = ['upper', 'work', 'system'].map((name) => join(fresh, name))
+  for (const directory of [upper, work, system]) mkdirSync(directory, { recursive: true })
+  try {
+    await must('mount', [
+      '-t',
+      'overlay',
+      'overlay',
+      '-o',
+      `lowerdir=${root},upperdir=${upper},workdir=${work}`,
+      system,
+    ])
+    try {
+      // The root may be of last month.
+      await must('chroot', [system, ...apt, 'update'], { limit })
+      await install(system, layers[layer])
+    } finally {
+      await must('umount', [system])
+    }
+    renameSync(upper, path)
+  } finally {
+    rmSync(fresh, { recursive: true, force: true })
+  }
+  return path
 }
 
 /** Resolves with the directory. Takes two minutes the first time. */
-export async function prepareRoot(say: (text: string) => void): Promise<string> {
+async function prepareRoot(say: (text: string) => void): Promise<string> {
   const path = rootPath()
   if (existsSync(path)) return path
   say(`building a Debian ${suite} root in ${path} (two minutes, once)`)
@@ -39,31 +120,27 @@ export async function prepareRoot(say: (text: string) => void): Promise<string> 
   const fresh = `${path}.${process.pid}.new`
   try {
     await must('debootstrap', ['--variant=minbase', `--include=${base.join(',')}`, suite, fresh, mirror], { limit })
-    // Nothing is started while it is installed.
-    const policy = join(fresh, 'usr/sbin/policy-rc.d')
-    writeFileSync(policy, '#!/bin/sh\nexit 101\n')
-    chmodSync(policy, 0o755)
-    const apt = ['env', 'DEBIAN_FRONTEND=noninteractive', 'apt-get', '-qq', '-o', 'Dpkg::Use-Pty=0']
-    await must('chroot', [fresh, ...apt, 'install', '-y', '--no-install-recommends', ...packages], { limit })
-    await must('chroot', [fresh, ...apt, 'clean'])
+    await install(fresh, packages)
     // Only the scenarios that are about it pay for it.
     const units = ['libvirtd', 'virtlogd', 'libvirt-guests'].flatMap((name) => [
       `${name}.service`,
       ...(name === 'libvirt-guests' ? [] : [`${name}.socket`]),
     ])
     await must('systemctl', [`--root=${fresh}`, 'disable', ...units, 'libvirtd-ro.socket', 'libvirtd-admin.socket'])
-    rmSync(policy)
     for (const name of ['etc/hostname', 'etc/machine-id']) rmSync(join(fresh, name), { force: true })
     renameSync(fresh, path)
   } finally {
     rmSync(fresh, { recursive: true, force: true })
   }
-  // A bed of another checkout may be on one.
+  return path
+}
+
+/** Roots and layers of other lists; a bed of another checkout may be on one. */
+function removeUnused(): void {
   const mounts = readFileSync('/proc/self/mounts', 'utf8')
   for (const name of readdirSync(cache)) {
-    if (/^root-[0-9a-f]{12}$/.test(name) && join(cache, name) !== path && !mounts.includes(name)) {
-      rmSync(join(cache, name), { recursive: true, force: true })
-    }
+    const path = join(cache, name)
+    if (!/^root-[0-9a-f]{12}(?:\.\w+-[0-9a-f]{12})?$/.test(name) || mounts.includes(name)) continue
+    if (statSync(path).mtimeMs < Date.now() - unusedMs) rmSync(path, { recursive: true, force: true })
   }
-  return path
 }

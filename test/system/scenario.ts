@@ -1,14 +1,13 @@
 /** What a scenario is, and what most of them do. */
 import { until } from '../support/process.js'
-import type { SystemCluster } from './cluster.js'
+import type { Setting, SystemCluster } from './cluster.js'
 import type { Host } from './host.js'
 
-export interface Scenario {
+export interface Scenario extends Setting {
   name: string
   title: string
   /** Part of npm test */
   short: boolean
-  hosts?: number
   run(cluster: SystemCluster): Promise<void>
 }
 
@@ -48,4 +47,18 @@ export async function allAtOnce(cluster: SystemCluster): Promise<void> {
   cluster.say(`  all serve ${Math.round((performance.now() - start) / 1000)} s after the power came back`)
   if ((await cluster.digest(first, name)) !== before) throw new Error('other bytes than before')
   await finish(cluster, name)
+}
+
+/** What a program that ends well says; an error when that is something else. */
+export async function expect(host: Host, pattern: RegExp, program: string, ...args: string[]): Promise<string> {
+  const text = await host.run(program, args)
+  if (!pattern.test(text)) throw new Error(`${host.name}: ${program} ${args.join(' ')} says\n${text}`)
+  return text
+}
+
+/** It ends with an error, and says so. */
+export async function refused(host: Host, pattern: RegExp, program: string, ...args: string[]): Promise<void> {
+  const { code, stdout, stderr } = await host.try(program, args)
+  if (code !== 0 && pattern.test(stderr)) return
+  throw new Error(`${host.name}: ${program} ${args.join(' ')} ended with ${code}: ${stdout}${stderr}`)
 }

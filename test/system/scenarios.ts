@@ -7,6 +7,7 @@ import type { Host } from './host.js'
 import { libvirtScenario } from './libvirt-scenario.js'
 import { allAtOnce, finish, goesOn, type Scenario, volume } from './scenario.js'
 import { bound, guarded, reload } from './service-checks.js'
+import { virshScenario } from './virsh-scenario.js'
 import { volumesScenario } from './volumes-scenario.js'
 
 /** Corosync's token time for three nodes (corosync.conf(5): token + token_coefficient), its consensus, and 2 s. */
@@ -35,6 +36,7 @@ export const scenarios: readonly Scenario[] = [
   dbusScenario,
   libvirtScenario,
   volumesScenario,
+  virshScenario,
   {
     name: 'form',
     title: 'hosts form a cluster, with the addresses that corosync knows them by',

@@ -17,14 +17,15 @@ if (why !== '') {
   let say: (text: string) => void
   test.after.always(() => cluster?.close())
   const short = scenarios.filter((scenario) => scenario.short)
-  for (const { name, title, hosts = 3, run } of short.sort((a, b) => (a.hosts ?? 3) - (b.hosts ?? 3))) {
+  for (const scenario of short.sort((a, b) => (a.hosts ?? 3) - (b.hosts ?? 3))) {
+    const { name, title, hosts = 3, run } = scenario
     test.serial(`${hosts} hosts: ${title}`, async (t) => {
       t.timeout(300_000)
       say = (text) => t.log(text)
-      if (cluster === null || cluster.hosts.length !== hosts) {
+      if (cluster === null || !cluster.suits(scenario)) {
         cluster?.close()
         cluster = null
-        cluster = await SystemCluster.of(hosts, (text) => say(text))
+        cluster = await SystemCluster.of(scenario, (text) => say(text))
       }
       try {
         await run(cluster)
