@@ -24,6 +24,7 @@ import { SpaceGauge } from './space-gauge.js'
 import { StagedFile, type StageOwner } from './staged-file.js'
 import { Syncs } from './syncs.js'
 import type { Damage, Intent, ObjectStore, ObjectSums, StagedObject, StoredObject } from './types.js'
+import { clearUnsynced, noteUnsynced, unsyncedObjects, writeAgain } from './unsynced.js'
 
 const NOBODY: Completion = { complete() {} }
 const ENOSPC = 28
@@ -112,6 +113,7 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
       log: options.log,
       parallel: options.parallelSyncs ?? PARALLEL_SYNCS_DEFAULT,
       removalsDurable: (oids) => this.forgetIntents(oids),
+      unsynced: (oid) => noteUnsynced(disk, oid, options.log),
       failed: (errno, what) => this.failed(errno, what),
     })
     this.intents = new IntentLog(disk, options.intents ?? INTENTS_DEFAULT, options.log)
@@ -146,6 +148,7 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
       file.headerSums = file.summed
       this.insert(file)
     })
+    const unsynced = unsyncedObjects(disk)
     let logged = this.readIntents()
     if (logged === null) {
       logged = new Map(
@@ -160,6 +163,7 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
         })
       }
     }
+    if (unsynced.length > 0) for (const intent of logged.values()) intent.incomplete = true
     this.spoiled = spoiled.size
     // A killed daemon loses no file: one that is not here was removed, and the log was not told yet. What the disk has spoiled
     // is not made anew, empty: others may have it, and none may lose it to that.
@@ -186,9 +190,27 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
       // A killed process may have left writes in the page cache that nobody has synced.
       this.wrote(file)
     }
+    if (unsynced.length > 0) await this.writeAgain([...unsynced, ...logged.keys()])
     // Those that are not here are kept too: what is made in their place is as doubtful.
     await this.intents.start(logged)
+    clearUnsynced(disk)
     this.trustLater()
+  }
+
+  /** What failed syncs of a former run have left: unsynced.ts */
+  private async writeAgain(oids: readonly Oid[]): Promise<void> {
+    const files = new Set<ObjectFile>()
+    for (const oid of oids) {
+      const file = this.table.get(oid)
+      if (file !== undefined) files.add(file)
+    }
+    this.log('warning', 'a sync failed when sheep last ran: what it may not have covered is written again', {
+      objects: files.size,
+    })
+    for (const file of files) {
+      await writeAgain(this.disk, objectPath(file.oid))
+      this.wrote(file)
+    }
   }
 
   private readIntents(): Map<Oid, Intent> | null {

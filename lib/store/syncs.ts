@@ -72,6 +72,8 @@ export interface SyncOptions {
   parallel: number
   /** The removal of these objects is durable */
   removalsDurable: (oids: readonly Oid[]) => void
+  /** The object's sync failed; told before `failed` */
+  unsynced: (oid: Oid) => void
   /** The disk did not do what it was asked for */
   failed: (errno: number, what: string) => void
 }
@@ -252,6 +254,7 @@ export class Syncs implements FileOwner {
         if (result < 0) {
           file.lost = result
           log('error', `a sync failed, what it covered may be lost: object ${oidToHex(file.oid)}`, { errno: -result })
+          this.options.unsynced(file.oid)
           this.options.failed(-result, 'sync of an object')
         }
         done.complete(result)

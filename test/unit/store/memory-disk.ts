@@ -20,8 +20,8 @@ class Inode {
   size = 0
   durableSize = 0
   sizeDirty = false
-  /** A sync failed: what it covered counts as clean and is not on the disk */
-  lost = false
+  /** Pages that a failed sync covered: they count as clean, are not on the disk, and are there as long as the page cache keeps them */
+  readonly lost = new Set<number>()
 
   put(bytes: Uint8Array, position: number): void {
     for (let done = 0; done < bytes.length; ) {
@@ -32,6 +32,7 @@ class Inode {
       page.set(part, from)
       this.pages.set(number, page)
       this.dirty.add(number)
+      this.lost.delete(number)
       done += part.length
     }
     this.grow(position + bytes.length)
@@ -62,6 +63,16 @@ class Inode {
     this.durableSize = this.size
     this.dirty.clear()
     this.sizeDirty = false
+  }
+
+  /** The page cache gives up what it takes for clean. */
+  evict(keep: () => boolean): void {
+    for (const number of this.lost) {
+      if (keep()) continue
+      const durable = this.durable.get(number)
+      durable === undefined ? this.pages.delete(number) : this.pages.set(number, durable)
+      this.lost.delete(number)
+    }
   }
 
   afterPowerLoss(keep: () => boolean): Inode {
@@ -113,6 +124,7 @@ export class MemoryDisk implements Disk {
     after.bootId = power ? `boot ${Number(this.bootId.slice(5)) + 1}` : this.bootId
     after.directories = this.directories
     if (!power) {
+      for (const inode of this.names.values()) inode.evict(keep)
       after.names = this.names
       after.durableNames = this.durableNames
       after.pendingNames = this.pendingNames
@@ -161,8 +173,9 @@ export class MemoryDisk implements Disk {
     inode.durable.set(number, page)
   }
 
+  /** A sync of it failed, and what that covered was not written again */
   lost(path: string): boolean {
-    return this.names.get(path)?.lost ?? false
+    return (this.names.get(path)?.lost.size ?? 0) > 0
   }
 
   paths(): string[] {
@@ -376,7 +389,7 @@ export class MemoryDisk implements Disk {
     const settle = (ok: boolean) => {
       for (const [number, page] of pages) if (ok) inode.durable.set(number, page)
       if (ok) inode.durableSize = Math.max(inode.durableSize, size)
-      else inode.lost = true
+      else for (const [number, page] of pages) if (inode.pages.get(number) === page) inode.lost.add(number)
       return ok ? 0 : -errno
     }
     this.start(

@@ -39,10 +39,6 @@ class Item {
   busy = 0
   /** Untouched since a crash and in no log: a sync does not know what the page cache may hold of it */
   untouched = false
-  /** A sync failed before the crash: the kernel has told the process that is gone, and does not tell again */
-  lost = false
-  /** So checksums were taken of what never reached the disk: a power loss makes that rot, and it is found */
-  mayRot = false
 
   possible(part: number, version: number, ...values: number[]): void {
     for (const value of values) {
@@ -129,8 +125,6 @@ class Rig {
     const item = this.items[number]
     const oid = OIDS[number]
     item.object = this.store.get(oid) ?? null
-    if (kind === 2 || kind === 4 || kind === 7) item.untouched = false
-    if (kind === 2 || kind === 4) item.lost = false
     if (kind === 0) this.syncVdi(vidOf(oid))
     else if (kind === 1) this.fail(value)
     else if (item.busy > 0) return
@@ -160,6 +154,7 @@ class Rig {
   }
 
   create(item: Item, oid: Oid): void {
+    item.untouched = false
     const version = ++this.version
     // A former object goes first: until the header is there it may end in neither.
     item.possible(PRESENT, version, 0, 1)
@@ -181,6 +176,7 @@ class Rig {
   }
 
   remove(item: Item): void {
+    item.untouched = false
     item.possible(PRESENT, ++this.version, 0)
     if (this.catching(() => this.store.remove(item.object!))) {
       item.certain(PRESENT, 0)
@@ -207,8 +203,7 @@ class Rig {
       .then(
         (sealed) => {
           const path = objectPath(object.oid)
-          if (item.lost) item.mayRot = true
-          else if (sealed && !object.intent && !this.disk.isDurable(path, 1))
+          if (sealed && !object.intent && !this.disk.isDurable(path, 1))
             this.problems.push('an intent went before its writes were durable')
           if (sealed && !object.removed) this.sealed++
           if (this.store.get(object.oid) === object) item.intent = object.intent
@@ -223,6 +218,7 @@ class Rig {
   }
 
   check(item: Item): void {
+    item.untouched = false
     this.epoch++
     item.possible(CHECK_EPOCH, ++this.version, this.epoch)
     this.store.setCheckEpoch(item.object!, this.epoch)
@@ -277,7 +273,7 @@ class Rig {
   private snapshot(items: Item[]): () => void {
     const version = this.version
     const taken = items
-      .filter((item) => !item.untouched && !item.lost)
+      .filter((item) => !item.untouched)
       .map((item) => ({ item, values: item.parts.map((part) => [...part.now]) }))
     return () => {
       for (const { item, values } of taken) {
@@ -341,7 +337,6 @@ class Rig {
         const now = this.store.get(oid)
         if (result === 0) {
           item.untouched = false
-          item.lost = false
           for (let part = 0; part < PAGES; part++) item.certain(part, content(part))
           item.certain(PRESENT, 1)
           item.certain(WRITE_EPOCH, epoch)
@@ -374,18 +369,19 @@ class Rig {
 
   async crash(power: boolean): Promise<void> {
     await this.turn()
+    const lost = OIDS.map((oid) => this.disk.lost(objectPath(oid)))
     this.disk = this.disk.crash(power, () => this.choose() % 2 === 0)
     this.pending = 0
     this.failAt = -1
     await this.open()
     for (const [i, item] of this.items.entries()) {
       const object = this.store.get(OIDS[i])
-      const found = await this.observe(object, item)
+      const found = await this.observe(object)
       const uncertain = item.parts.some((part, index) => index < PAGES && part.may.size > 1)
       for (const [index, value] of found.entries()) {
         if (object === undefined && index !== PRESENT) continue
         const part = item.parts[index]
-        const allowed = power ? [...part.may.keys()] : [...part.now]
+        const allowed = power || lost[i] ? [...part.may.keys()] : [...part.now]
         // Header and creation of a request cut short: the older value is as good.
         if (!allowed.includes(value) && !(item.busy > 0 && part.may.has(value))) {
           this.problems.push(
@@ -399,7 +395,6 @@ class Rig {
       item.busy = 0
       item.intent = object?.intent ?? false
       item.untouched = !power && !item.intent
-      item.lost = this.disk.lost(objectPath(OIDS[i]))
       for (const [index, part] of item.parts.entries()) {
         part.now = new Set([found[index]])
         if (power) part.may = new Map([[found[index], this.version]])
@@ -410,14 +405,13 @@ class Rig {
     }
   }
 
-  private async observe(object: StoredObject | undefined, item: Item): Promise<number[]> {
+  private async observe(object: StoredObject | undefined): Promise<number[]> {
     const found = new Array<number>(PARTS).fill(0)
     if (object === undefined) return found
     const compared = await this.ended(this.store.verify(object, async () => {}))
     if (compared === 'header') this.problems.push('checksums are gone from a header')
     const damage = await this.ended(this.store.damage(object))
-    if (damage !== null && !item.mayRot)
-      this.problems.push(`oid ${object.oid} counts as rotten: chunks ${damage.chunks}`)
+    if (damage !== null) this.problems.push(`oid ${object.oid} counts as rotten: chunks ${damage.chunks}`)
     found[PRESENT] = 1
     found[WRITE_EPOCH] = object.writeEpoch
     found[CHECK_EPOCH] = object.checkEpoch
@@ -465,7 +459,7 @@ class Rig {
   /** What is in memory and what the store says agree, without any crash. */
   async audit(): Promise<void> {
     for (const [i, item] of this.items.entries()) {
-      const found = await this.observe(this.store.get(OIDS[i]), item)
+      const found = await this.observe(this.store.get(OIDS[i]))
       for (const [index, value] of found.entries()) {
         if (found[PRESENT] === 0 && index !== PRESENT) continue
         if (!item.parts[index].now.has(value)) {

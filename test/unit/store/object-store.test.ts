@@ -411,6 +411,54 @@ test('a failed sync is not forgotten, until a received copy takes the place', as
   t.is(read(t, store, store.get(A)!, 0, 4).toString(), 'good')
 })
 
+/** A sync of A failed: 'former' is on the disk, 'newest' in the page cache */
+async function failedSync(t: ExecutionContext): Promise<MemoryDisk> {
+  const { store, disk } = await open()
+  const object = store.create(A, 1)
+  t.is(await call(disk, (done) => store.addIntent(object, done)), 0)
+  write(t, store, object, 0, Buffer.from('former'))
+  t.is(await call(disk, (done) => store.syncVdi(1, done)), 0)
+  write(t, store, object, 0, Buffer.from('newest'))
+  disk.failing = (operation) => (operation === 'sync' ? 5 : 0)
+  t.is(await call(disk, (done) => store.syncVdi(1, done)), -5)
+  return disk
+}
+
+test('what a failed sync covered is doubted by the next process, and its next sync covers it', async (t) => {
+  const disk = await failedSync(t)
+  const again = await open(
+    disk.crash(false, () => true),
+    { lastEpoch: 3 },
+  )
+  const found = again.store.get(A)!
+  t.is(read(t, again.store, found, 0, 6).toString(), 'newest', 'the page cache has it')
+  t.deepEqual([found.incomplete, found.lostIn], [true, 3])
+  t.is(await call(again.disk, (done) => again.store.syncVdi(1, done)), 0)
+  const third = await open(again.disk.crash(false, () => false))
+  t.deepEqual(third.log, [], 'once is enough')
+  const after = await open(third.disk.crash(true, () => false))
+  t.is(read(t, after.store, after.store.get(A)!, 0, 6).toString(), 'newest')
+})
+
+test('what a failed sync covered may be gone with the page cache: that is as after a power loss', async (t) => {
+  const disk = await failedSync(t)
+  const { store } = await open(disk.crash(false, () => false))
+  const found = store.get(A)!
+  t.is(read(t, store, found, 0, 6).toString(), 'former')
+  t.true(found.incomplete)
+})
+
+test('an object without an entry in the intent log whose sync failed is written again', async (t) => {
+  const { store, disk } = await open()
+  store.create(A, 1)
+  disk.failing = (operation) => (operation === 'sync' ? 5 : 0)
+  t.is(await call(disk, (done) => store.syncVdi(1, done)), -5)
+  const again = await open(disk.crash(false, () => true))
+  t.is(await call(again.disk, (done) => again.store.syncVdi(1, done)), 0)
+  const after = await open(again.disk.crash(true, () => false))
+  t.is(after.store.get(A)?.writeEpoch, 1)
+})
+
 test('a received copy is invisible until it is whole, then it is the object', async (t) => {
   const { store, disk } = await open()
   const former = store.create(A, 1)
