@@ -18,6 +18,8 @@ export interface NodeInfo {
   vnodes: number
   /** The last epoch that began because this node had lost a disk */
   lost?: number
+  /** Ids of the disks that it came with when it last joined */
+  disks?: string[]
 }
 
 /** Why a node is not in the cluster any more, for people: nothing is decided by it, and members may know different ones. */

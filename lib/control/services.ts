@@ -7,7 +7,7 @@ import type { VolumeOpener } from '../gateway/types.js'
 import type { Clock, Log, LogLevel, Random } from '../host/interfaces.js'
 import type { Incident } from '../replication/mender.js'
 import type { RecoveryProgress } from '../replication/recovery-progress.js'
-import type { DiskReport } from '../store/disk-places.js'
+import type { DiskReport } from '../store/disk-report.js'
 import type { VdiEntry, VdiLock, VdiMigration } from '../vdi/types.js'
 
 /** How far something long is; and the way to learn that nobody waits for it any more. */

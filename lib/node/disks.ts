@@ -94,7 +94,9 @@ export class Disks {
     const { store, cluster, log, self } = this.parts
     const { base } = store
     const served = ({ number, nodes }: EpochRecord) =>
-      number > (base as number) && number < current.number && nodes.some((node) => node.id === self.id)
+      number > (base as number) &&
+      number < current.number &&
+      nodes.some(({ id, disks }) => id === self.id && store.servedWithout(disks))
     if (base !== null && cluster.history.some(served)) {
       log('warning', 'this node ran with other disks after those that are here: all objects are checked')
       store.distrustAll()

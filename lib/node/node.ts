@@ -137,7 +137,7 @@ export class SheepNode implements ClusterListener {
         node?.disks.allLost(reason)
       },
     })
-    node = new SheepNode(parts, store)
+    node = new SheepNode({ ...parts, self: { ...parts.self, disks: store.diskIds } }, store)
     // By its last disk, as it was read
     if (lost !== '') throw lastDiskFailed(lost)
     return node

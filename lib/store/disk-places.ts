@@ -7,6 +7,7 @@ import { SheepError } from '../errors.js'
 import { type Clock, type Disk, DiskError, type Log } from '../host/interfaces.js'
 import { type Oid, oidToHex } from '../vdi/oid.js'
 import { completed } from './completed.js'
+import { type DiskReport, NOTHING, type Place, reportOf } from './disk-report.js'
 import type { NodeState } from './identity.js'
 import { writeState } from './identity.js'
 import { type AttachedDisk, diskFails, type NodeDisks, type UnusableDisk } from './node-disks.js'
@@ -15,22 +16,6 @@ import { FileStore } from './object-store.js'
 import type { Intent, StoredObject } from './types.js'
 
 const ENOSPC = 28
-
-export type DiskState = 'working' | 'full' | 'failed' | 'missing' | 'unplugged'
-
-export interface DiskReport {
-  /** 16 hex digits; '' unknown: it cannot be read */
-  id: string
-  path: string
-  total: number
-  free: number
-  used: number
-  objects: number
-  /** full: new objects go elsewhere, or are refused. The last three hold nothing of this node any more */
-  state: DiskState
-  /** Why it is not working; '' */
-  reason: string
-}
 
 export interface DiskSetOptions {
   clock: Clock
@@ -51,18 +36,6 @@ export interface DiskSetOptions {
   trustMs?: number
 }
 
-interface Place {
-  readonly id: string
-  readonly attached: AttachedDisk
-  /** null: lost */
-  store: FileStore | null
-  /** In the state's list, or about to be (joinedEpoch Infinity) */
-  state: DiskState
-  reason: string
-  /** Bytes free that were passed by for others' sake: the highest has the next turn */
-  turn: number
-}
-
 export class DiskPlaces {
   /** A read found bytes that do not match their checksum. */
   onRot: ((object: StoredObject) => void) | null = null
@@ -72,6 +45,8 @@ export class DiskPlaces {
   protected readonly index = new Map<Oid, ObjectFile>()
   private node: NodeState
   private pendingLoss = false
+  /** Some that the state lists was not there when this node started */
+  private missing = false
   protected closed = false
 
   /** Opens all. SheepError when none of the node's own disks can be opened. */
@@ -89,10 +64,11 @@ export class DiskPlaces {
         attached.close()
       }
     }
-    const own = this.working().some((place) => place.store!.joinedEpoch !== Number.POSITIVE_INFINITY)
-    if (!own) throw failure ?? new SheepError('io', 'none of the disks of this node can be opened')
+    if (this.ownPlaces().length === 0)
+      throw failure ?? new SheepError('io', 'none of the disks of this node can be opened')
     // One that failed while others were opened is not listed any more.
-    this.pendingLoss ||= this.node.disks.some((entry) => !this.working().some((place) => place.id === entry.id))
+    this.missing = this.node.disks.some((entry) => !this.working().some((place) => place.id === entry.id))
+    this.pendingLoss ||= this.missing
     // As good as lost with a disk: without them this node proves nothing.
     if (this.working().some(({ store }) => store!.spoiled > 0)) this.pendingLoss = true
     await this.tidyIntents()
@@ -126,8 +102,11 @@ export class DiskPlaces {
   }
 
   private saveAll(state: Omit<NodeState, 'disks' | 'generation'>): void {
-    const listed = this.working().filter((place) => place.store!.joinedEpoch !== Number.POSITIVE_INFINITY)
-    const disks = listed.map(({ id, attached, store }) => ({ id, path: attached.path, joined: store!.joinedEpoch }))
+    const disks = this.ownPlaces().map(({ id, attached, store }) => ({
+      id,
+      path: attached.path,
+      joined: store!.joinedEpoch,
+    }))
     // A disk that is missing since the start stays listed until its loss is settled.
     const missing = this.pendingLoss ? this.node.disks.filter((entry) => !this.gone(entry.id)) : []
     for (const entry of missing) if (!disks.some((disk) => disk.id === entry.id)) disks.push(entry)
@@ -153,13 +132,27 @@ export class DiskPlaces {
 
   /** `epoch`: the newest that the log on its own disks knows. Called before the others can hear of this node. */
   started(epoch: number): void {
-    const strange = this.working().some((place) => place.store!.joinedEpoch === Number.POSITIVE_INFINITY)
-    if ((this.pendingLoss || strange) && this.node.base === undefined) this.saveAll({ ...this.node, base: epoch })
+    if (this.node.base === undefined) this.saveAll({ ...this.node, base: epoch })
   }
 
-  /** Not all disks were here, or some that had been away: this is the epoch that `started` was told; null: all is as it was. */
+  /** Until an epoch begins with this node: what `started` was told; null afterwards. */
   get base(): number | null {
     return this.node.base ?? null
+  }
+
+  /** All that work now. */
+  get diskIds(): string[] {
+    return this.working().map(({ id }) => id)
+  }
+
+  /**
+   * Whether this node may have served without its own disks in an epoch after `base`, which it joined with `disks` (undefined: not known).
+   * One of those that served would know of the epoch. One that is missing now may have gone on alone.
+   */
+  servedWithout(disks: readonly string[] | undefined): boolean {
+    if (this.missing) return true
+    const own = this.ownPlaces()
+    return disks === undefined ? own.length < this.working().length : !own.some(({ id }) => disks.includes(id))
   }
 
   /** This node served in epochs that its disks do not know of: all of them count as having been away, and one as lost. */
@@ -334,7 +327,7 @@ export class DiskPlaces {
   /** Its objects are gone when this returns; the file system can be unmounted when it ends. SheepError not-found, invalid */
   async unplug(name: string): Promise<string> {
     const place = this.named(name)
-    if (this.working().length === 1) {
+    if (this.ownPlaces().every((own) => own === place)) {
       throw new SheepError(
         'invalid',
         `${place.attached.path} is the only disk of this node`,
@@ -381,8 +374,8 @@ export class DiskPlaces {
     place.state = 'failed'
     place.reason = reason
     const { path } = place.attached
-    const rest = this.working()
-    if (rest.length === 0) {
+    // What came since does not count yet, and this one's state does not list it: that might serve alone.
+    if (this.ownPlaces().length === 0) {
       log('error', `disk ${path} fails (${reason}), and it is the last one of this node`)
       allLost(`${path}: ${reason}`)
       return
@@ -408,6 +401,11 @@ export class DiskPlaces {
     const reports = this.listed().map(reportOf)
     for (const { id, path, state, reason } of this.unusable) reports.push({ ...NOTHING, id, path, state, reason })
     return reports
+  }
+
+  /** Those that work and were not away. */
+  private ownPlaces(): Place[] {
+    return this.working().filter((place) => place.store!.joinedEpoch !== Number.POSITIVE_INFINITY)
   }
 
   protected working(): Place[] {
@@ -484,15 +482,4 @@ function markOf(object: StoredObject): number {
 
 function numberOf(text: string): number {
   return /^[0-9]{1,4}$/.test(text) ? Number(text) : -1
-}
-
-const NOTHING = { total: 0, free: 0, used: 0, objects: 0 }
-
-function reportOf({ id, attached: { path }, store, state, reason }: Place): DiskReport {
-  if (store === null) return { ...NOTHING, id, path, state, reason }
-  const { total, free } = store.gauge.estimate()
-  const full = free < store.gauge.reserve
-  const known = { id, path, total, free, used: total - free, objects: store.count }
-  if (!full) return { ...known, state: 'working', reason: '' }
-  return { ...known, state: 'full', reason: 'what is left is held in reserve, so new objects go elsewhere' }
 }

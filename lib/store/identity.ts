@@ -49,10 +49,8 @@ export interface NodeState {
   generation: number
   /** Disks whose objects are this node's */
   disks: DiskEntry[]
-  /**
-   * Some of its disks were away when it started: the newest epoch that those which were here knew of, until an epoch begins with
-   * it. In later ones it may have served with the others.
-   */
+  /** Since it started, until an epoch begins with it: the newest epoch that its disks knew of then. In later ones it may have served
+   *  with others. */
   base?: number
 }
 

@@ -117,4 +117,11 @@ export const REGRESSIONS: readonly { seed: number; cause: string }[] = [
     seed: 104126,
     cause: 'a disk that failed while all replicas were there counted as having what they lost with their power later',
   },
+  {
+    seed: 106030,
+    cause:
+      'a disk came back, and the others, which had not heard of the last epoch, counted as having been away from it',
+  },
+  { seed: 109448, cause: 'the same, and objects were waited for that had gone nowhere' },
+  { seed: 108692, cause: 'the same, and the inode of a volume could not be read' },
 ]

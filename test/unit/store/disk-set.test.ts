@@ -138,6 +138,57 @@ test('of two copies the older loses, and what is on a disk that was away inherit
   await t.throwsAsync(alone.unplug('/d0'), { message: /the only disk/ })
 })
 
+test('a node knows whether it may have served without the disks that it starts with', async (t) => {
+  const rig = new Rig([new MemoryDisk(), new MemoryDisk()])
+  const set = await rig.open(0, 1)
+  const [first, second] = set.diskIds
+  await drain(rig.disks, set.unplug('/d1'))
+  set.epochBegins(6)
+  await drain(rig.disks, set.close())
+  // The second is back, and does not count yet.
+  const both = await rig.open(0, 1)
+  t.is(both.base, null)
+  both.started(8)
+  t.is(both.base, 8)
+  t.deepEqual(
+    [[first], [second], [first, second], undefined].map((disks) => both.servedWithout(disks)),
+    [false, true, false, true],
+  )
+  t.deepEqual(both.diskIds, [first, second])
+  await drain(rig.disks, both.close())
+  // The first alone: it lists nobody else, and still may have been elsewhere while the node served.
+  const alone = await rig.open(0)
+  alone.started(9)
+  t.is(alone.base, 8, 'the first start that led to nothing counts')
+  t.deepEqual(
+    [[first], [second], undefined].map((disks) => alone.servedWithout(disks)),
+    [false, true, false],
+  )
+  alone.epochBegins(10)
+  t.is(alone.base, null)
+  t.is(alone.state.lostEpoch, 5, 'nothing was lost but the disk that was unplugged')
+
+  // A disk that is listed and missing may have gone on by itself, whoever joined.
+  const pair = new Rig([new MemoryDisk(), new MemoryDisk()])
+  await drain(pair.disks, (await pair.open(0, 1)).close())
+  const half = await pair.open(1)
+  half.started(5)
+  t.true(half.servedWithout(half.diskIds))
+})
+
+test('a disk that does not count yet does not serve alone', async (t) => {
+  const rig = new Rig([new MemoryDisk(), new MemoryDisk()])
+  await drain(rig.disks, (await rig.open(0)).close())
+  const set = await rig.open(0, 1)
+  set.started(4)
+  await t.throwsAsync(set.unplug('/d0'), { message: /the only disk/ })
+  set.create(oids[0], 5)
+  set.create(oids[1], 5)
+  rig.disks[0].failing = () => 5
+  await rig.call((done) => set.syncVdi(1, done))
+  t.deepEqual(rig.lost, ['all'])
+})
+
 test('a disk that fails as the node starts is named; one that fails before it serves counts as lost', async (t) => {
   const rig = new Rig([new MemoryDisk(), new MemoryDisk()])
   await drain(rig.disks, (await rig.open(0, 1)).close())
