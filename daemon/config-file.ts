@@ -14,6 +14,8 @@ export interface RawOptions {
   myaddr?: string
   zone?: string
   gateway?: boolean
+  /** Of the command line */
+  service?: boolean
   foreground?: boolean
   /** Of the command line: level=...,dir=... */
   log?: string

@@ -4,6 +4,7 @@ import { ringAddress } from '../lib/cluster/corosync-library.js'
 import type { Engine } from '../lib/cluster/engine.js'
 import { LocalEngine } from '../lib/cluster/local.js'
 import type { NodeInfo } from '../lib/cluster/types.js'
+import { DEFAULT_BLOCK_SIZE_SHIFT } from '../lib/control/cluster-handlers.js'
 import type { ControlServices, RequestCounts } from '../lib/control/services.js'
 import { Dbus } from '../lib/dbus/dbus.js'
 import { asSheepError, SheepError } from '../lib/errors.js'
@@ -117,6 +118,7 @@ export async function createNode(
     await settled(node, clock)
     // The others refuse it: that is for its administrator, not something to wait out.
     if (node.cluster.failure !== null) throw node.cluster.failure
+    if (formsItself(options, node, disks.unusable.length)) await formAlone(node)
     volumes = await startVolumes(options, hooks, filesParts(node, services(node)))
     // libvirt looks into the directory as soon as it has the pool.
     if (options.registerPool) pool = registerPool(node, volumes?.place ?? POOL_PATH)
@@ -142,6 +144,22 @@ export async function createNode(
       await node.stop()
     },
   }
+}
+
+/** Nothing was ever on its disks (else it would know of a cluster), and it has them all. */
+function formsItself({ service, cluster }: SheepOptions, node: SheepNode, disksMissing: number): boolean {
+  const isNew = node.cluster.status === 'waiting-for-format' && disksMissing === 0
+  return service && cluster.engine === 'local' && isNew
+}
+
+/** So that a host where nothing is configured can be used at once. */
+async function formAlone(node: SheepNode): Promise<void> {
+  const clusterId = node.parts.random.hex(8)
+  const blockSizeShift = DEFAULT_BLOCK_SIZE_SHIFT
+  await node.cluster.propose({ type: 'format', clusterId, copies: 1, blockSizeShift, force: false })
+  node.parts.log('notice', 'a cluster of this host alone, with 1 copy of everything: nothing else is configured', {
+    hint: 'dog cluster init HOST1 HOST2 HOST3 makes one of several hosts, best before there are volumes here',
+  })
 }
 
 /** org.sheepdog; whatever becomes of the bus, the node goes on without it. */

@@ -76,6 +76,8 @@ export interface SheepOptions {
   zone: string
   /** Offers no disk space */
   gatewayOnly: boolean
+  /** The host's one daemon, as sheepdog.service starts it. With the local engine and a new store it makes a cluster of itself */
+  service: boolean
   /** False: nothing is synced to disk, power loss loses data */
   sync: boolean
   nbd: NbdOptions
@@ -200,6 +202,11 @@ export function sheepCommand(version: string): Command {
     .option('-z, --zone <ZONE>', 'failure domain: copies go to different zones (default: this host)')
     .option('-g, --gateway', 'keep no objects here, only serve clients')
     .option('-f, --foreground', 'stay in the foreground, log to stderr')
+    .option(
+      '--service',
+      "this host's own daemon, as sheepdog.service starts it: what is the default with corosync is so with local, " +
+        'and a new store becomes a cluster of this host alone, with 1 copy',
+    )
     .option('-l, --log <SETTINGS>', 'level=error|warning|notice|info|debug, dir=DIR, separated by commas')
     .option('-P, --pidfile <FILE>', "write the daemon's process id there")
     .option('-n, --nosync', 'never sync to disk: faster, and a power loss loses data')
@@ -210,15 +217,21 @@ export function sheepCommand(version: string): Command {
     .option('--nbd-group <GROUP>', `group that may connect to it (default: ${QEMU_GROUP}, which QEMU is in)`)
     .option('--nbd-port <PORT>', 'serve NBD over TCP too, on this port (usual: 10809)')
     .option('--nbd-bind <ADDRESS>', 'address for NBD over TCP (default: 127.0.0.1)')
-    .option('--volumes <DIR>', `mount the volumes there as files, or none (default with corosync: ${POOL_PATH})`)
+    .option(
+      '--volumes <DIR>',
+      `mount the volumes there as files, or none (default with corosync or --service: ${POOL_PATH})`,
+    )
     .option('--tls <DIR>', 'TLS for NBD over TCP: DIR has server-cert.pem, server-key.pem, ca-cert.pem')
     .option('--tls-any-client', 'let TLS clients in that show no certificate signed by ca-cert.pem')
     .option('--allow-plain', 'let NBD over TCP leave this host without TLS')
     .option(
       '--dbus <BUS>',
-      'D-Bus: system, session, none or its address (default: system with corosync, none with local)',
+      'D-Bus: system, session, none or its address (default: system with corosync or --service, else none)',
     )
-    .option('--register-pool', "make the volumes a storage pool of this host's libvirt (default with corosync)")
+    .option(
+      '--register-pool',
+      "make the volumes a storage pool of this host's libvirt (default with corosync or --service)",
+    )
     .option('--no-register-pool', 'leave libvirt alone')
     .option('--scrub-rate <RATE>', 'bytes a second that the scrub reads at most (default: 32M)')
     .option('--scrub-interval <TIME>', 'how often all is scrubbed: 12h, 7d, 4w, or never (default: 7d)')
@@ -253,6 +266,7 @@ function checked(raw: RawOptions, label: Label, facts: HostFacts, configFile: st
   const address = { host: reachableAddress(raw.myaddr, label('myaddr', '-y'), bind, cluster), port }
   const keyFile = keyFileOf(raw, cluster, bind, label('key', '--key'), facts)
   const encrypt = raw.encrypt === true
+  const ofHost = cluster.engine === 'corosync' || raw.service === true
   if (encrypt && keyFile === '') {
     throw invalid(`${label('encrypt', '--encrypt')} needs the cluster's key`, 'add --key FILE')
   }
@@ -265,11 +279,12 @@ function checked(raw: RawOptions, label: Label, facts: HostFacts, configFile: st
     name: facts.hostname,
     zone: zoneOf(raw.zone, label('zone', '-z')),
     gatewayOnly: raw.gateway === true,
+    service: raw.service === true,
     sync: raw.nosync !== true,
     nbd: nbdOf(raw, label, store, port, facts),
-    dbus: dbusOf(raw.dbus ?? (cluster.engine === 'local' ? 'none' : 'system'), label('dbus', '--dbus'), facts),
-    registerPool: raw.registerPool ?? cluster.engine !== 'local',
-    volumes: volumesOf(raw, label, cluster, facts),
+    dbus: dbusOf(raw.dbus ?? (ofHost ? 'system' : 'none'), label('dbus', '--dbus'), facts),
+    registerPool: raw.registerPool ?? ofHost,
+    volumes: volumesOf(raw, label, ofHost, facts),
     foreground: raw.foreground === true,
     logLevel: log.level,
     logFile: log.file,
@@ -298,11 +313,11 @@ function groupOfSocket(given: string | undefined, label: string, facts: HostFact
   return id
 }
 
-function volumesOf(raw: RawOptions, label: Label, cluster: ClusterChoice, facts: HostFacts): SheepOptions['volumes'] {
+function volumesOf(raw: RawOptions, label: Label, ofHost: boolean, facts: HostFacts): SheepOptions['volumes'] {
   if (raw.volumes === 'none') return null
   if (raw.volumes !== undefined)
     return { place: pathOf(raw.volumes, label('volumes', '--volumes'), facts), asked: true }
-  return cluster.engine === 'local' ? null : { place: POOL_PATH, asked: false }
+  return ofHost ? { place: POOL_PATH, asked: false } : null
 }
 
 function nbdOf(raw: RawOptions, label: Label, store: string, port: number, facts: HostFacts): NbdOptions {

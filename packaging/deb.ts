@@ -48,6 +48,13 @@ if [ "$1" = purge ]; then
 fi
 `
 
+/** qemu-system would bring the emulators of all architectures. */
+const QEMU: Record<string, string> = {
+  amd64: 'qemu-system-x86',
+  arm64: 'qemu-system-arm',
+  riscv64: 'qemu-system-riscv',
+}
+
 function control(about: About, architecture: string, kib: number): string {
   const description = about.description.map((line) => (line === '' ? ' .' : ` ${line}`)).join('\n')
   return `Package: ${about.name}
@@ -58,7 +65,7 @@ Architecture: ${architecture}
 Maintainer: ${about.maintainer}
 Installed-Size: ${kib}
 Depends: nodejs (>= 20), corosync (>= 3.1), systemd, mount, libc6 (>= 2.36), libstdc++6
-Recommends: libvirt-daemon-system, qemu-system, qemu-utils, polkitd
+Recommends: libvirt-daemon-system, ${QEMU[architecture]}, qemu-utils, polkitd
 Suggests: corosync-qdevice
 Homepage: ${about.homepage}
 Description: ${about.summary}

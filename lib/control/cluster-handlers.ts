@@ -7,7 +7,7 @@ import type { ClusterInfo } from './verbs.js'
 /** As Sheepdog's administrators know it. */
 const DEFAULT_COPIES = 3
 /** 4 MiB */
-const DEFAULT_BLOCK_SIZE_SHIFT = 22
+export const DEFAULT_BLOCK_SIZE_SHIFT = 22
 
 export const clusterHandlers: Handlers<'cluster'> = {
   'cluster.info': async (services) => clusterInfo(services),

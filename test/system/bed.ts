@@ -52,6 +52,8 @@ export interface BedOptions {
   /** Above the basic system */
   layer: Layer | null
   say: (text: string) => void
+  /** Nothing of Sheepdog is on them: a package brings it */
+  bare?: boolean
   /** Writes what the hosts need before they boot */
   setUp?: (host: Host, bed: Bed) => void
 }
@@ -70,11 +72,11 @@ export class Bed {
     }
   }
 
-  static async make({ hosts, layer, say, setUp }: BedOptions): Promise<Bed> {
+  static async make({ hosts, layer, say, bare = false, setUp }: BedOptions): Promise<Bed> {
     const system = await prepareSystem(layer, say)
     const bed = new Bed(Ground.take())
     try {
-      const build = bed.stageBuild()
+      const build = bare ? null : bed.stageBuild()
       for (let number = 1; number <= hosts; number++) {
         const address = `10.77.0.${10 + number}`
         const host = new Host({
@@ -85,10 +87,10 @@ export class Bed {
           system,
           build,
         })
-        for (const [path, target] of Object.entries(programs)) {
+        for (const [path, target] of Object.entries(bare ? {} : programs)) {
           host.write(path, `#!/bin/sh\nexec node /usr/lib/sheepdog/${target} "$@"\n`)
         }
-        for (const [path, source] of Object.entries(files)) {
+        for (const [path, source] of Object.entries(bare ? {} : files)) {
           host.write(path, readFileSync(join(project, source), 'utf8'))
         }
         host.write(...sharedCores)

@@ -36,12 +36,19 @@ function corosyncConf(hosts: readonly Host[]): string {
   ].join('')
 }
 
+/** Each knows the others by name, and itself as Debian's installer has it. */
+function namesFor(host: Host, { hosts }: Bed): void {
+  const names = hosts.map(({ name, address }) => `${address} ${name}\n`).join('')
+  host.write('/etc/hosts', `127.0.0.1 localhost\n127.0.1.1 ${host.name}\n${names}`)
+}
+
 /** What has come with `dog cluster init`, beside one host that is in no cluster yet. */
 const initHosts = 4
 const initCopies = 3
 
 /** What a scenario asks of its cluster */
 export interface Setting {
+  /** Default 3; 0: three without anything of Sheepdog, in no cluster */
   hosts?: number
   /** What its hosts have above the basic system */
   layer?: Layer | null
@@ -59,8 +66,9 @@ export class SystemCluster {
     this.hosts = bed.hosts
   }
 
-  /** Fewer than four are set up by hand, four by `dog cluster init`. */
+  /** Fewer than four are set up by hand, four by `dog cluster init`; 0: three that have nothing of Sheepdog. */
   static of({ hosts = 3, layer = null }: Setting, say: (text: string) => void): Promise<SystemCluster> {
+    if (hosts === 0) return SystemCluster.bare(layer, say)
     return hosts === initHosts ? SystemCluster.init(layer, say) : SystemCluster.make(hosts, layer, say)
   }
 
@@ -69,15 +77,21 @@ export class SystemCluster {
     return this.hosts.length === hosts && (layer === null || layer === this.layer)
   }
 
+  private static async bare(layer: Layer | null, say: (text: string) => void): Promise<SystemCluster> {
+    const bed = await Bed.make({ hosts: 3, layer, bare: true, say, setUp: namesFor })
+    const cluster = new SystemCluster(bed, layer, say)
+    cluster.hosts = []
+    return cluster
+  }
+
   /** Four hosts by `dog cluster init`, three copies; a fifth that is up, with nothing of it. */
   private static async init(layer: Layer | null, say: (text: string) => void): Promise<SystemCluster> {
     const bed = await Bed.make({
       hosts: initHosts + 1,
       layer,
       say,
-      setUp: (host, { hosts: all }) => {
-        const names = all.map(({ name, address }) => `${address} ${name}\n`).join('')
-        host.write('/etc/hosts', `127.0.0.1 localhost\n127.0.1.1 ${host.name}\n${names}`)
+      setUp: (host, bed) => {
+        namesFor(host, bed)
         // Daemons that outlive corosync have more to do when it comes back: nothing binds them to it here.
         host.write('/etc/systemd/system-generators/sheepdog-generator', '#!/bin/sh\n')
       },
@@ -104,7 +118,7 @@ export class SystemCluster {
   readonly initOptions: readonly string[] = ['--copies', String(initCopies), '--token', String(tokenMs), '--yes']
 
   /** `from` may log in as root on the others, and knows their keys: each has its own. */
-  private async letIn(from: Host, hosts: readonly Host[]): Promise<void> {
+  async letIn(from: Host, hosts: readonly Host[]): Promise<void> {
     await from.run('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-f', '/root/.ssh/id_ed25519'])
     const key = from.read('/root/.ssh/id_ed25519.pub')
     const fresh = 'rm -f /etc/ssh/ssh_host_*; ssh-keygen -q -A; systemctl restart ssh'

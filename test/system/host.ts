@@ -15,9 +15,9 @@ export interface HostParts {
   /** Of the bed's bridges */
   network: string
   address: string
-  /** The directories of the system it runs, the topmost first, and our build: they are only read */
+  /** The directories of the system it runs, the topmost first, and our build: they are only read. build null: none */
   system: readonly string[]
-  build: string
+  build: string | null
 }
 
 const PROGRAMS = /^\/usr\/bin\/|\/(?:hooks|system-generators)\//
@@ -50,6 +50,11 @@ export class Host {
     return this.parts.name
   }
 
+  /** Its root directory, as this machine sees it */
+  get directory(): string {
+    return this.system
+  }
+
   get address(): string {
     return this.parts.address
   }
@@ -72,7 +77,7 @@ export class Host {
       '--console=pipe',
       '--capability=all',
       `--network-namespace-path=/run/netns/${this.namespace}`,
-      `--bind-ro=${build}:/usr/lib/sheepdog`,
+      ...(build === null ? [] : [`--bind-ro=${build}:/usr/lib/sheepdog`]),
       ...devices.map((device) => `--bind=${device}`),
     ]
     // Its cgroup first: all that it starts is in it, and is found there whatever happens to us.

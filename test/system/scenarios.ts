@@ -5,6 +5,7 @@ import { dbusScenario } from './dbus-scenario.js'
 import { fourHosts } from './four-hosts.js'
 import type { Host } from './host.js'
 import { libvirtScenario } from './libvirt-scenario.js'
+import { packageScenario } from './package-scenario.js'
 import { allAtOnce, finish, goesOn, type Scenario, volume } from './scenario.js'
 import { bound, guarded, reload } from './service-checks.js'
 import { virshScenario } from './virsh-scenario.js'
@@ -37,6 +38,7 @@ export const scenarios: readonly Scenario[] = [
   libvirtScenario,
   volumesScenario,
   virshScenario,
+  packageScenario,
   {
     name: 'form',
     title: 'hosts form a cluster, with the addresses that corosync knows them by',

@@ -48,19 +48,30 @@ async function goesOn(host: Host): Promise<void> {
   await until('the file to be written on', PAUSE_MAX, () => Promise.resolve(written(host) > before + 20))
 }
 
-async function restarts(cluster: SystemCluster, host: Host): Promise<void> {
+/** Begins to write; `end` waits until it has read all back. */
+export function fileWriter(cluster: SystemCluster, host: Host): { goesOn(): Promise<void>; end(): Promise<void> } {
   host.write(COUNT, '0')
-  const writer = host.run('node', ['-e', WRITER], { limit: 120_000 })
+  const writer = host.run('node', ['-e', WRITER], { limit: 240_000 })
   writer.catch(() => undefined)
+  return {
+    goesOn: () => goesOn(host),
+    async end() {
+      host.write(STOP, '')
+      const { count, longest } = JSON.parse(await writer) as { count: number; longest: number }
+      cluster.say(`  ${count} blocks of a file, the longest waited ${longest} ms`)
+    },
+  }
+}
+
+async function restarts(cluster: SystemCluster, host: Host): Promise<void> {
+  const writer = fileWriter(cluster, host)
   await goesOn(host)
   await host.run('systemctl', ['restart', 'sheepdog'])
   await goesOn(host)
   const killed = Number(await host.run('systemctl', ['show', 'sheepdog', '-P', 'MainPID']))
   await host.run('kill', ['-9', String(killed)])
   await goesOn(host)
-  host.write(STOP, '')
-  const { count, longest } = JSON.parse(await writer) as { count: number; longest: number }
-  cluster.say(`  ${count} blocks through a restart and a kill, the longest waited ${longest} ms`)
+  await writer.end()
   const said = await host.run('journalctl', ['-u', 'sheepdog', '-o', 'cat', '--no-pager'])
   const takenOver = said.match(/took over the volumes directory \S+.*open=1/g)?.length ?? 0
   if (takenOver !== 2) throw new Error(`the open file was taken over ${takenOver} times, not twice`)

@@ -44,6 +44,8 @@ export interface HostFacts {
   free: number
   /** Cluster that the store belongs to; '' there is no store, or it is new */
   storeCluster: string
+  /** It is the one that a package's daemon makes of a host alone, and no volume was made since: no loss when it goes */
+  storeAlone: boolean
   /** Who listens on 7000/tcp and 5405/udp, by protocol: what ss(8) calls them; '' nobody */
   listeners: { sheep: string; corosync: string }
   firewall: string
@@ -82,6 +84,8 @@ text daemonConf ${PATHS.daemonConf}
 say addresses "$(ip -o address show 2>/dev/null | sed -n 's/.* inet6\\? \\([^/ ]*\\).*/\\1/p' | tr '\\n' ' ')"
 store=$(sed -n 's/^ *store *= *\\([^,]*\\).*/\\1/p' ${PATHS.daemonConf} 2>/dev/null | head -n1); store=\${store:-${PATHS.store}}
 say storeCluster "$(sed -n 's/.*"clusterId": *"\\([0-9a-f]*\\)".*/\\1/p' "$store/state" 2>/dev/null | head -n1)"
+if [ "$store" = ${PATHS.store} ] && [ -z "$(find "$store/obj" -type f 2>/dev/null | head -n1)" ] &&
+  ! grep -q '^ *(store|cluster) *=' ${PATHS.daemonConf} 2>/dev/null; then say storeAlone yes; fi
 place=$store; while [ ! -d "$place" ]; do place=$(dirname "$place"); done
 say free "$(df -PB1 "$place" | awk 'NR == 2 { print $4 }')"
 listener() { ss -Hln$1 "sport = :$2" -p 2>/dev/null | sed -n 's/.*users:(("\\([^"]*\\)".*/\\1/p' | head -n1; }
@@ -137,6 +141,7 @@ export function parseFacts(text: string): HostFacts {
     addresses: words(one('addresses')),
     free: Number(one('free')),
     storeCluster: one('storeCluster'),
+    storeAlone: one('storeCluster') !== '' && one('storeAlone') === 'yes',
     listeners: { sheep: one('sheepListener'), corosync: one('corosyncListener') },
     firewall: one('firewall'),
     resolved: new Map(

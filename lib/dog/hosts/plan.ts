@@ -149,15 +149,21 @@ export function keyHolder(hosts: readonly Surveyed[], which: 'authkey' | 'cluste
   return having.find(({ facts }) => facts.conf !== null || facts.storeCluster !== '') ?? having[0] ?? null
 }
 
-function problemsOfStores(hosts: readonly Surveyed[], inCluster: boolean): Problem[] {
+/** Nothing of it is in use: another takes its place. */
+function setAside(hosts: readonly Surveyed[], members: Members | null): Surveyed[] {
+  return members === null ? hosts.filter(({ facts }) => facts.storeAlone) : []
+}
+
+function problemsOfStores(all: readonly Surveyed[], inCluster: boolean): Problem[] {
+  const hosts = inCluster ? all : all.filter(({ facts }) => !facts.storeAlone)
   const owners = new Set(hosts.map(({ facts }) => facts.storeCluster).filter((id) => id !== ''))
   if (owners.size === 0 || (owners.size === 1 && inCluster)) return []
   return hosts
     .filter(({ facts }) => facts.storeCluster !== '')
     .map(({ host, facts }) => ({
       host,
-      text: `its store has data of the cluster ${facts.storeCluster}`,
-      hint: `move ${PATHS.store} aside if nobody needs it`,
+      text: `its store has data of the cluster ${facts.storeCluster}, and init begins an empty one`,
+      hint: `copy what is needed elsewhere (qemu-img convert), then stop sheepdog there and move ${PATHS.store} aside`,
     }))
 }
 
@@ -212,8 +218,14 @@ export function planInit(hosts: readonly Surveyed[], secrets: Secrets, wish: Ini
   const nodes = hosts.map(({ address, facts }, at) => ({ name: facts.hostname, address, nodeid: at + 1 }))
   const conf = members?.conf ?? newConf(CLUSTER_NAME, nodes, wish.tokenMs)
   const files = new Map(hosts.map((one) => [one, filesFor(one, conf, secrets, wish.hashOf)]))
-  const formatted = hosts.some(({ facts }) => facts.storeCluster !== '')
-  const phases = [...installPhases(hosts), ...filePhases(hosts, files, hosts), ...startPhases(hosts, files)]
+  const aside = setAside(hosts, members)
+  const formatted = hosts.some((one) => one.facts.storeCluster !== '' && !aside.includes(one))
+  const emptied = phase(
+    'set the empty store of a host alone aside',
+    aside.map(({ host }) => steps.setAside(host)),
+  )
+  const begin = [...installPhases(hosts), ...filePhases(hosts, files, hosts), ...some([emptied])]
+  const phases = [...begin, ...startPhases(hosts, files)]
   const [{ host: first }] = hosts
   if (phases.length > 0) joinAll(phases, hosts, hosts.length, 'wait until the daemons answer')
   if (!formatted) {

@@ -98,6 +98,18 @@ export function startAgainWhenTakenBack(host: string, service: 'corosync' | 'she
   return step(host, ':', `systemctl restart ${service}`, SERVICE_MS)
 }
 
+/** A store without volumes; it is kept beside, and what has come in its place when it is taken back as well. */
+export function setAside(host: string): Step {
+  const { store } = PATHS
+  const aside = `${store}.alone`
+  return step(
+    host,
+    `set -e; systemctl stop sheepdog\nrm -rf ${aside}; mv ${store} ${aside}`,
+    `systemctl stop sheepdog\nif [ -e ${aside} ]; then rm -rf ${store}.unused; [ ! -e ${store} ] || mv ${store} ${store}.unused; mv ${aside} ${store}; fi`,
+    SERVICE_MS,
+  )
+}
+
 export function stop(host: string, service: 'corosync' | 'sheepdog'): Step {
   return step(
     host,

@@ -87,6 +87,7 @@ test('every option has a key', (t) => {
       anyClient: true,
       allowPlain: false,
     },
+    service: false,
     dbus: null,
     volumes: null,
     registerPool: false,
@@ -201,7 +202,7 @@ test('a reload: what changes, what waits, what stays', (t) => {
 
 test('every option changes at once or waits for a restart', (t) => {
   const running = parse('cluster = corosync')
-  const dull = new Set(['name', 'foreground', 'configFile', 'socket'])
+  const dull = new Set(['name', 'foreground', 'configFile', 'socket', 'service'])
   for (const key of Object.keys(running) as (keyof SheepOptions)[]) {
     if (dull.has(key)) continue
     const value = running[key]

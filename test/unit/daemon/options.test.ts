@@ -44,6 +44,7 @@ test('one host, nothing said', (t) => {
     name: 'host1',
     zone: '',
     gatewayOnly: false,
+    service: false,
     sync: true,
     nbd: { socket: '/here/store/nbd.sock', group: 107, tcp: null, tls: null, anyClient: false, allowPlain: false },
     dbus: null,
@@ -78,6 +79,7 @@ test('everything said', (t) => {
     name: 'host1',
     zone: 'rack1',
     gatewayOnly: true,
+    service: false,
     sync: false,
     volumes: null,
     nbd: {
@@ -118,6 +120,16 @@ test('engines', (t) => {
   t.deepEqual(parse('-c local:d s').cluster, { engine: 'local', directory: '/here/d' })
   t.deepEqual(parse('-c corosync s').cluster, { engine: 'corosync', group: 'sheepdog' })
   t.deepEqual(parse('-c corosync:fast s').cluster, { engine: 'corosync', group: 'fast' })
+})
+
+test('as the service of its host: with local what is the default with corosync', (t) => {
+  const { volumes, registerPool, dbus, listen, cluster } = parse('--service')
+  t.deepEqual(
+    [volumes, registerPool, dbus?.bus],
+    [{ place: '/var/lib/sheepdog/volumes', asked: false }, true, 'system'],
+  )
+  t.deepEqual([cluster.engine, listen.host], ['local', '127.0.0.1'])
+  t.is(parse('--service --volumes none').volumes, null)
 })
 
 test('D-Bus: the system bus with corosync, none with the local engine, any that is said', (t) => {

@@ -28,6 +28,7 @@ function host(number: number, change: Partial<HostFacts> = {}): plans.Surveyed {
     addresses: ['127.0.0.1', address],
     free: 2 ** 36,
     storeCluster: '',
+    storeAlone: false,
     listeners: { sheep: '', corosync: '' },
     firewall: '',
     resolved: new Map([[`host${number}`, ['127.0.1.1']]]),
@@ -93,6 +94,27 @@ test('done twice it changes nothing; half done it does the rest', (t) => {
   t.deepEqual(on('start sheepdog'), ['host1', 'host2', 'host3'])
   t.deepEqual(on('format'), ['host1'])
   t.is(plans.keyHolder(cut, 'authkey')?.host, 'host1', 'the key that is there goes on')
+})
+
+test('a host that its package has made a cluster of its own, without a volume, begins anew; with one it is refused', (t) => {
+  const alone = { storeCluster: '2'.repeat(16), services: { corosync: runs, sheepdog: runs } }
+  const hosts = [host(1, { ...alone, storeAlone: true }), host(2)]
+  t.deepEqual(plans.problemsOfInit(hosts), [])
+  const { phases } = plans.planInit(hosts, secrets, wish)
+  const order = titles({ phases, notes: [] })
+  const at = order.indexOf('set the empty store of a host alone aside')
+  t.true(at > order.findIndex((title) => title.endsWith('into place')) && at < order.indexOf('start sheepdog'))
+  t.deepEqual(
+    phases.find(({ title }) => title === order[at])?.steps.map((step) => step.host),
+    ['host1'],
+  )
+  t.true(order.some((title) => title.startsWith('format')))
+  t.regex(problemList(plans.problemsOfInit([host(1, alone), host(2)])), /host1.*its store has data/)
+  t.false(
+    titles(
+      plans.planInit([host(1, member), host(2, member), host(3, { ...member, storeAlone: true })], secrets, wish),
+    ).includes(order[at]),
+  )
 })
 
 test('the file of a cluster that is there is kept, whoever wrote it', (t) => {
