@@ -34,6 +34,7 @@ export interface RawOptions {
   tlsAnyClient?: boolean
   allowPlain?: boolean
   dbus?: string
+  metrics?: string
   nbdGroup?: string
   registerPool?: boolean
   scrubRate?: string
@@ -66,6 +67,7 @@ const TEXT: Record<string, keyof RawOptions> = {
   tls: 'tls',
   volumes: 'volumes',
   dbus: 'dbus',
+  metrics: 'metrics',
   'scrub-rate': 'scrubRate',
   'scrub-interval': 'scrubInterval',
   'recovery-limit': 'recoveryLimit',

@@ -10,6 +10,7 @@ import { Dbus } from '../lib/dbus/dbus.js'
 import { asSheepError, SheepError } from '../lib/errors.js'
 import type { FilesParts } from '../lib/fuse/parts.js'
 import { type FuseServer, startFuse } from '../lib/fuse/server.js'
+import { Latency } from '../lib/gateway/latency.js'
 import { RealClock } from '../lib/host/clock.js'
 import { readClusterKey } from '../lib/host/cluster-key.js'
 import type { Access } from '../lib/host/gate.js'
@@ -17,6 +18,7 @@ import { RealNetwork } from '../lib/host/network.js'
 import { RealRandom } from '../lib/host/random.js'
 import { POOL_PATH } from '../lib/libvirt/domain-xml.js'
 import type { PoolRegistrar } from '../lib/libvirt/registrar.js'
+import { type MetricsServer, startMetrics } from '../lib/metrics/server.js'
 import { type NbdServer, startNbdServer } from '../lib/nbd/server.js'
 import { SheepNode } from '../lib/node/node.js'
 import { controlServices, type ProcessFacts, serviceCalls } from '../lib/node/services.js'
@@ -33,6 +35,8 @@ import { mountStateIn, VOLUMES_DESCRIPTOR } from './volumes-mount.js'
 
 /** How long a start waits for the cluster before it says that it is waiting. */
 const READY_MS = 20_000
+/** For libvirt to take its pool, before the service counts as started */
+const POOL_MS = 3_000
 
 /** SheepError: whatever keeps this node from serving, with what to do. */
 export async function createNode(
@@ -67,6 +71,7 @@ export async function createNode(
   let dbus: Dbus | null = null
   let pool: PoolRegistrar | null = null
   let volumes: FuseServer | null = null
+  let metrics: MetricsServer | null = null
   const started = clock.now()
   const facts: ProcessFacts = {
     version,
@@ -100,6 +105,8 @@ export async function createNode(
     fatal: (error) => hooks.fatal(error),
     stopRequested: (reason) => hooks.requestStop(reason),
   })
+  const latency = options.metrics === null ? null : new Latency()
+  node.gateway.latency = latency
   try {
     await node.start()
     nbd = await startNbdServer(
@@ -114,6 +121,7 @@ export async function createNode(
       node.gateway,
       log,
     )
+    if (options.metrics !== null) metrics = await startMetrics(options.metrics, services(node), latency as Latency)
     if (options.dbus !== null) dbus = onBus(node, services(node), options.dbus)
     await settled(node, clock)
     // The others refuse it: that is for its administrator, not something to wait out.
@@ -121,9 +129,14 @@ export async function createNode(
     if (formsItself(options, node, disks.unusable.length)) await formAlone(node)
     volumes = await startVolumes(options, hooks, filesParts(node, services(node)))
     // libvirt looks into the directory as soon as it has the pool.
-    if (options.registerPool) pool = registerPool(node, volumes?.place ?? POOL_PATH)
+    if (options.registerPool) {
+      pool = registerPool(node, volumes?.place ?? POOL_PATH)
+      // Who starts the service may use the pool at once. At boot libvirt itself waits for this daemon.
+      await Promise.race([pool.looked, new Promise<void>((resolve) => clock.after(POOL_MS, resolve))])
+    }
   } catch (error) {
     pool?.stop()
+    await metrics?.close()
     await dbus?.stop()
     await volumes?.close()
     await nbd?.close()
@@ -138,6 +151,7 @@ export async function createNode(
     },
     async stop() {
       pool?.stop()
+      await metrics?.close()
       await dbus?.stop()
       await volumes?.close()
       await nbd?.close()
@@ -210,24 +224,11 @@ function clientOf(link: unknown, options: SheepOptions): string {
 }
 
 function clientCounts(node: SheepNode, nbd: NbdServer | null): RequestCounts {
-  const sum: RequestCounts = {
+  const { reads, writes, flushes, readBytes, writeBytes } = node.gateway.totals()
+  return {
     active: (nbd?.connections() ?? []).reduce((total, connection) => total + connection.inFlight, 0),
-    total: 0,
-    read: 0,
-    write: 0,
-    flush: 0,
-    remove: 0,
-    readBytes: 0,
-    writeBytes: 0,
+    total: reads + writes + flushes,
+    ...{ read: reads, write: writes, flush: flushes, remove: 0 },
+    ...{ readBytes, writeBytes },
   }
-  for (const { volume } of node.gateway.volumes()) {
-    const { reads, writes, flushes, readBytes, writeBytes } = volume.counters
-    sum.read += reads
-    sum.write += writes
-    sum.flush += flushes
-    sum.readBytes += readBytes
-    sum.writeBytes += writeBytes
-    sum.total += reads + writes + flushes
-  }
-  return sum
 }

@@ -14,8 +14,10 @@ import { CLUSTER_KEY_PATH } from '../lib/host/cluster-key.js'
 import type { LogLevel } from '../lib/host/interfaces.js'
 import { LOG_LEVELS } from '../lib/host/log.js'
 import { POOL_PATH } from '../lib/libvirt/domain-xml.js'
+import type { MetricsPlace } from '../lib/metrics/server.js'
 import { SCRUB_DEFAULT } from '../lib/node/scrub.js'
 import { type Label, type RawOptions, rawFromFile } from './config-file.js'
+import { GROUP } from './group.js'
 
 export const DEFAULT_PORT = 7000
 /** The process group of corosync in which daemons find each other */
@@ -83,6 +85,8 @@ export interface SheepOptions {
   nbd: NbdOptions
   /** D-Bus on which the daemon serves org.sheepdog; null: none */
   dbus: DbusOptions | null
+  /** Where Prometheus may read; null: nowhere, and nothing is measured for it */
+  metrics: MetricsPlace | null
   /** Keeps the volumes' directory a storage pool of libvirt, where that is installed */
   registerPool: boolean
   /** Directory in which volumes are files, absolute; null none. `asked`: without it the daemon shall not start */
@@ -232,6 +236,10 @@ export function sheepCommand(version: string): Command {
       '--register-pool',
       "make the volumes a storage pool of this host's libvirt (default with corosync or --service)",
     )
+    .option(
+      '--metrics <WHERE>',
+      'for Prometheus: a port of 127.0.0.1, ADDRESS:PORT of loopback, or a socket (usual: 9646)',
+    )
     .option('--no-register-pool', 'leave libvirt alone')
     .option('--scrub-rate <RATE>', 'bytes a second that the scrub reads at most (default: 32M)')
     .option('--scrub-interval <TIME>', 'how often all is scrubbed: 12h, 7d, 4w, or never (default: 7d)')
@@ -283,6 +291,10 @@ function checked(raw: RawOptions, label: Label, facts: HostFacts, configFile: st
     sync: raw.nosync !== true,
     nbd: nbdOf(raw, label, store, port, facts),
     dbus: dbusOf(raw.dbus ?? (ofHost ? 'system' : 'none'), label('dbus', '--dbus'), facts),
+    metrics:
+      raw.metrics === undefined || raw.metrics === 'none'
+        ? null
+        : metricsOf(raw.metrics, label('metrics', '--metrics'), facts),
     registerPool: raw.registerPool ?? ofHost,
     volumes: volumesOf(raw, label, ofHost, facts),
     foreground: raw.foreground === true,
@@ -303,6 +315,20 @@ function dbusOf(text: string, label: string, facts: HostFacts): DbusOptions | nu
   if (text === 'none') return null
   const address = text === 'system' ? facts.systemBus : text === 'session' ? facts.sessionBus : text
   return { socket: socketOf(busSocket(address), label), bus: text }
+}
+
+/** Nobody proves who he is there: nothing but this host. */
+function metricsOf(text: string, label: string, facts: HostFacts): MetricsPlace {
+  if (text.startsWith('/')) return { socket: socketOf(text, label), group: facts.root ? facts.groupId(GROUP) : null }
+  const [, host = '127.0.0.1', port] = /^(?:(.+):)?([^:]+)$/.exec(text) ?? []
+  const address = addressOf(host.replace(/^\[(.*)\]$/, '$1'), label)
+  if (!isLoopback(address)) {
+    throw invalid(
+      `${label} ${quoted(text)}: anyone on that network could read them`,
+      'use a port, which is of 127.0.0.1, or a socket; a proxy with TLS and passwords may serve them to others',
+    )
+  }
+  return { host: address, port: portOf(port, label) }
 }
 
 function groupOfSocket(given: string | undefined, label: string, facts: HostFacts): number | null {

@@ -24,6 +24,7 @@ const AT_RESTART: [string, Key][] = [
   ['nbd-socket, nbd-group, nbd-port, nbd-bind, tls, tls-any-client or allow-plain', 'nbd'],
   ['volumes', 'volumes'],
   ['dbus', 'dbus'],
+  ['metrics', 'metrics'],
   ['register-pool', 'registerPool'],
   ['log-dir', 'logFile'],
   ['pidfile', 'pidFile'],

@@ -182,6 +182,20 @@ export interface NodeStatistics {
   memory: number
   clients: RequestCounts
   peers: RequestCounts
+  /** Of peers' requests, those that failed */
+  peerErrors: number
+  /** Those that this node has open, counted since then, the busiest first */
+  volumes: VolumeCounts[]
+}
+
+export interface VolumeCounts {
+  /** NAME, or NAME@TAG */
+  volume: string
+  read: number
+  write: number
+  flush: number
+  readBytes: number
+  writeBytes: number
 }
 
 export type DiskInfo = DiskReport

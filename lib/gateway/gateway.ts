@@ -19,6 +19,7 @@ import { dataOid, inodeOid, KIND_INODE, kindOf, type Oid, vidOf } from '../vdi/o
 import { type Registry, referenceOf } from '../vdi/registry.js'
 import type { VdiCommand, VdiEntry, VdiLock } from '../vdi/types.js'
 import { HandOver } from './hand-over.js'
+import type { Latency } from './latency.js'
 import { MigrationTarget } from './migration-target.js'
 import { RoutedIo } from './object-io.js'
 import { type OpenVolume, SharedVolume } from './open-volume.js'
@@ -70,9 +71,17 @@ export interface GatewayOptions {
   release: (vid: number, references: readonly Oid[]) => Promise<void>
 }
 
+function addTo(sum: GatewayVolume['counters'], more: GatewayVolume['counters']): void {
+  for (const key of Object.keys(sum) as (keyof typeof sum)[]) sum[key] += more[key]
+}
+
 export class Gateway implements VolumeOpener {
   readonly router: Router
   readonly io: RoutedIo
+  /** Of volumes opened from now on; null: not observed */
+  latency: Latency | null = null
+  /** Of volumes that are open no more */
+  private readonly past = { reads: 0, writes: 0, readBytes: 0, writeBytes: 0, flushes: 0 }
   private readonly open_ = new Map<string, OpenVolume>()
   private readonly opening = new Map<string, Promise<OpenVolume>>()
   /** -> vid. Locked, or about to be, and not in `open_` yet */
@@ -146,6 +155,18 @@ export class Gateway implements VolumeOpener {
   /** What this daemon has open, for `dog` and for a clean stop. */
   volumes(): { volume: GatewayVolume; holder: string; session: string }[] {
     return [...this.open_.values()]
+  }
+
+  /** Of all requests since the daemon started. */
+  totals(): GatewayVolume['counters'] {
+    const sum = { ...this.past }
+    for (const { volume } of this.open_.values()) addTo(sum, volume.counters)
+    return sum
+  }
+
+  private forget({ session, volume }: OpenVolume): void {
+    this.open_.delete(session)
+    addTo(this.past, volume.counters)
   }
 
   async closeAll(): Promise<void> {
@@ -233,7 +254,7 @@ export class Gateway implements VolumeOpener {
         this.options.log('warning', what)
       }
       volume.revoke(open.handedOver)
-      this.open_.delete(open.session)
+      this.forget(open)
     }
   }
 
@@ -458,6 +479,7 @@ export class Gateway implements VolumeOpener {
         unreferenced: (owner, index) => this.unreferenced(session, owner, index),
         clean: (oids, ended) => this.clean(oids, ended),
         closed: () => this.closed(session),
+        latency: this.latency,
       })
       const open: OpenVolume = {
         volume,
@@ -512,7 +534,7 @@ export class Gateway implements VolumeOpener {
   private async closed(session: string): Promise<void> {
     const open = this.open_.get(session)
     if (open === undefined) return
-    this.open_.delete(session)
+    this.forget(open)
     // Without the lock nothing of it is freed here any more.
     await this.unlock(open.volume.vid, session, open.leftovers || open.releasing.size > 0)
   }

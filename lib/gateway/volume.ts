@@ -22,6 +22,7 @@ import type { VdiEntry } from '../vdi/types.js'
 import { CopyOnWrite } from './copy-on-write.js'
 import { Flusher } from './flusher.js'
 import { IndexTable } from './index-table.js'
+import type { Latency } from './latency.js'
 import { type Gate, MigrationTarget } from './migration-target.js'
 import { type Ordered, RequestOrder } from './request-order.js'
 import { ESHUTDOWN, type Router } from './router.js'
@@ -58,6 +59,8 @@ export interface VolumeOptions {
   /** Tells the replicas of these objects that they are flushed, and quiet; `ended`: nobody will write them for now */
   clean: (oids: readonly Oid[], ended: boolean) => Promise<void>
   closed: () => Promise<void>
+  /** null: nobody wants to know */
+  latency: Latency | null
 }
 
 enum Kind {
@@ -71,6 +74,10 @@ enum Kind {
   /** Alone on its range */
   Alone = 5,
 }
+
+/** Kind -> index into LATENCY_OPERATIONS; -1 none of a client's */
+const OPERATION = [0, 1, 2, 1, 2, -1] as const
+const FLUSH = 3
 
 export class GatewayVolume implements FileVolume {
   onChange: ((what: 'resized' | 'revoked') => void) | null = null
@@ -195,7 +202,19 @@ export class GatewayVolume implements FileVolume {
     if (this.revoked) done.complete(ESHUTDOWN)
     else if (this.readOnly) done.complete(0)
     else if (this.gate !== null) this.gate.flush(done, () => this.flush(done))
-    else this.flusher.flush(this.entry.vid, this.index, done)
+    else this.flusher.flush(this.entry.vid, this.index, this.timed(done))
+  }
+
+  private timed(done: Completion): Completion {
+    const { latency, clock } = this.options
+    if (latency === null) return done
+    const since = clock.now()
+    return {
+      complete(result) {
+        latency.observe(FLUSH, clock.now() - since)
+        done.complete(result)
+      },
+    }
   }
 
   async extents(length: number, offset: number): Promise<Extent[]> {
@@ -341,6 +360,7 @@ export class GatewayVolume implements FileVolume {
     request.bufferOffset = bufferOffset
     request.flags = flags
     request.done = done
+    if (this.options.latency !== null) request.since = this.options.clock.now()
     this.order.admit(request)
   }
 
@@ -435,6 +455,8 @@ class VolumeRequest implements Ordered {
   buffer: Uint8Array = EMPTY
   bufferOffset = 0
   flags = 0
+  /** Clock.now(), where latency is observed */
+  since = 0
   done: Completion | null = null
   work: (() => Promise<number>) | null = null
   private pending = 0
@@ -499,6 +521,8 @@ class VolumeRequest implements Ordered {
   private finish(result: number): void {
     const done = this.done as Completion
     const { volume } = this
+    const { latency, clock } = volume.options
+    if (latency !== null && OPERATION[this.kind] >= 0) latency.observe(OPERATION[this.kind], clock.now() - this.since)
     const outcome = result === 0 && this.kind !== Kind.Alone ? this.end - this.start : result
     this.done = null
     this.work = null

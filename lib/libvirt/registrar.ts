@@ -52,8 +52,12 @@ export class PoolRegistrar implements ClusterListener {
   private stopped = false
   private readonly timers = new Map<string, Timer>()
 
+  /** The first look has ended, however it did: libvirt has the pool, is not there, or could not be used */
+  readonly looked: Promise<void>
+
   constructor(private readonly parts: RegistrarParts) {
     this.look()
+    this.looked = this.working ?? Promise.resolve()
   }
 
   /** What is under way is given up: a daemon's end does not wait for libvirt. */

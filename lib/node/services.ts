@@ -13,6 +13,7 @@ import type {
   RequestCounts,
   ScrubReport,
   VdiService,
+  VolumeCounts,
 } from '../control/services.js'
 import { UsageReader } from '../control/usage.js'
 import { LOG_LINES_MAX } from '../control/verbs.js'
@@ -136,7 +137,11 @@ function localService(node: SheepNode, facts: ProcessFacts): NodeService {
         readBytes: counters.readBytes,
         writeBytes: counters.writeBytes,
       }
-      return { uptime: facts.uptime(), cpu: facts.cpu(), memory: facts.memory(), clients: facts.clients(), peers }
+      return {
+        ...{ uptime: facts.uptime(), cpu: facts.cpu(), memory: facts.memory() },
+        ...{ clients: facts.clients(), peers, peerErrors: counters.errors },
+        volumes: volumeCounts(node),
+      }
     },
     disks: async () => node.store.report(),
     places: async () => facts.places,
@@ -153,6 +158,18 @@ function localService(node: SheepNode, facts: ProcessFacts): NodeService {
     },
     stop: async () => facts.requestStop('dog node kill'),
   }
+}
+
+/** In one answer */
+const VOLUMES_MAX = 256
+
+function volumeCounts(node: SheepNode): VolumeCounts[] {
+  const counts = node.gateway.volumes().map(({ volume }) => {
+    const { reads, writes, flushes, readBytes, writeBytes } = volume.counters
+    const { name, tag } = volume.entry
+    return { volume: formatReference(name, tag), read: reads, write: writes, flush: flushes, readBytes, writeBytes }
+  })
+  return counts.sort((a, b) => b.read + b.write - a.read - a.write).slice(0, VOLUMES_MAX)
 }
 
 function actionIn(argument: unknown): 'status' | 'start' | 'stop' {

@@ -170,7 +170,15 @@ export class FakeServices implements ControlServices {
     return {
       space: async () => space,
       recovery: async () => this.recoveries[Math.min(this.asked++, this.recoveries.length - 1)] ?? IDLE,
-      statistics: async () => ({ uptime: 3723, cpu: 61, memory: 80 * MIB, clients: counts, peers: counts }),
+      statistics: async () => ({
+        uptime: 3723,
+        cpu: 61,
+        memory: 80 * MIB,
+        clients: counts,
+        peers: counts,
+        peerErrors: 0,
+        volumes: [],
+      }),
       disks: async () => [{ id: '00000000000000d1', path: '/srv/store', ...space, state: 'working', reason: '' }],
       places: async () => ({ nbd: `/srv/store${id[0]}/nbd.sock`, volumes: '/var/lib/sheepdog/volumes' }),
       plug: async () => [],

@@ -90,6 +90,7 @@ test('every option has a key', (t) => {
     service: false,
     dbus: null,
     volumes: null,
+    metrics: null,
     registerPool: false,
     foreground: false,
     logLevel: 'debug',
