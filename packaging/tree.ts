@@ -33,6 +33,7 @@ export const COPIED: readonly Entry[] = [
   { path: `${policy}/actions/org.sheepdog.policy`, source: 'systemd/org.sheepdog.policy' },
   { path: `${policy}/rules.d/org.sheepdog.rules`, source: 'systemd/org.sheepdog.rules' },
   { path: 'etc/libvirt/hooks/qemu.d/sheepdog', source: 'libvirt-hooks/qemu', mode: 0o755, config: true },
+  { path: 'usr/share/sheepdog/grafana/sheepdog.json', source: 'packaging/grafana/sheepdog.json' },
   { path: 'usr/share/sheepdog/sheepdog.xml', source: 'libvirt-hooks/sheepdog.xml' },
   {
     path: 'etc/apparmor.d/abstractions/libvirt-qemu.d/sheepdog',

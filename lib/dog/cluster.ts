@@ -13,6 +13,7 @@ import { scrub } from './scrub.js'
 import type { Session } from './session.js'
 import { formatSize, formatTime } from './size.js'
 import { type Column, printable } from './table.js'
+import { top } from './top.js'
 
 type Epoch = ClusterInfo['epochs'][number]
 
@@ -55,6 +56,13 @@ export function addClusterCommands(cluster: Command, add: Add): void {
     })
 
   addHostCommands(cluster, add)
+
+  add(cluster, 'top', 'watch nodes, volumes, rates and recovery', (command) =>
+    command.option('--once', 'print it once, as is done where the output is no terminal'),
+  )
+    .notes('Drawn each second; q quits. Rates are of the last second; used space is of the file systems.')
+    .examples('dog cluster top', 'dog cluster top --once')
+    .run((session, _words, options) => top(session, options))
 
   add(cluster, 'shutdown', 'stop all daemons in order', yesOption)
     .notes('Volumes must not be in use. Started again, the cluster is as it was.')

@@ -21,7 +21,7 @@ Commands:
   dog vdi      create, list, snapshot, clone, rollback, delete, resize, rename,
                tree, read, write, check, object, lock
   dog node     list, info, recovery, stat, drain, kill, md, log
-  dog cluster  init, add, remove, info, format, shutdown, check, scrub,
+  dog cluster  init, add, remove, info, top, format, shutdown, check, scrub,
                recover
   dog libvirt  disk-xml, attach, detach, convert`
 

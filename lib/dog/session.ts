@@ -78,6 +78,7 @@ export class Session {
   close(): void {
     this.bar?.end()
     this.client?.close()
+    this.client = null
   }
 
   private async connected(): Promise<ControlClient> {

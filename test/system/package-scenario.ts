@@ -161,10 +161,10 @@ export const packageScenario: Scenario = {
     await comesBack(first, now)
     for (const host of others) await install(host, before)
     const names = hosts.map(({ name }) => name)
+    await cluster.letIn(first, hosts)
     await refuses(first, names)
     await first.run('systemctl', ['stop', 'sheepdog'])
     await install(first, before)
-    await cluster.letIn(first, hosts)
     await first.run('dog', ['cluster', 'init', ...names, '--yes'])
     await cluster.healthy(hosts)
     for (const host of hosts) {

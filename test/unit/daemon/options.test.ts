@@ -124,6 +124,14 @@ test('engines', (t) => {
   t.deepEqual(parse('-c corosync:fast s').cluster, { engine: 'corosync', group: 'fast' })
 })
 
+test('metrics: a port of loopback, an address of it, a socket', (t) => {
+  const place = (text: string) => parse(`--metrics ${text}`).metrics
+  t.deepEqual(place('9646'), { host: '127.0.0.1', port: 9646 })
+  t.deepEqual(place('[::1]:9646'), { host: '::1', port: 9646 })
+  t.deepEqual(place('/run/metrics.sock'), { socket: '/run/metrics.sock', group: null })
+  t.is(place('none'), null)
+})
+
 test('as the service of its host: with local what is the default with corosync', (t) => {
   const { volumes, registerPool, dbus, listen, cluster } = parse('--service')
   t.deepEqual(
@@ -163,6 +171,9 @@ const REFUSED: [string, RegExp][] = [
   ['-c corosync:a/b s', /no group name/],
   ['--dbus tcp:host=h,port=1 s', /no address of a D-Bus.*system, session, none/],
   ['--dbus unix:path=relative s', /no address of a D-Bus/],
+  ['--metrics 10.0.0.5:9646 s', /anyone on that network could read them/],
+  ['--metrics 0.0.0.0:9646 s', /anyone on that network/],
+  ['--metrics many s', /--metrics/],
   [`--dbus unix:path=/${'x'.repeat(110)} s`, /too long for a Unix socket.*--dbus/],
   ['-p 0 s', /-p "0" is no TCP port/],
   ['-p 65536 s', /-p "65536"/],
