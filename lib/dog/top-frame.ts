@@ -139,7 +139,8 @@ function headOf({ info }: Sample): Line[] {
   const lines: Line[] = [{ text: facts.join(', '), kind: status === 'running' ? 'head' : 'warning' }]
   if (reason !== '') lines.push({ text: reason, kind: 'warning' })
   if (recovering.length > 0 && status === 'running') {
-    lines.push({ text: `Redundancy is reduced until ${recovering.length} recovered`, kind: 'warning' })
+    const names = recovering.map(({ name }) => name).join(', ')
+    lines.push({ text: `Redundancy is reduced until objects are copied on ${names}`, kind: 'warning' })
   }
   return lines.map(({ text, kind }) => ({ text: printable(text), kind }))
 }

@@ -177,7 +177,7 @@ export class FakeServices implements ControlServices {
         clients: counts,
         peers: counts,
         peerErrors: 0,
-        volumes: [],
+        volumes: [OPEN],
       }),
       disks: async () => [{ id: '00000000000000d1', path: '/srv/store', ...space, state: 'working', reason: '' }],
       places: async () => ({ nbd: `/srv/store${id[0]}/nbd.sock`, volumes: '/var/lib/sheepdog/volumes' }),
@@ -246,6 +246,7 @@ export class FakeServices implements ControlServices {
   }
 }
 
+const OPEN = { volume: 'disk', read: 10, write: 20, flush: 0, readBytes: MIB, writeBytes: 2048 }
 const IDLE: RecoveryReport = {
   epoch: 2,
   state: 'idle',
