@@ -4,6 +4,7 @@ import { sleep } from '../replication/sleep.js'
 import { SIZE_GRAIN } from '../vdi/inode.js'
 import type { VdiEntry } from '../vdi/types.js'
 import { FILE_DEFAULT, FileAttributes } from './attributes.js'
+import { type HeldSnapshot, SnapshotReads } from './copies.js'
 import { Directory } from './directory.js'
 import { type Handle, type HandleFile, Handles } from './handles.js'
 import { Nodes, nodeOf, parseName } from './nodes.js'
@@ -16,6 +17,7 @@ import { getAttribute, listAttributes, removeAttribute, setAttribute } from './x
 
 const READY_MS_MAX = 30_000
 const READY_POLL_MS = 50
+const HELD_MS_MAX = 5_000
 /** Files whose space is being freed while their deleters go on */
 const FREEING_MAX = 32
 
@@ -32,6 +34,7 @@ export class Files implements FileCalls {
   private readonly directory: Directory
   private readonly attributes: FileAttributes
   private readonly freeing = new Set<Promise<void>>()
+  private readonly snapshotReads: SnapshotReads
 
   constructor(
     private readonly parts: FilesParts,
@@ -41,6 +44,7 @@ export class Files implements FileCalls {
     this.handles = new Handles(handleFile)
     this.nodes = new Nodes(parts.registry)
     this.attributes = new FileAttributes(parts, this.nodes, (node) => this.open.get(node)?.known ?? null)
+    this.snapshotReads = new SnapshotReads(parts.clock, (node) => this.holdSnapshot(node))
     this.directory = new Directory(this.nodes, (entry) => this.attributes.entryOut(entry))
     for (const { node, writes } of this.handles.all()) {
       const file = this.fileOf(node)
@@ -199,7 +203,9 @@ export class Files implements FileCalls {
   /** Resolves when it is out of sight; its space is freed meanwhile. */
   private async remove(entry: VdiEntry): Promise<void> {
     const { operations, registry, clock, log } = this.parts
-    // Who has closed it a moment ago is still letting go of its lock.
+    // Who has closed it a moment ago is still letting go of its lock; so is who compares copies with it.
+    const deadline = clock.now() + HELD_MS_MAX
+    while (this.isHeld(nodeOf(entry)) && clock.now() < deadline) await sleep(clock, READY_POLL_MS)
     await this.open.get(nodeOf(entry))?.quiet()
     let ended = false
     const deleting = operations.delete(entry.name, entry.snapshotTime === 0 ? '' : String(entry.snapId)).finally(() => {
@@ -262,7 +268,7 @@ export class Files implements FileCalls {
   private fileOf(node: number): OpenFile {
     let file = this.open.get(node)
     if (file === undefined) {
-      file = new OpenFile(node, this.parts, () => this.nodes.entry(node))
+      file = new OpenFile(node, this.parts, this.snapshotReads, () => this.nodes.entry(node))
       this.open.set(node, file)
     }
     return file
@@ -318,9 +324,30 @@ export class Files implements FileCalls {
   private async close(handle: Handle): Promise<void> {
     const file = this.fileOf(handle.node)
     this.handles.remove(handle)
-    await file.closeOf(handle.writes)
+    await this.letGo(file, handle.writes)
     if (handle.writes) this.attributes.written(handle.node)
-    if (file.idle && this.open.get(handle.node) === file) this.open.delete(handle.node)
+  }
+
+  private async letGo(file: OpenFile, writes: boolean): Promise<void> {
+    await file.closeOf(writes)
+    if (file.idle && this.open.get(file.node) === file) this.open.delete(file.node)
+  }
+
+  /** By no program: a copy is being compared with it. */
+  private isHeld(node: number): boolean {
+    const readers = this.open.get(node)?.readers ?? 0
+    return readers > 0 && this.handles.all().every((handle) => handle.node !== node)
+  }
+
+  private async holdSnapshot(node: number): Promise<HeldSnapshot | null> {
+    const file = this.fileOf(node)
+    await file.openFor(false)
+    const letGo = () => this.letGo(file, false)
+    const errno = await file.prepare(false)
+    const volume = file.source
+    if (errno === 0 && volume !== null) return { volume, letGo }
+    await letGo()
+    return null
   }
 
   private async fsync(call: Call): Promise<Buffer> {

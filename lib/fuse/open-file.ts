@@ -23,9 +23,11 @@ import { entryPosition, MAX_ENTRIES, SIZE_GRAIN } from '../vdi/inode.js'
 import { readLength } from '../vdi/inode-io.js'
 import { dataOid, inodeOid } from '../vdi/oid.js'
 import type { VdiEntry } from '../vdi/types.js'
+import { CopyWatch, type SnapshotReads } from './copies.js'
 import { errnoOf, type FilesParts, proposePatiently } from './parts.js'
 import { EBUSY, EFBIG, EINVAL, EIO, ENXIO, EPERM, ESHUTDOWN } from './protocol.js'
 import { FuseError } from './session.js'
+import { descendFrom } from './sharing.js'
 
 /** Room that a growing file gets ahead of its end: half of what it has, within these */
 const AHEAD_MIN = 64 << 20
@@ -65,13 +67,17 @@ export class OpenFile {
   private written = 0
   private tail: Promise<unknown> = Promise.resolve()
   private stopping = false
+  private readonly copies: CopyWatch
 
   constructor(
     readonly node: number,
     private readonly parts: FilesParts,
+    private readonly snapshotReads: SnapshotReads,
     /** SheepError not-found: it is gone */
     private readonly entryNow: () => VdiEntry,
-  ) {}
+  ) {
+    this.copies = new CopyWatch(parts, snapshotReads, () => (this.writable ? this.volume : null))
+  }
 
   get idle(): boolean {
     return this.readers === 0 && this.writers === 0
@@ -115,6 +121,7 @@ export class OpenFile {
     this.count(writes, -1)
     return this.alone(async () => {
       if (this.writers > 0 || (!this.writable && this.readers > 0)) return
+      await this.copies.end()
       await this.settle()
       await this.drop()
     })
@@ -128,6 +135,7 @@ export class OpenFile {
   /** The daemon stops: nothing waits for the cluster any more. */
   stop(): Promise<void> {
     this.stopping = true
+    this.copies.abandon()
     return this.alone(async () => {
       if (this.parts.cluster.status === 'running') await this.settle()
       await this.drop()
@@ -262,6 +270,7 @@ export class OpenFile {
     } else if (volume === null) {
       done.complete(-ESHUTDOWN)
     } else {
+      if (volume.entry.snapshotTime !== 0) this.snapshotReads.note(this.node)
       const count = Math.min(length, this.length - offset)
       if (count <= 0) done.complete(0)
       else volume.read(buffer, at, count, offset, done)
@@ -275,7 +284,9 @@ export class OpenFile {
       return
     }
     this.written = this.parts.clock.wall()
-    if (offset + length <= this.length) volume.write(buffer, at, length, offset, false, done)
+    if (this.snapshotReads.any && !this.copies.wrote(offset, length, volume.objectSize)) {
+      this.copies.room().then(() => this.write(buffer, at, length, offset, done))
+    } else if (offset + length <= this.length) volume.write(buffer, at, length, offset, false, done)
     else this.extend(buffer, at, length, offset).then((result) => done.complete(result))
   }
 
@@ -378,29 +389,16 @@ export class OpenFile {
       const toItsEnd = end === snapshot.length && this.length <= end
       const last = toItsEnd ? Math.ceil(end / objectSize) : Math.floor(end / objectSize)
       const first = offset / objectSize
-      if (first % 1 !== 0 || last <= first || !(await this.descendFrom(source.entry.vid))) return 0
+      if (first % 1 !== 0 || last <= first || !(await descendFrom(this.parts, volume, source.entry.vid))) return 0
       const shared = Math.min(end, last * objectSize)
       if (shared > this.length) await this.setLength(shared, false)
       for (let index = first; index < last; index++) {
-        const result = await volume.share(index, source, false)
+        const result = await volume.share(index, source, 'replace')
         if (result < 0) throw new FuseError(-result)
       }
       this.written = this.parts.clock.wall()
       return shared - offset
     })
-  }
-
-  /** False: this VDI has another parent, or snapshots. */
-  private async descendFrom(parent: number): Promise<boolean> {
-    const volume = this.opened()
-    if (volume.entry.parent === parent) return true
-    try {
-      await proposePatiently(this.parts, () => ({ op: 'adopt', vid: volume.entry.vid, parent }))
-      return true
-    } catch (error) {
-      if (error instanceof SheepError && error.code === 'invalid') return false
-      throw error
-    }
   }
 
   /** ENXIO behind the last data or the end. Another host's writer: all is data. */

@@ -29,11 +29,14 @@ export interface FilesParts {
   log: Log
 }
 
+/** Of those, what a change of the registry needs */
+export type ProposerParts = Pick<FilesParts, 'cluster' | 'clock' | 'log'>
+
 const RETRY_MS = 50
 const BUSY_MS_MAX = 30_000
 
 /** Proposes what `command` says each time, until nothing that passes by itself (a snapshot being taken) refuses it. SheepError. */
-export async function proposePatiently(parts: FilesParts, command: () => VdiCommand): Promise<void> {
+export async function proposePatiently(parts: ProposerParts, command: () => VdiCommand): Promise<void> {
   const { cluster, clock } = parts
   const deadline = clock.now() + BUSY_MS_MAX
   for (;;) {

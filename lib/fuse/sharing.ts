@@ -1,7 +1,11 @@
 /** Copies between files: whole objects of a snapshot are shared, the rest is copied here instead of through the copying program. */
+import { SheepError } from '../errors.js'
+import { DIFFERENT } from '../gateway/share.js'
+import type { FileVolume } from '../gateway/types.js'
 import { type Slab, takeSlab } from '../host/slab.js'
 import { completed } from '../store/completed.js'
 import type { OpenFile } from './open-file.js'
+import { type ProposerParts, proposePatiently } from './parts.js'
 import { FuseError } from './session.js'
 
 const PIECE = 1 << 20
@@ -42,6 +46,39 @@ async function copyBytes(
   } finally {
     slab.release()
   }
+}
+
+/** False: this volume, which is open for writing, has another parent, or snapshots. SheepError */
+export async function descendFrom(parts: ProposerParts, volume: FileVolume, parent: number): Promise<boolean> {
+  if (volume.entry.parent === parent) return true
+  try {
+    await proposePatiently(parts, () => ({ op: 'adopt', vid: volume.entry.vid, parent }))
+    return true
+  } catch (error) {
+    if (error instanceof SheepError && error.code === 'invalid') return false
+    throw error
+  }
+}
+
+/** An object with the bytes of the snapshot's becomes the snapshot's, if the volume may descend from it. 0 or a negative errno; SheepError */
+export async function shareEqual(
+  parts: ProposerParts,
+  volume: FileVolume,
+  snapshot: FileVolume,
+  index: number,
+): Promise<number> {
+  const { objectSize, entry } = volume
+  // Whose space was reserved keeps it.
+  if (snapshot.objectSize !== objectSize || entry.preallocated) return DIFFERENT
+  const at = index * objectSize
+  const length = Math.min(objectSize, snapshot.size - at)
+  const isHole = length <= 0 || (await snapshot.extents(length, at)).length === 0
+  if (!isHole && entry.parent !== snapshot.entry.vid) {
+    const same = await volume.share(index, snapshot, 'compare')
+    if (same < 0) return same
+    if (!(await descendFrom(parts, volume, snapshot.entry.vid))) return DIFFERENT
+  }
+  return volume.share(index, snapshot, 'equal')
 }
 
 /** Until the file has a volume. */

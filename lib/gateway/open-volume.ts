@@ -4,7 +4,7 @@ import { SheepError } from '../errors.js'
 import type { Completion, Extent } from '../host/interfaces.js'
 import type { VdiEntry } from '../vdi/types.js'
 import type { QuorumWait } from './quorum-wait.js'
-import type { FileVolume } from './types.js'
+import type { FileVolume, ShareMode } from './types.js'
 import type { GatewayVolume } from './volume.js'
 
 export interface OpenVolume {
@@ -106,9 +106,9 @@ export class SharedVolume implements FileVolume {
     this.bounded(done, (ended) => this.volume.allocate(length, offset, ended))
   }
 
-  share(index: number, source: FileVolume, onlyEqual: boolean): Promise<number> {
+  share(index: number, source: FileVolume, mode: ShareMode): Promise<number> {
     assert(source instanceof SharedVolume, 'the source is a volume of this gateway')
-    return this.alone(() => this.volume.share(index, source.volume, onlyEqual))
+    return this.alone(() => this.volume.share(index, source.volume, mode))
   }
 
   flush(done: Completion): void {

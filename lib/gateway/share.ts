@@ -2,44 +2,61 @@
  * An object of a snapshot becomes one of a VDI that descends from it, without a copy: the index names its owner, and what the VDI had
  * there goes. The caller holds back all other requests of the object, and holds the snapshot open, so that it is not deleted before the
  * index names what it refers to.
+ *
+ * Should the snapshot's lock have been broken meanwhile, somebody may be deleting it, and may have read this index before it named the
+ * object: then the entry goes back, for the VDI's own object is still there. Not broken as far as this node knows after the entry is
+ * written means that whoever deletes it later reads the entry: a broken lock counts once every member knows of it.
  */
 import { READ, REMOVE } from '../replication/request.js'
 import { completed } from '../store/completed.js'
 import { dataOid, type Oid } from '../vdi/oid.js'
+import type { ShareMode } from './types.js'
 import type { GatewayVolume } from './volume.js'
 import type { VolumeRouter } from './volume-router.js'
 
 const PIECE = 1024 * 1024
 /** The bytes differ: EXDEV, which no request of an object ends with. */
 export const DIFFERENT = -18
+const ESHUTDOWN = -108
 
-/**
- * 0, or a negative errno; DIFFERENT when `onlyEqual` and the VDI's bytes there are others.
- * @param owner what the snapshot's index says: a vid, or 0 for a hole
- */
+/** 0, or a negative errno; DIFFERENT when only an equal object is wanted and the VDI's is not, or is not its own. */
 export async function shareObject(
   volume: GatewayVolume,
   index: number,
-  owner: number,
-  onlyEqual: boolean,
+  source: GatewayVolume,
+  mode: ShareMode,
 ): Promise<number> {
   const own = volume.index.get(index)
+  const owner = index < source.index.length ? source.index.get(index) : 0
   if (own === owner) return 0
-  if (onlyEqual) {
+  if (mode !== 'replace') {
+    // What is not its own takes no space; neither does what has just been cut off.
+    if (own !== volume.vid) return DIFFERENT
     const same = await equal(volume, index, own, owner)
-    if (same < 0) return same
+    if (same < 0 || mode === 'compare') return same
   }
   volume.allocating.set(index, [])
-  const result = await replace(volume, index, own, owner)
+  const result = await replace(volume, index, source, own, owner)
   const waiting = volume.allocating.get(index) ?? []
   volume.allocating.delete(index)
   for (const piece of waiting) piece.begin()
   return result
 }
 
-async function replace(volume: GatewayVolume, index: number, own: number, owner: number): Promise<number> {
+async function replace(
+  volume: GatewayVolume,
+  index: number,
+  source: GatewayVolume,
+  own: number,
+  owner: number,
+): Promise<number> {
+  if (source.isRevoked) return ESHUTDOWN
   const set = await completed((done) => volume.index.set(index, owner, true, done))
   if (set < 0) return set
+  if (source.isRevoked) {
+    const back = await completed((done) => volume.index.set(index, own, true, done))
+    return back < 0 ? back : ESHUTDOWN
+  }
   volume.forgotten(index)
   if (own === 0) return 0
   if (own !== volume.vid) {

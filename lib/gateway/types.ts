@@ -40,11 +40,14 @@ export interface FileVolume extends Volume {
   /** Blocks for what is a hole now; the rest stays as it is */
   allocate(length: number, offset: number, done: Completion): void
   /**
-   * Object `index` becomes that of `source`, which is open, a snapshot, and this VDI's ancestor. 0; -18 when `onlyEqual` and the bytes
-   * differ; another negative errno
+   * Object `index` becomes that of `source`, which is open, a snapshot, and, unless it has a hole there, this VDI's ancestor. 0; -18 when
+   * the bytes differ (or this VDI has no object of its own there), unless they are to be replaced; another negative errno
    */
-  share(index: number, source: FileVolume, onlyEqual: boolean): Promise<number>
+  share(index: number, source: FileVolume, mode: ShareMode): Promise<number>
 }
+
+/** Whatever is there; only when it has the same bytes; only tell whether it has, whatever `source` is to this VDI */
+export type ShareMode = 'replace' | 'equal' | 'compare'
 
 export interface OpenRequest {
   name: string

@@ -27,7 +27,7 @@ import { type Gate, MigrationTarget } from './migration-target.js'
 import { type Ordered, RequestOrder } from './request-order.js'
 import { ESHUTDOWN, type Router } from './router.js'
 import { shareObject } from './share.js'
-import type { FileVolume } from './types.js'
+import type { FileVolume, ShareMode } from './types.js'
 import { VolumeRouter } from './volume-router.js'
 
 const EROFS_AS_EPERM = -1
@@ -167,12 +167,11 @@ export class GatewayVolume implements FileVolume {
     this.submit(Kind.Allocate, EMPTY, 0, length, offset, FLAG_KEEP_BLOCKS, done)
   }
 
-  async share(index: number, source: FileVolume, onlyEqual: boolean): Promise<number> {
+  async share(index: number, source: FileVolume, mode: ShareMode): Promise<number> {
     assert(source instanceof GatewayVolume, 'the source is a volume of this gateway')
     assert(source.readOnly && source.shift === this.shift, 'objects are shared with a snapshot of the same object size')
     const start = index * this.objectSize
-    const owner = () => (index < source.index.length ? source.index.get(index) : 0)
-    return this.alone(start, start + this.objectSize, () => shareObject(this, index, owner(), onlyEqual))
+    return this.alone(start, start + this.objectSize, () => shareObject(this, index, source, mode))
   }
 
   /** Runs `work` while no other request touches the range, and no snapshot is taken. Its answer, or a negative errno. */

@@ -134,6 +134,64 @@ test.serial('cp of a snapshot is a clone: whole objects are shared, and each sid
   )
 })
 
+/** What libvirt's vol-clone does: reads of 1 MiB, writes of st_blksize where there is anything but zeros, fsync. */
+const VOL_CLONE = `
+import os, sys
+source = os.open(sys.argv[1], os.O_RDONLY)
+target = os.open(sys.argv[2], os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+size = os.fstat(source).st_size
+os.ftruncate(target, size)
+piece = os.fstat(target).st_blksize
+at = 0
+while at < size:
+    block = os.read(source, 1 << 20)
+    for part in range(0, len(block), piece):
+        bytes = block[part:part + piece]
+        if bytes.count(0) != len(bytes):
+            os.pwrite(target, bytes, at + part)
+    at += len(block)
+os.fdatasync(target)
+os.close(source)
+os.fsync(target)
+os.close(target)
+`
+
+test.serial('a copy made by reading and writing shares what it copied, and only that', async (t) => {
+  const { cluster, sh, at } = await serve(t)
+  const used = async (name: string): Promise<unknown> => {
+    const { vdis } = await cluster.json<{ vdis: { used: number; clone: boolean }[] }>(['vdi', 'list', name])
+    return { used: vdis[0].used, clone: vdis[0].clone }
+  }
+  const shared = { used: 0, clone: true }
+  await sh(`truncate -s 250M a
+    for i in 0 3 10 60 190; do dd if=/dev/urandom of=a bs=1M count=5 seek=$i conv=notrunc status=none; done
+    head -c 45M /dev/urandom > small; touch a@one small@one`)
+  await must('python3', ['-c', VOL_CLONE, at('a@one'), at('cloned')])
+  await until(
+    'the copy to be shared',
+    10_000,
+    async () => JSON.stringify(await used('cloned')) === JSON.stringify(shared),
+  )
+  t.is(await sh('cmp a@one cloned && echo same'), 'same\n')
+  for (const [name, copy] of Object.entries({
+    converted: 'qemu-img convert -f raw -O raw small@one converted',
+    outOfOrder: 'qemu-img convert -W -m 8 -f raw -O raw small@one outOfOrder',
+    read: 'cat small@one > read',
+    pieces: 'dd if=small@one of=pieces bs=300000 status=none',
+    direct: 'dd if=small@one of=direct bs=4M iflag=direct oflag=direct status=none',
+  })) {
+    await sh(`${copy}; cmp small@one ${name}`)
+    await until(`${name} to be shared`, 10_000, async () => JSON.stringify(await used(name)) === JSON.stringify(shared))
+  }
+  // What differs is the copy's own: 8 MiB that lie in 3 objects. What is written later is nobody else's.
+  await sh('(head -c 10M small@one; head -c 8M /dev/urandom; tail -c +18874369 small@one) > mixed')
+  const mixed = JSON.stringify({ used: 12 * MIB, clone: true })
+  await until('the rest of a copy to be shared', 10_000, async () => JSON.stringify(await used('mixed')) === mixed)
+  await sh('echo other | dd of=read bs=1 seek=40000000 conv=notrunc status=none; cmp small small@one')
+  await sh('rm small@one small')
+  t.is(await sh('cmp -n 40000000 read pieces; head -c 40000005 read | tail -c 5'), 'other')
+})
+
 test.serial('a file that is open here is busy for another host’s writer, and may be looked at', async (t) => {
   const { sh, at } = await serve(t, { nodes: 2, copies: 2 })
   await sh('head -c 1M /dev/urandom > a; cp a b')
@@ -176,7 +234,7 @@ test.serial('fio verifies what it wrote: direct, buffered, mapped', async (t) =>
   const verify = async (name: string, ...words: string[]) =>
     must('fio', [
       ...['--name=v', `--filename=${at(name)}`, '--size=24M', '--rw=randwrite', '--verify=crc32c', '--do_verify=1'],
-      ...['--verify_fatal=1', '--output=/dev/null', ...words],
+      ...['--verify_fatal=1', '--verify_state_save=0', '--output=/dev/null', ...words],
     ])
   await verify('direct', '--direct=1', '--bs=4k', '--ioengine=libaio', '--iodepth=16')
   await verify('buffered', '--bs=3k', '--ioengine=psync', '--fsync=64')

@@ -5,7 +5,7 @@
 import type { ClusterView, EpochRecord, NodeInfo } from '../../lib/cluster/types.js'
 import type { VdiService } from '../../lib/control/services.js'
 import { SheepError } from '../../lib/errors.js'
-import type { OpenRequest, Volume, VolumeOpener } from '../../lib/gateway/types.js'
+import type { FileVolume, OpenRequest, Volume, VolumeOpener } from '../../lib/gateway/types.js'
 import type { Completion } from '../../lib/host/interfaces.js'
 import type { VdiEntry } from '../../lib/vdi/types.js'
 import type { MakeSheep, Sheep, SheepParts } from './host.js'
@@ -58,7 +58,7 @@ export function perfectSheep(flaw: Flaw, rarely: () => boolean): MakeSheep {
       if (flaw === 'no-answer' && rarely()) return
       parts.clock.after(parts.random.u32() / 2 ** 31, () => done.complete(result))
     }
-    const open: Volume = {
+    const open: Volume & Pick<FileVolume, 'share'> = {
       entry: volume.entry,
       size: volume.data.length,
       readOnly: !held,
@@ -84,6 +84,8 @@ export function perfectSheep(flaw: Flaw, rarely: () => boolean): MakeSheep {
       },
       flush: (done) => later(done, 0),
       extents: () => Promise.resolve([]),
+      // EXDEV: nothing is like anything else
+      share: () => Promise.resolve(-18),
       close: () => {
         if (volume.holder === parts) volume.holder = null
         return Promise.resolve()

@@ -31,6 +31,8 @@ export interface Shape {
   onNoQuorum: number
   /** Of each host */
   disks: number
+  /** Clients copy by reading and writing, and what is equal comes to be shared */
+  copying: boolean
 }
 
 export const FAULTS = [
@@ -90,6 +92,7 @@ export function shapeOf(random: SimRandom): Shape {
     gateways: hosts >= 4 && random.chance(0.25) ? 1 : 0,
     disks: 1,
     onNoQuorum: 0,
+    copying: false,
   }
   // Drawn last, so that the other worlds are what they were before there were several disks.
   if (random.chance(0.3)) {
@@ -99,5 +102,6 @@ export function shapeOf(random: SimRandom): Shape {
   // After all others, for the same reason.
   if (hosts - shape.gateways > shape.copies && random.chance(0.15)) shape.faults = [...shape.faults, 'drain']
   if (hasQuorum && random.chance(0.3)) shape.onNoQuorum = random.pick([20, 200, 2000])
+  shape.copying = random.chance(0.3)
   return shape
 }

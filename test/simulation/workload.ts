@@ -5,6 +5,7 @@
  */
 import { SheepError } from '../../lib/errors.js'
 import { Lineage } from './checker.js'
+import { copySnapshot, rewrite } from './copying.js'
 import type { Host, Outcome, Sheep } from './host.js'
 import type { SimRandom } from './random.js'
 import { Session } from './session.js'
@@ -32,6 +33,8 @@ export class Workload {
   /** Of them, those that were answered EIO because the host was without quorum for as long as the volume waits */
   failedWithoutQuorum = 0
   closing = false
+  /** Of all hosts at once */
+  powerLosses = 0
   #stamp = 0
   #names = 0
   readonly actors: Actor[] = []
@@ -63,6 +66,7 @@ export class Workload {
 
   /** What was not flushed may be gone. */
   powerLoss(): void {
+    this.powerLosses++
     for (const actor of this.actors) for (const lineage of actor.lineages()) lineage.powerLoss()
   }
 
@@ -115,11 +119,13 @@ export class Actor {
     this.#lineage = cloned ?? new Lineage(name, cellSize, bytes / cellSize, this.#world.verdict)
     this.#exists = cloned !== null
     this.#drama = random.split()
+    this.#copier = this.#world.shape.copying ? this.#drama.split() : null
   }
 
   #exists: boolean
   /** Of its own, so that what happens to locks does not shift what else is drawn */
   readonly #drama: SimRandom
+  readonly #copier: SimRandom | null
 
   lineages(): Lineage[] {
     return [this.#lineage, ...this.snapshots.values(), ...(this.#taking ? [this.#taking] : [])]
@@ -150,6 +156,7 @@ export class Actor {
       await this.#rename()
       return
     }
+    if (this.#copier?.chance(0.15)) return this.#copy(this.#copier)
     const choice = random.float()
     if (choice < 0.82) await this.#work()
     else if (choice < 0.87) await this.#close()
@@ -354,14 +361,16 @@ export class Actor {
   }
 
   async #create(): Promise<void> {
-    const { blockSizeShift, copies, onNoQuorum: time } = this.#world.shape
+    const { onNoQuorum: time } = this.#world.shape
     const onNoQuorum = time > 0 && Number(this.name.slice(1)) % 2 === 0 ? 0 : null
-    await this.#operate(`create ${this.name}`, 'exists', (sheep) =>
+    await this.#make(this.name, this.#bytes, onNoQuorum, () => this.random.chance(0.15))
+  }
+
+  #make(name: string, size: number, onNoQuorum: number | null, preallocate: () => boolean): Promise<unknown> {
+    const { blockSizeShift, copies } = this.#world.shape
+    return this.#operate(`create ${name}`, 'exists', (sheep) =>
       sheep.vdis.create(
-        {
-          ...{ name: this.name, size: this.#bytes, copies, blockSizeShift, onNoQuorum },
-          preallocate: this.random.chance(0.15),
-        },
+        { name, size, copies, blockSizeShift, onNoQuorum, preallocate: preallocate() },
         { report: () => {}, cancelled: false },
       ),
     )
@@ -403,6 +412,25 @@ export class Actor {
     if (!done) return
     const content = this.snapshots.get(tag)!.copy(name)
     this.workload.begin(new Actor(this.workload, this.random.split(), name, content))
+  }
+
+  /** As programs do that know of no clones: into a new volume, or the same bytes over those that are there. */
+  async #copy(random: SimRandom): Promise<void> {
+    if (this.snapshots.size === 0) return this.#snapshot()
+    const tag = random.pick([...this.snapshots.keys()])
+    if (random.chance(0.8) || this.#clones >= CLONES_MAX) {
+      const session = await this.#open()
+      if (session) await rewrite(this.#world, random, session, this.name, tag, () => this.#request(session))
+      return
+    }
+    this.#clones++
+    const lineage = this.snapshots.get(tag)!
+    const name = this.workload.nextName('c')
+    if (!(await this.#make(name, lineage.cells * lineage.cellSize, 0, () => false))) return
+    const copied = await copySnapshot(this.#world, random, () => this.#host(), this.name, tag, name)
+    const actor = new Actor(this.workload, random.split(), name, lineage.copy(name))
+    if (copied) this.workload.begin(actor)
+    else await actor.#remove('')
   }
 
   async #resize(): Promise<void> {
