@@ -137,7 +137,13 @@ export class SheepNode implements ClusterListener {
         node?.disks.allLost(reason)
       },
     })
-    node = new SheepNode({ ...parts, self: { ...parts.self, disks: store.diskIds } }, store)
+    const self: NodeInfo = {
+      ...parts.self,
+      get disks() {
+        return store.diskIds
+      },
+    }
+    node = new SheepNode({ ...parts, self }, store)
     // By its last disk, as it was read
     if (lost !== '') throw lastDiskFailed(lost)
     return node

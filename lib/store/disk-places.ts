@@ -328,10 +328,11 @@ export class DiskPlaces {
   async unplug(name: string): Promise<string> {
     const place = this.named(name)
     if (this.ownPlaces().every((own) => own === place)) {
+      const alone = this.working().length === 1
       throw new SheepError(
         'invalid',
-        `${place.attached.path} is the only disk of this node`,
-        'dog node kill stops the node',
+        `${place.attached.path} is the only disk of this node${alone ? '' : ' until the next epoch begins'}`,
+        alone ? 'dog node kill stops the node' : 'try again in a moment',
       )
     }
     await this.lose(place, 'unplugged by an administrator')

@@ -181,7 +181,7 @@ test('a disk that does not count yet does not serve alone', async (t) => {
   await drain(rig.disks, (await rig.open(0)).close())
   const set = await rig.open(0, 1)
   set.started(4)
-  await t.throwsAsync(set.unplug('/d0'), { message: /the only disk/ })
+  await t.throwsAsync(set.unplug('/d0'), { message: /the only disk of this node until/ })
   set.create(oids[0], 5)
   set.create(oids[1], 5)
   rig.disks[0].failing = () => 5
