@@ -260,7 +260,8 @@ export class SheepNode implements ClusterListener {
     this.replica.mend = mend
     store.onRot = mend
     const busy = () => recovery.pacer.busy
-    const surveyed = surveyCalls({ store, topology, replica, copiesOf, doubts, busy, clock, mend })
+    const decided = () => recovery.decided()
+    const surveyed = surveyCalls({ store, topology, replica, copiesOf, doubts, busy, clock, mend, decided })
     const asked = [surveyed, gateway.calls(), this.checker.calls(), this.scrub.calls()]
     const groups = [...asked, parts.calls?.(this) ?? new Map()]
     for (const group of groups) for (const [name, handler] of group) this.calls.set(name, handler)

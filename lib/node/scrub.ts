@@ -249,7 +249,7 @@ export class Scrub {
   private async headerLost(object: StoredObject): Promise<void> {
     const { store, recovery, clock, bytesOf } = this.options
     this.kept.found++
-    object.suspect = true
+    this.options.replica.doubt(object)
     await new Promise<void>((resolve) => recovery.ensure(object.oid, { resume: () => resolve() }))
     const now = store.get(object.oid)
     const whole = now !== undefined && !now.suspect

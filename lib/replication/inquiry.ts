@@ -139,6 +139,7 @@ export class Inquiry {
       present: true,
       writeEpoch: object.writeEpoch,
       validThrough: replica.validThrough(object, copies),
+      settledThrough: replica.settledThrough(object, copies),
       suspect: object.suspect,
       incomplete: object.incomplete,
       hot: object.intent && object.writer !== '',
@@ -148,6 +149,6 @@ export class Inquiry {
 }
 
 function absentReport(node: string, doubts: Doubts): CopyReport {
-  const nothing = { writeEpoch: 0, validThrough: 0, suspect: false, incomplete: false, hot: false }
+  const nothing = { writeEpoch: 0, validThrough: 0, settledThrough: 0, suspect: false, incomplete: false, hot: false }
   return { node, present: false, ...nothing, ...doubts }
 }

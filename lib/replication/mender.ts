@@ -142,7 +142,7 @@ export class Mender {
     const copies = copiesOf(vidOf(object.oid))
     if (topology.current === null || copies === 0 || topology.replicas(object.oid, copies).length < 2) return false
     if (!replica.isValid(object)) return false
-    object.suspect = true
+    replica.doubt(object)
     replica.ensurer?.ensure(object.oid, { resume: () => {} })
     return false
   }

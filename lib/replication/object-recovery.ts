@@ -99,6 +99,8 @@ interface Extents {
 export class ObjectRecovery {
   /** Questions of this epoch that are not answered yet */
   private readonly asking = new Map<Oid, Promise<boolean>>()
+  /** Nodes that are told, or have been, that suspects are decided about in this epoch */
+  private readonly told = new Map<string, Promise<unknown>>()
   /** See decide() */
   patient = true
 
@@ -107,6 +109,7 @@ export class ObjectRecovery {
   /** What was asked in an epoch says nothing in the next. */
   forget(): void {
     this.asking.clear()
+    this.told.clear()
     this.patient = true
   }
 
@@ -163,8 +166,12 @@ export class ObjectRecovery {
     const leftover = verdict.kind === 'zeros' || this.mayBeLeftover(verdict, own, reports, epoch)
     if (leftover && !(await this.reachable(oid))) return this.drop(task, epoch)
     if (verdict.kind === 'zeros') return this.zeros(task, epoch)
+    const source = verdict.kind === 'take' ? reports.find((report) => report.node === verdict.from) : own
+    if (source?.suspect === true) {
+      await this.tellDecided(oid, copies, epoch, reports)
+      if (topology.epoch !== epoch || task.cancelled) return false
+    }
     if (verdict.kind === 'take') {
-      const source = reports.find((report) => report.node === verdict.from)
       if (object !== undefined && source !== undefined && differsInFlight(own, source, epoch)) {
         try {
           return await this.patch(task, epoch, verdict.from, object)
@@ -198,7 +205,7 @@ export class ObjectRecovery {
     if (former !== undefined) replica.hot.delete(former)
     const object = store.create(oid, epoch)
     // Until it is durable: a request that comes now waits.
-    object.suspect = true
+    replica.doubt(object)
     return this.keep(task, epoch, object)
   }
 
@@ -214,6 +221,29 @@ export class ObjectRecovery {
     return reports
       .filter((report) => report.present && !report.suspect && report.validThrough >= topology.epoch)
       .map((report) => report.node)
+  }
+
+  /**
+   * Who has no copy of this epoch could prove later that nothing was written in it; but what is decided now may be read at once, and
+   * must not be decided otherwise.
+   */
+  private async tellDecided(oid: Oid, copies: number, epoch: number, reports: readonly CopyReport[]): Promise<void> {
+    const { topology, peers } = this.options
+    const has = ({ present, validThrough }: CopyReport) => present && validThrough >= epoch
+    const others = topology.replicas(oid, copies).filter(({ id }) => {
+      return id !== topology.self && !reports.some((report) => report.node === id && has(report))
+    })
+    await Promise.all(
+      others.map(({ id }) => {
+        let answer = this.told.get(id)
+        if (answer === undefined) {
+          answer = peers.call(id, 'decided', { epoch })
+          this.told.set(id, answer)
+          answer.catch(() => this.told.get(id) === answer && this.told.delete(id))
+        }
+        return answer
+      }),
+    )
   }
 
   private async settled(oid: Oid, sources: readonly string[]): Promise<boolean> {
@@ -388,7 +418,7 @@ export class ObjectRecovery {
       if (!this.isOurs(oid)) {
         store.remove(object)
       } else if (heir) {
-        object.suspect = true
+        replica.doubt(object)
         return await this.keep(task, epoch, object, written ? filling.writer : after.writer, filling)
       }
       return topology.epoch === epoch

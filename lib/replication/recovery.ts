@@ -183,10 +183,20 @@ export class Recovery implements ObjectEnsurer {
   }
 
   private remember(oid: Oid, writer: string): boolean {
+    this.proveNothing()
+    return this.passed.add(oid, writer)
+  }
+
+  /** As SurveyOptions has it. With our share comes what was decided. */
+  decided(): void {
+    if (this.lastReported !== this.options.topology.epoch) this.proveNothing()
+  }
+
+  /** That we lack something proves nothing for this epoch, from now on, durably. */
+  private proveNothing(): void {
     const { topology, doubts, passing } = this.options
     const { passedEpochs } = doubts()
     if (passedEpochs.at(-1) !== topology.epoch) passing(passedIn(passedEpochs, topology.epoch, topology.oldest))
-    return this.passed.add(oid, writer)
   }
 
   /** `doubts().passedEpochs` once this node's share of the epoch is valid: with it has come whatever went by in the epoch. */
@@ -234,7 +244,7 @@ export class Recovery implements ObjectEnsurer {
     task.running = true
     const object = this.options.store.get(oid)
     // From now on requests wait for the other copy, also when it does not come: then this one is compared, as any that is doubted.
-    if (object !== undefined) object.suspect = true
+    if (object !== undefined) this.options.replica.doubt(object)
     let taken = false
     try {
       taken = await this.objects.take(task, this.options.topology.epoch, from)

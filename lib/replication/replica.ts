@@ -139,12 +139,13 @@ export class Replica {
     this.activeEpoch = 0
     const { epoch } = this.options.topology
     // While this node was out, writers may have left and come back; and what it took at the end the others may lack.
-    const wasOut = this.lastEpoch !== 0 && this.lastEpoch < epoch - 1
+    const { lastEpoch } = this
+    const wasOut = lastEpoch !== 0 && lastEpoch < epoch - 1
     this.lastEpoch = epoch
     for (const object of this.hot) {
       // Of a fenced VDI all of them: its inode object may have been written by another node since its writer wrote there.
       const doubted = wasOut || left.includes(object.writer) || fenced.has(vidOf(object.oid))
-      if (doubted && !mutations.forgetIntents && !mutations.trustFenced) object.suspect = true
+      if (doubted && !mutations.forgetIntents && !mutations.trustFenced) this.doubt(object, lastEpoch + 1)
       // Its disk was lost.
       if (object.removed) this.hot.delete(object)
     }
@@ -228,6 +229,13 @@ export class Replica {
     }
   }
 
+  /** To be checked before it serves again. `since`: the epoch since when it may not be right. */
+  doubt(object: StoredObject, since = this.options.topology.epoch): void {
+    if (object.suspect) return
+    object.suspect = true
+    object.doubtedIn = since
+  }
+
   /** Fit to serve in the active epoch. */
   isValid(object: StoredObject): boolean {
     if (object.suspect) return false
@@ -239,19 +247,32 @@ export class Replica {
     return true
   }
 
+  /** Of a suspect the last epoch through which nobody doubted it; of others, as `validThrough`. */
+  settledThrough(object: StoredObject, copies: number): number {
+    const valid = this.validThrough(object, copies)
+    if (!object.suspect) return valid
+    return Math.min(valid, object.doubtedIn > 0 ? object.doubtedIn - 1 : this.provenThrough(object, copies))
+  }
+
+  /** Newest epoch in which our copy is known to have been valid */
+  private provenThrough(object: StoredObject, copies: number): number {
+    const { topology, recoveredEpoch } = this.options
+    const marked = Math.max(object.writeEpoch, object.checkEpoch)
+    const recovered = recoveredEpoch()
+    const joined = mutations.trustReturningDisk ? 0 : object.joinedEpoch
+    // Without a mark: of an intent log that did not say in which epoch, right only when nobody has a real one.
+    if (marked === 0 || recovered <= marked || recovered < joined) return marked
+    const share = topology.replicasIn(recovered, object.oid, copies)
+    return share?.some((node) => node.id === topology.self) === true ? recovered : marked
+  }
+
   /** Last epoch through which our copy is valid, suspects aside. */
   validThrough(object: StoredObject, copies: number): number {
-    const { topology, recoveredEpoch } = this.options
-    let from = Math.max(object.writeEpoch, object.checkEpoch)
-    const recovered = recoveredEpoch()
+    const { topology } = this.options
     if (mutations.trustReturningCopy) return topology.epoch
-    // Of an intent log that did not say in which epoch: right only when nobody has a real one.
+    const from = this.provenThrough(object, copies)
     if (from === 0) return 0
     const joined = mutations.trustReturningDisk ? 0 : object.joinedEpoch
-    if (recovered > from && recovered >= joined) {
-      const share = topology.replicasIn(recovered, object.oid, copies)
-      if (share?.some((node) => node.id === topology.self) === true) from = recovered
-    }
     // Its disk was away after that mark was made: writes have passed it by.
     if (from < joined) return from
     // Since its host lost power it inherits nothing: what it lost others may have, and while it is doubted no write reaches it.

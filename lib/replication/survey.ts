@@ -1,4 +1,4 @@
-/** The answering side of recovery's questions, and their binary form: 20 bytes an object. */
+/** The answering side of recovery's questions, and their binary form: 24 bytes an object. */
 import { SheepError } from '../errors.js'
 import type { Clock } from '../host/interfaces.js'
 import { putU32, u32 } from '../protocol/header.js'
@@ -12,7 +12,7 @@ import { sleep } from './sleep.js'
 import type { Topology } from './topology.js'
 import type { Doubts } from './validity.js'
 
-const REPORT_BYTES = 20
+const REPORT_BYTES = 24
 /** Objects looked at per call, so that no call holds up the event loop for long. */
 const LIST_STEP = 4_096
 
@@ -20,6 +20,7 @@ export interface OidReport {
   oid: Oid
   writeEpoch: number
   validThrough: number
+  settledThrough: number
   suspect: boolean
   incomplete: boolean
   hot: boolean
@@ -34,6 +35,7 @@ export function encodeReports(reports: readonly OidReport[]): Buffer {
     putU32(bytes, at + 8, report.writeEpoch)
     putU32(bytes, at + 12, report.validThrough)
     putU32(bytes, at + 16, (report.suspect ? 1 : 0) + (report.incomplete ? 2 : 0) + (report.hot ? 4 : 0))
+    putU32(bytes, at + 20, report.settledThrough)
     at += REPORT_BYTES
   }
   return bytes
@@ -49,6 +51,7 @@ export function decodeReports(bytes: Buffer): OidReport[] {
       oid,
       writeEpoch: u32(bytes, at + 8),
       validThrough: u32(bytes, at + 12),
+      settledThrough: u32(bytes, at + 20),
       suspect: (u32(bytes, at + 16) & 1) !== 0,
       incomplete: (u32(bytes, at + 16) & 2) !== 0,
       hot: (u32(bytes, at + 16) & 4) !== 0,
@@ -89,11 +92,13 @@ export interface SurveyOptions {
   clock: Clock
   /** Brings rotten bytes back from others */
   mend: (object: StoredObject) => Promise<boolean>
+  /** Another replica decides in this epoch which bytes of an object are right, of which we have no copy of this epoch */
+  decided: () => void
 }
 
-/** Handlers of the calls `status`, `list`, `extents` and `grains`. All answer only in the epoch that the asker names. */
+/** Handlers of the calls `status`, `list`, `extents`, `grains` and `decided`. All answer only in the epoch that the asker names. */
 export function surveyCalls(options: SurveyOptions): Map<string, CallHandler> {
-  const { store, topology, replica, copiesOf, doubts, busy, clock, mend } = options
+  const { store, topology, replica, copiesOf, doubts, busy, clock, mend, decided } = options
   /** One walk over the store per asker: a later page goes on where the former ended. */
   const walks = new Map<string, { epoch: number; cursor: number; objects: IterableIterator<StoredObject> }>()
 
@@ -109,6 +114,7 @@ export function surveyCalls(options: SurveyOptions): Map<string, CallHandler> {
     oid: object.oid,
     writeEpoch: object.writeEpoch,
     validThrough: replica.validThrough(object, copies),
+    settledThrough: replica.settledThrough(object, copies),
     suspect: object.suspect,
     incomplete: object.incomplete,
     hot: object.intent && object.writer !== '',
@@ -182,7 +188,14 @@ export function surveyCalls(options: SurveyOptions): Map<string, CallHandler> {
     return { json: { present: true }, body: encodeGrains(await grainsOf(store, object)) }
   }
 
+  const decide: CallHandler = async (argument) => {
+    await inEpoch(argument)
+    decided()
+    return { json: null, body: Buffer.alloc(0) }
+  }
+
   return new Map([
+    ['decided', decide],
     ['status', status],
     ['list', list],
     ['extents', extents],

@@ -27,6 +27,8 @@ export interface CopyReport extends Doubts {
   validThrough: number
   /** In the intent log, with its writer gone: may hold a write that others lack, or lack one */
   suspect: boolean
+  /** Last epoch through which nobody doubted it: which bytes of a suspect are right may have been decided elsewhere since */
+  settledThrough: number
   /** In the intent log, with its writer at work: may hold a write that is still under way, under an older mark */
   hot: boolean
   /** Suspect, and may lack acknowledged writes, too: its host may have lost power since */
@@ -96,25 +98,20 @@ export function decide(
   }
 
   // A valid copy that nobody doubts settles it: it has every acknowledged write.
-  const sound = present.filter((report) => !report.suspect)
-  const doubted = present.filter((report) => report.suspect)
-  const bestSound = newest(sound)
-  const bestDoubted = newest(doubted)
-  const reach = Math.max(bestSound?.validThrough ?? 0, bestDoubted?.validThrough ?? 0)
+  // While one was doubted no write reached it, and what is right was decided by those who were not.
+  const settled = Math.max(0, ...present.filter(({ incomplete }) => !incomplete).map((report) => report.settledThrough))
+  const fit = present.filter((report) => report.settledThrough >= settled)
+  const reach = newest(fit)?.validThrough ?? 0
 
   const unheard = firstUnheardEpoch(topology, oid, copies, reach, own, others, patient)
   if (unheard !== null) return unheard
 
-  const best = present.filter((report) => report.validThrough === reach)
+  const best = fit.filter((report) => report.validThrough === reach)
   const trusted = best.filter((report) => !report.suspect)
   // Every acknowledged write is in a suspect whose host stayed up; in one that lost power only what was flushed.
   const complete = best.filter((report) => !report.incomplete)
-  const choice = inRingOrder(
-    topology,
-    oid,
-    copies,
-    trusted.length > 0 ? trusted : complete.length > 0 ? complete : best,
-  )
+  const equals = trusted.length > 0 ? trusted : complete.length > 0 ? complete : best
+  const choice = inRingOrder(topology, oid, copies, equals)
   if (choice.incomplete && choice.validThrough >= (accepted?.epoch ?? 0)) {
     // What it lost with the power, those who were replicas beside it to its end may have: none of them is here with it. Who went on without
     // it has perhaps told its client since that it is flushed: that is waited for as a write is.
@@ -131,6 +128,16 @@ export function decide(
       (id) => !unheard.includes(id) && (gone(id) > end || (taken && gone(id) === end)) && topology.wentOn(id, end),
     )
     if (lost.length > 0 && !mutations.trustLostDisk) return { kind: 'lost', nodes: lost, stale: true }
+  }
+  if (choice.suspect) {
+    // It may have a write that nobody else took, or lack one. Who was a replica since may have answered reads with other bytes: what
+    // has been read does not change back.
+    const last = Math.max(choice.settledThrough, (accepted?.epoch ?? 0) - 1)
+    for (let epoch = topology.epoch - 1; epoch > last; epoch--) {
+      const set = topology.replicasIn(epoch, oid, copies) ?? []
+      const nodes = set.map((node) => node.id).filter((id) => reportOf(id, own, others) === undefined)
+      if (nodes.length > 0) return { kind: 'wait', epoch, nodes }
+    }
   }
   if (choice.node === own.node) return { kind: 'keep' }
   // A copy that missed an epoch with writes has a lower writeEpoch than all sound ones; one that equals any missed none.

@@ -42,6 +42,7 @@ export class ObjectFile extends SyncUnit implements StoredObject {
   unreadable = false
   validEpoch = 0
   suspect = false
+  doubtedIn = 0
   incomplete = false
   lostIn = 0
   writer = ''

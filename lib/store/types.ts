@@ -35,6 +35,8 @@ export interface StoredObject {
   validEpoch: number
   /** Taken from the intent log at start, or its writer has left: to be checked before use */
   suspect: boolean
+  /** Suspect: the epoch since which it is doubted; 0 when it was found so at start */
+  doubtedIn: number
   /** Suspect, and may lack completed writes that were not synced: its host has booted since (or nobody can tell) */
   incomplete: boolean
   /** Incomplete: the last epoch that this node was in before that */

@@ -26,6 +26,12 @@ export interface BrokenLocks {
   epoch: number
 }
 
+/** Who cuts a VDI writes past every gateway: nobody can stop it, and nobody may have the VDI open beside it. */
+function refuseShrinking({ name }: VdiEntry, { session, node }: VdiLock): void {
+  if (!session.startsWith(SHRINK_SESSION)) return
+  throw new SheepError('busy', `"${name}" is being shrunk by node ${node}`, 'it is free in a moment')
+}
+
 export class Locking extends VdiTable {
   protected lock(command: Command<'lock'>, context: CommandContext): VdiEntry {
     const { vid, session, mode, holder } = command
@@ -44,7 +50,7 @@ export class Locking extends VdiTable {
       )
     }
     const others = this.locksOf.get(vid) ?? []
-    const target = mode === 'write' && this.mayBeTarget(vid, others, context)
+    const target = mode === 'write' && this.mayBeTarget(command, others, context)
     if (others.length > 0 && !target && (mode === 'write' || others[0].mode === 'write')) this.refuseLocked(entry)
     if (entry.snapshotTime === 0) this.refusePending(entry.name)
     this.putLock({ vid, node: sender, session, mode: target ? 'target' : mode, since: time, holder })
@@ -69,10 +75,7 @@ export class Locking extends VdiTable {
         'look again: dog vdi lock list',
       )
     }
-    if (locks[0].session.startsWith(SHRINK_SESSION)) {
-      const { name } = entry
-      throw new SheepError('busy', `"${name}" is being shrunk by node ${locks[0].node}`, 'it is free in a moment')
-    }
+    refuseShrinking(entry, locks[0])
     for (const lock of locks) this.dropLock(lock)
     this.migrations.delete(vid)
     return { locks, epoch: context.epoch + 1 }
@@ -88,6 +91,7 @@ export class Locking extends VdiTable {
         'the target can open it as it is',
       )
     }
+    refuseShrinking(entry, source)
     if (source.node === to) throw new SheepError('invalid', `node ${to} has "${entry.name}" open itself`)
     if (until <= context.time || until > context.time + MIGRATION_MS_MAX) {
       throw new SheepError(
@@ -168,9 +172,10 @@ export class Locking extends VdiTable {
     return this.locksOf.get(vid)?.find((lock) => lock.mode === 'target')
   }
 
-  private mayBeTarget(vid: number, others: readonly VdiLock[], { sender, time }: CommandContext): boolean {
+  private mayBeTarget({ vid, session }: Command<'lock'>, others: readonly VdiLock[], context: CommandContext): boolean {
+    const { sender, time } = context
     const migration = this.migrations.get(vid)
-    if (migration === undefined || time >= migration.until) return false
+    if (migration === undefined || time >= migration.until || session.startsWith(SHRINK_SESSION)) return false
     if (migration.to !== '' && migration.to !== sender) return false
     return others.length === 1 && others[0].node !== sender
   }

@@ -6,7 +6,7 @@
  * Stopped in between, the VDI has its old size, with zeros where the cut was to be: growing never shows what was cut.
  */
 
-import { asSheepError } from '../errors.js'
+import { asSheepError, SheepError } from '../errors.js'
 import type { Log } from '../host/interfaces.js'
 import { mayTakeEffect, SHRINK_SESSION } from './command.js'
 import { encodeIndex, entriesFor, entryPosition, usedEntries } from './inode.js'
@@ -24,7 +24,7 @@ export interface ShrinkParts {
   propose: (command: VdiCommand) => Promise<unknown>
 }
 
-/** `serial`: differs between all shrinks of this process. SheepError locked, busy. */
+/** `serial`: differs between all shrinks of this process. SheepError locked, busy, halted. */
 export async function shrink(parts: ShrinkParts, entry: VdiEntry, size: number, serial: number): Promise<void> {
   const { vid } = entry
   const session = `${SHRINK_SESSION}${serial}`
@@ -40,6 +40,11 @@ export async function shrink(parts: ShrinkParts, entry: VdiEntry, size: number, 
     await parts.reclaim.release(vid, released)
     leftovers = false
     await parts.propose({ op: 'resize', vid, size })
+  } catch (thrown) {
+    const error = asSheepError(thrown)
+    if (error.code !== 'not-locked') throw error
+    const hint = `look at the size that it has, and try again: dog vdi list ${entry.name}`
+    throw new SheepError('halted', 'this node was out of the cluster for a moment, and the shrinking was cut off', hint)
   } finally {
     await unlock(parts, vid, session, leftovers)
   }

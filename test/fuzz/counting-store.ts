@@ -43,7 +43,16 @@ export class CountingStore implements ObjectStore {
         removed: false,
         unreadable: false,
       },
-      ...{ validEpoch: 0, suspect: false, incomplete: false, lostIn: 0, writer: '', lastWrite: 0, joinedEpoch: 0 },
+      ...{
+        validEpoch: 0,
+        suspect: false,
+        doubtedIn: 0,
+        incomplete: false,
+        lostIn: 0,
+        writer: '',
+        lastWrite: 0,
+        joinedEpoch: 0,
+      },
     }
     this.objects.set(oid, object)
     return object

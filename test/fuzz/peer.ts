@@ -108,7 +108,15 @@ function make(random: SimRandom): Buffer[] {
     return marked(arriving(random, answers, answer(random, 0)))
   }
   const reports = encodeReports(
-    OIDS.map((oid) => ({ oid, writeEpoch: 3, validThrough: 4, suspect: true, incomplete: false, hot: true })),
+    OIDS.map((oid) => ({
+      oid,
+      writeEpoch: 3,
+      validThrough: 4,
+      settledThrough: 4,
+      suspect: true,
+      incomplete: false,
+      hot: true,
+    })),
   )
   const grains = encodeGrains({ hashes: new Map([[random.below(9), randomBytes(random, 20)]]), bytes: 0 })
   const body = random.pick([reports, encodeOids(OIDS), grains, encodeCall({ epoch: 1 }, reports)])
@@ -167,7 +175,12 @@ async function serve(input: readonly Buffer[], random: SimRandom): Promise<boole
   const sessions = new PeerSessions()
   const calls = surveyCalls({
     ...{ store, topology, replica, copiesOf, clock: stillClock },
-    ...{ doubts: () => ({ passedEpochs: [], lostEpoch: 0 }), busy: () => false, mend: async () => true },
+    ...{
+      doubts: () => ({ passedEpochs: [], lostEpoch: 0 }),
+      busy: () => false,
+      mend: async () => true,
+      decided: () => {},
+    },
   })
   const answers = await converse(
     input,

@@ -124,4 +124,10 @@ export const REGRESSIONS: readonly { seed: number; cause: string }[] = [
   },
   { seed: 109448, cause: 'the same, and objects were waited for that had gone nowhere' },
   { seed: 108692, cause: 'the same, and the inode of a volume could not be read' },
+  {
+    seed: 109370,
+    cause:
+      'a node that had been voted out was believed, with a last write that only it had; the replica that had gone on without it was away',
+  },
+  { seed: 122057, cause: 'shrinking opened a volume as the target of its migration, and cut it beside its writer' },
 ]

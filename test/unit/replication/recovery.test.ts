@@ -36,7 +36,9 @@ function setup(report: (epoch: number, node: string, method: string) => Report, 
   const peers = {
     call: async (of: string, method: string, { epoch }: { epoch: number }) => {
       asked.push(`${method} in ${epoch}`)
-      const body = encodeReports([{ oid: OID, incomplete: false, hot: true, ...report(epoch, of, method) }])
+      const said = report(epoch, of, method)
+      const settledThrough = said.validThrough - (said.suspect ? 1 : 0)
+      const body = encodeReports([{ oid: OID, incomplete: false, hot: true, settledThrough, ...said }])
       return { json: { next: -1, writers: [''], extents: null, ...doubts() }, body }
     },
   } as unknown as Peers
@@ -156,7 +158,14 @@ for (const sound of [true, false]) {
     const doubts = () => ({ passedEpochs: [], lostEpoch: 0 })
     const peers = {
       call: async (_node: string, method: string) => {
-        const copy = { writeEpoch: 2, validThrough: 3, suspect: !sound, incomplete: false, hot: !sound }
+        const copy = {
+          writeEpoch: 2,
+          validThrough: 3,
+          settledThrough: 3,
+          suspect: !sound,
+          incomplete: false,
+          hot: !sound,
+        }
         if (method === 'extents') return { json: { extents: [], validThrough: 3, busy: false, damage: null } }
         return { json: { next: -1, writers: [''], ...doubts() }, body: encodeReports([{ oid: OID, ...copy }]) }
       },

@@ -33,7 +33,14 @@ interface Copy extends Durable {
   incomplete: boolean
   lostIn: number
   suspect: boolean
+  /** Epoch since which it is doubted, 0: not known */
+  doubtedIn: number
   writer: string
+}
+
+function doubt(copy: Copy, epoch: number): void {
+  if (!copy.suspect || epoch === 0) copy.doubtedIn = epoch
+  copy.suspect = true
 }
 
 class Member {
@@ -60,6 +67,7 @@ function newCopy(blocks: readonly number[], writeEpoch: number, checkEpoch: numb
     incomplete: false,
     lostIn: 0,
     suspect: false,
+    doubtedIn: 0,
     writer: '',
   }
 }
@@ -83,6 +91,8 @@ export class ValidityModel {
   /** Last version of each block that may not be lost any more: acknowledged, or after a power failure flushed */
   acked = new Array<number>(BLOCKS).fill(0)
   flushed = new Array<number>(BLOCKS).fill(0)
+  /** What was read of each block last, while nothing was written to it, and the newest version that had been issued by then */
+  seen = new Array<{ version: number; issued: number } | null>(BLOCKS).fill(null)
   readonly oid: Oid
   history: EpochRecord[] = []
   writes: Write[] = []
@@ -101,6 +111,8 @@ export class ValidityModel {
     forgetPassedTooEarly: false,
     forgetLoss: false,
     forgetRenounced: false,
+    trustDoubted: false,
+    forgetDecided: false,
   }
 
   constructor(
@@ -139,9 +151,10 @@ export class ValidityModel {
     )
     this.history = [...this.history, record]
     this.topology.update(record, this.history)
-    for (const member of this.present) member.lastEpoch = number
-    for (const { copy } of this.present) {
-      if (copy?.intent === true && left.includes(copy.writer) && !this.bugs.forgetSuspects) copy.suspect = true
+    for (const member of this.present) {
+      const { copy } = member
+      if (copy?.intent === true && left.includes(copy.writer) && !this.bugs.forgetSuspects) doubt(copy, number)
+      member.lastEpoch = number
     }
     // A gateway that lives sends again what was in flight.
     for (const write of this.writes) {
@@ -154,12 +167,27 @@ export class ValidityModel {
     }
   }
 
-  validThrough(member: Member): number {
+  /** What the copy's own marks and its member's prove, before any is inherited */
+  private validFrom(member: Member): number {
     const { copy } = member
     assert(copy !== null, 'asked of a copy')
     let from = Math.max(copy.writeEpoch, copy.checkEpoch)
     const set = this.topology.replicasIn(member.recovered, this.oid, this.copies)
     if (member.recovered > from && set?.some((replica) => replica.id === member.id) === true) from = member.recovered
+    return from
+  }
+
+  private settledThrough(member: Member): number {
+    const { suspect, doubtedIn } = member.copy as Copy
+    const end = this.validThrough(member)
+    if (!suspect || this.bugs.trustDoubted) return end
+    return doubtedIn === 0 ? Math.min(end, this.validFrom(member)) : Math.min(end, doubtedIn - 1)
+  }
+
+  validThrough(member: Member): number {
+    const { copy } = member
+    assert(copy !== null, 'asked of a copy')
+    const from = this.validFrom(member)
     const last = copy.incomplete && !this.bugs.inheritIncomplete ? copy.lostIn : this.epoch
     return validThrough(this.topology, member.id, this.oid, this.copies, from, last)
   }
@@ -219,6 +247,19 @@ export class ValidityModel {
     }
   }
 
+  read(block: number, which: number): void {
+    if (this.gateway === '' || this.writes.some((write) => write.block === block)) return
+    const serving = this.ring().filter((member) => this.serves(member))
+    if (serving.length === 0) return
+    const { blocks } = serving[which % serving.length].copy as Copy
+    this.seen[block] = { version: blocks[block], issued: this.version }
+  }
+
+  private forgetUnflushed(): void {
+    this.acked = [...this.flushed]
+    this.seen.fill(null)
+  }
+
   /** Waits, here: is not done, while nobody has the object. */
   flush(): void {
     if (this.gateway === '' || !this.ring().some((member) => this.serves(member))) return
@@ -245,11 +286,11 @@ export class ValidityModel {
     if (copy.intent) {
       if (!copy.incomplete) copy.lostIn = member.lastEpoch
       copy.incomplete = !this.bugs.forgetPower
-      if (!this.bugs.forgetSuspects) copy.suspect = true
+      if (!this.bugs.forgetSuspects) doubt(copy, 0)
     }
     sync(copy)
     const survivors = this.members.some((other) => other !== member && this.serves(other))
-    if (!survivors) this.acked = [...this.flushed]
+    if (!survivors) this.forgetUnflushed()
   }
 
   /** These stop, or are out of reach; `restarts`: their processes end. All others go on in a new epoch. */
@@ -261,7 +302,7 @@ export class ValidityModel {
       if (power >= 0) this.losePower(member, power)
       if (member.copy === null || this.bugs.forgetSuspects) continue
       // A process that went on outside finds out when it is back; one that was killed, when it starts.
-      if (member.copy.intent || (restarts && member.copy.suspect)) member.copy.suspect = true
+      if (member.copy.intent || (restarts && member.copy.suspect)) doubt(member.copy, restarts ? 0 : this.epoch + 1)
     }
     this.newEpoch(leaving.map((member) => member.id))
   }
@@ -270,7 +311,7 @@ export class ValidityModel {
   bounce(which: number, power: number): void {
     const member = this.present[which % this.present.length]
     this.losePower(member, power)
-    if (member.copy?.intent === true && !this.bugs.forgetSuspects) member.copy.suspect = true
+    if (member.copy?.intent === true && !this.bugs.forgetSuspects) doubt(member.copy, 0)
     this.newEpoch([member.id])
   }
 
@@ -278,12 +319,14 @@ export class ValidityModel {
   loseDisk(which: number): void {
     const member = this.present[which % this.present.length]
     member.copy = null
+    // A last write that nobody acknowledged may have been read of it, and be nowhere else.
+    this.seen.fill(null)
     if (!this.bugs.forgetLoss) member.lostEpoch = this.epoch
     // It may have had what a host lost with its power and had not flushed: that is gone then.
     const { acked } = this
     const kept = (copy: Copy) => !copy.incomplete && copy.blocks.every((version, block) => version >= acked[block])
     const copies = this.members.flatMap((one) => one.copy ?? [])
-    if (copies.some((copy) => copy.incomplete) && !copies.some(kept)) this.acked = [...this.flushed]
+    if (copies.some((copy) => copy.incomplete) && !copies.some(kept)) this.forgetUnflushed()
     this.newEpoch([])
   }
 
@@ -311,10 +354,10 @@ export class ValidityModel {
   restartAll(power = -1): void {
     const ids = this.members.map((member) => member.id)
     if (power >= 0) for (const [i, member] of this.members.entries()) this.losePower(member, power >> (i % 3))
-    if (power >= 0) this.acked = [...this.flushed]
+    if (power >= 0) this.forgetUnflushed()
     for (const member of this.members) {
       member.present = true
-      if (member.copy?.intent === true && !this.bugs.forgetSuspects) member.copy.suspect = true
+      if (member.copy?.intent === true && !this.bugs.forgetSuspects) doubt(member.copy, 0)
     }
     this.newEpoch(ids)
   }
@@ -324,11 +367,19 @@ export class ValidityModel {
     const { lostEpoch } = member
     const passedEpochs = this.bugs.forgetPassed ? [] : member.passedEpochs
     if (copy === null) {
-      const nothing = { writeEpoch: 0, validThrough: 0, suspect: false, incomplete: false, hot: false }
+      const nothing = {
+        writeEpoch: 0,
+        validThrough: 0,
+        suspect: false,
+        settledThrough: 0,
+        incomplete: false,
+        hot: false,
+      }
       return { node: id, present: false, ...nothing, passedEpochs, lostEpoch }
     }
     const { writeEpoch, suspect, incomplete, intent: hot } = copy
-    const marks = { writeEpoch, validThrough: this.validThrough(member), suspect, incomplete, hot }
+    const settledThrough = this.settledThrough(member)
+    const marks = { writeEpoch, validThrough: this.validThrough(member), suspect, settledThrough, incomplete, hot }
     return { node: id, present: true, ...marks, passedEpochs, lostEpoch }
   }
 
@@ -359,10 +410,12 @@ export class ValidityModel {
     const { copy } = member
     if (verdict.kind === 'keep') {
       assert(copy !== null, 'only a copy that is there is kept')
+      if (copy.suspect) this.decide(member)
       this.settle(copy)
     } else if (verdict.kind === 'take') {
       const source = this.members.find((other) => other.id === verdict.from)?.copy
       assert(source !== null && source !== undefined, 'a copy is taken from a node that has one')
+      if (source.suspect) this.decide(member)
       const unwritten = !source.suspect && source.writeEpoch === copy?.writeEpoch
       const near = copy?.suspect === true && (unwritten || this.validThrough(member) >= this.epoch - 1)
       const blocks = [...source.blocks]
@@ -379,6 +432,15 @@ export class ValidityModel {
       }
     }
     return verdict
+  }
+
+  /** What is right is decided now: for those who have no copy of this epoch that is like a change that goes by. */
+  private decide(member: Member): void {
+    if (this.bugs.forgetDecided) return
+    for (const other of this.ring()) {
+      if (other === member || (other.copy !== null && this.validThrough(other) >= this.epoch)) continue
+      if (other.passedEpochs.at(-1) !== this.epoch) other.passedEpochs = passedIn(other.passedEpochs, this.epoch, 0)
+    }
   }
 
   private settle(copy: Copy): void {
@@ -415,6 +477,9 @@ export class ValidityModel {
         const has = (member.copy as Copy).blocks[block]
         if (has < version)
           faults.push(`epoch ${this.epoch}: ${member.number} serves ${has} of block ${block}, acknowledged ${version}`)
+        const seen = this.seen[block]
+        if (seen !== null && has !== seen.version && has <= seen.issued)
+          faults.push(`epoch ${this.epoch}: ${member.number} serves ${has} of block ${block}, read was ${seen.version}`)
       })
     }
     return faults

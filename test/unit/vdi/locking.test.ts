@@ -77,6 +77,16 @@ test('a VDI that is being shrunk is not broken into: nobody could stop the one t
   refused(t, registry, { op: 'break', vid, node: 'a', session: 'shrink-1' }, by('b'), 'busy')
 })
 
+test('who shrinks is neither the target of a migration nor its source', (t) => {
+  const { registry, vid, apply } = opened()
+  apply({ op: 'migrate-begin', vid, to: '', until: 2000 }, by('c'))
+  refused(t, registry, lock(vid, 'shrink-1'), by('b'), 'locked')
+  t.is(registry.locks().length, 1)
+  apply({ op: 'unlock', vid, session: 's' }, by('a'))
+  apply(lock(vid, 'shrink-2'), by('b'))
+  refused(t, registry, { op: 'migrate-begin', vid, to: '', until: 2000 }, by('c'), 'busy')
+})
+
 test('which commands shut a writer out', (t) => {
   t.is(fencedBy({ op: 'break', vid: 5, node: 'a', session: 's' }), 5)
   t.is(fencedBy({ op: 'migrate-finish', vid: 5, session: 's', fence: true }), 5)
