@@ -7,7 +7,7 @@
  * --input I      only this input of the seed: what a failure names
  */
 import { spawnSync } from 'node:child_process'
-import { optionsOf, refuse } from '../support/options.js'
+import { optionsOf, refuse, wholeNumber } from '../support/options.js'
 import { fuzz } from './fuzz.js'
 import { PARSERS } from './parsers.js'
 
@@ -24,13 +24,8 @@ const { values } = optionsOf(USAGE, {
   },
 })
 
-function number(text: string, what: string): number {
-  if (!/^\d{1,10}$/.test(text)) refuse(USAGE, `--${what} takes a number, not ${text}`)
-  return Number(text)
-}
-
-const seed = number(values.seed, 'seed')
-const inputs = number(values.inputs, 'inputs')
+const seed = wholeNumber(USAGE, 'seed', values.seed)
+const inputs = wholeNumber(USAGE, 'inputs', values.inputs)
 const parser = values.parser
 if (parser === undefined) {
   if (values.input !== undefined) refuse(USAGE, '--input needs --parser')
@@ -43,7 +38,7 @@ if (parser === undefined) {
 } else {
   if (!Object.hasOwn(PARSERS, parser))
     refuse(USAGE, `no parser ${parser}: there are ${Object.keys(PARSERS).join(', ')}`)
-  const one = values.input === undefined ? null : number(values.input, 'input')
+  const one = values.input === undefined ? null : wholeNumber(USAGE, 'input', values.input)
   const { deep, seconds, failure, ...outcome } = await fuzz(parser, seed, one ?? 0, one === null ? inputs : 1)
   const memory = `${(process.resourceUsage().maxRSS / 1024).toFixed(0)} MiB of memory, ${(outcome.peak / MIB).toFixed(0)} in use`
   console.log(

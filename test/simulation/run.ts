@@ -1,5 +1,5 @@
 /**
- * npm run simulate -- [--seed N | --seeds N [--start M] [--workers W]] [--mutations] [--trace]
+ * npm run simulate -- --help
  *
  * --seed N     replays one seed and prints its trace
  * --seeds N    runs N seeds, from --start (default 1), in --workers processes (default 2); prints seeds per second; a
@@ -12,13 +12,16 @@ import { fork } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
 import { mutations } from '../../lib/mutations.js'
+import { optionsOf, refuse, wholeNumber } from '../support/options.js'
 import { SimRandom } from './random.js'
 import { REGRESSIONS } from './regressions.js'
 import { DISK_FAULTS, type Shape, shapeOf } from './shape.js'
 import { sheep } from './sheep.js'
 import { type Result, World } from './world.js'
+
+const USAGE =
+  'npm run simulate -- [--seed N | --seeds N [--start M] [--workers W]] [--mutate NAME] | --mutations [--start M] | --regressions'
 
 const MUTATION_SEEDS_MAX = 200
 const TRACE_LINES_SHOWN = 60
@@ -140,7 +143,7 @@ async function allMutations(start: number): Promise<boolean> {
 }
 
 async function main(): Promise<boolean> {
-  const { values } = parseArgs({
+  const { values } = optionsOf(USAGE, {
     options: {
       seed: { type: 'string' },
       seeds: { type: 'string' },
@@ -152,9 +155,12 @@ async function main(): Promise<boolean> {
       child: { type: 'string' },
     },
   })
+  const number = (option: string, text: string) => wholeNumber(USAGE, option, text)
   const mutation = values.mutate
   if (mutation !== '') {
-    if (!Object.hasOwn(mutations, mutation)) throw new Error(`no mutation ${mutation}: ${Object.keys(mutations)}`)
+    if (!Object.hasOwn(mutations, mutation)) {
+      refuse(USAGE, `no mutation ${mutation}; there are ${Object.keys(mutations).join(', ')}`)
+    }
     mutations[mutation as Mutation] = true
   }
   if (values.child !== undefined) {
@@ -167,10 +173,15 @@ async function main(): Promise<boolean> {
     return true
   }
   if (values.regressions) return allRegressions()
-  if (values.mutations) return allMutations(Number(values.start))
+  if (values.mutations) return allMutations(number('start', values.start))
   if (values.seeds !== undefined)
-    return many(Number(values.start), Number(values.seeds), Number(values.workers), mutation)
-  return replay(Number(values.seed ?? '1'), mutation)
+    return many(
+      number('start', values.start),
+      number('seeds', values.seeds),
+      number('workers', values.workers),
+      mutation,
+    )
+  return replay(number('seed', values.seed ?? '1'), mutation)
 }
 
 if (process.argv[1]?.endsWith('test/simulation/run.js')) {

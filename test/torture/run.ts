@@ -6,7 +6,7 @@
  * --rounds  of each kind
  * --seed    default 1
  */
-import { optionsOf, refuse } from '../support/options.js'
+import { optionsOf, refuse, wholeNumber } from '../support/options.js'
 import { fillDisks } from './full.js'
 import { type Kind, kinds, torture } from './torture.js'
 
@@ -22,20 +22,15 @@ const { values } = optionsOf(usage, {
 })
 const log = (text: string): void => console.log(text)
 
-function number(text: string, what: string): number {
-  if (!/^\d{1,9}$/.test(text)) refuse(usage, `--${what} takes a number, not ${text}`)
-  return Number(text)
-}
-
 const all = [...kinds, 'full'] as const
 const chosen = values.kind === undefined ? all : all.filter((kind) => kind === values.kind)
 if (chosen.length === 0) refuse(usage, `no kind ${values.kind}`)
 for (const kind of chosen) {
-  const rounds = values.rounds === undefined ? roundsDefault[kind] : number(values.rounds, 'rounds')
+  const rounds = values.rounds === undefined ? roundsDefault[kind] : wholeNumber(usage, 'rounds', values.rounds)
   try {
     if (kind === 'full') for (let round = 0; round < rounds; round++) await fillDisks(log)
     else {
-      const result = await torture({ kind, rounds, seed: number(values.seed, 'seed'), log })
+      const result = await torture({ kind, rounds, seed: wholeNumber(usage, 'seed', values.seed), log })
       log(
         `${kind}: ${result.rounds} rounds in ${result.seconds.toFixed(0)} s, ${result.verified} blocks written and verified, ` +
           `the longest wait for one ${result.longest.toFixed(1)} s: no error, all copies identical`,
