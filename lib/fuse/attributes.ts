@@ -8,7 +8,10 @@ import * as fuse from './protocol.js'
 import { type Call, FuseError } from './session.js'
 import { Usage } from './usage.js'
 
-/** How long the kernel may believe names and attributes, seconds: another host may change them. */
+/**
+ * How long the kernel may believe names and attributes, seconds: another host may change them. Nobody tells it to forget them sooner: such a
+ * notification waits for requests under way, which the thread that sends it would have to answer.
+ */
 const VALID_S = 1
 /** What copying programs take for the size of one read or write. libvirt writes in pieces of this. */
 const BLOCK_SIZE = 1 << 20

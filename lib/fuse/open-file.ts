@@ -61,8 +61,6 @@ export class OpenFile {
   private peeking = false
   private length = 0
   private growing = false
-  /** The kernel may have older bytes than those that are there now */
-  stale = false
   /** Of the last write here, ms since the Unix epoch; 0 none since it was last told to the cluster */
   private written = 0
   private tail: Promise<unknown> = Promise.resolve()
@@ -152,7 +150,6 @@ export class OpenFile {
         try {
           await this.drop()
           await this.take(forWriting, 0)
-          this.stale = true
           return 0
         } catch (error) {
           if (error instanceof FuseError) return error.errno === EBUSY ? EIO : error.errno

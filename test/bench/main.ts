@@ -1,6 +1,7 @@
 /**
- * `npm run bench`: our volumes and a preallocated raw file behind qemu-nbd, in turn within one run, by fio's nbd engine. Each figure is the median of the
- * rounds; each ratio divides it by qemu-nbd's of the same run on the same file system.
+ * `npm run bench`: our volumes, by fio's nbd engine and as files with direct I/O, and a preallocated raw file behind qemu-nbd, in
+ * turn within one run. Each figure is the median of the rounds; each ratio divides it by qemu-nbd's of the same run on the same file
+ * system.
  */
 import { mkdtempSync, rmSync } from 'node:fs'
 import { cpus, tmpdir } from 'node:os'
@@ -12,7 +13,7 @@ import { peakMemory } from '../support/process.js'
 import { figureOf, type Job, jobs, sideOf } from './jobs.js'
 import { measureRecovery } from './recovery.js'
 import { median, type Row, table } from './report.js'
-import { cpuOf, RawFile, sheepTarget, startCluster, type Target } from './targets.js'
+import { cpuOf, fileTarget, RawFile, sheepTarget, startCluster, stopCluster, type Target } from './targets.js'
 
 interface Plan {
   rounds: number
@@ -138,9 +139,9 @@ async function measure(directory: string, plan: Plan): Promise<Row[]> {
     const raw = await RawFile.start(directory, plan.volumeBytes)
     stops.push(() => raw.stop())
     const one = await startCluster(directory, 1)
-    stops.push(() => one.stop())
+    stops.push(() => stopCluster(one))
     const three = await startCluster(directory, 3)
-    stops.push(() => three.stop())
+    stops.push(() => stopCluster(three))
     const targets = [
       await sheepTarget(one, '', plan.volumeBytes),
       await sheepTarget(three, '3 copies', plan.volumeBytes),
@@ -148,7 +149,10 @@ async function measure(directory: string, plan: Plan): Promise<Row[]> {
     ]
     for (const target of targets) await fill(target)
     const rows: Row[] = []
-    for (const job of jobs) rows.push(...(await measureJob(job, targets, plan)))
+    const files = [fileTarget(one, targets[0]), fileTarget(three, targets[1])]
+    for (const job of jobs) {
+      rows.push(...(await measureJob(job, job.onFiles ? [...targets, ...files] : targets, plan)))
+    }
     for (const size of ['1G', '1T']) rows.push(...(await measureSnapshots(three, size, plan)))
     rows.push(...(await measureMemory(three, plan)))
     return rows

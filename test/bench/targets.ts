@@ -1,13 +1,14 @@
-/** The three things that are measured side by side, each an NBD export with the processes that serve it. */
+/** What is measured side by side: NBD exports and files of the volumes directory, with the processes that serve them. */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { TestCluster } from '../support/cluster.js'
-import { cpuMs, ended, must, until } from '../support/process.js'
+import { cpuMs, ended, must, run, until } from '../support/process.js'
 
 export interface Target {
   /** Appended to a job's name: '' is our volume with one copy */
   label: string
+  /** NBD URI, or path of a file */
   uri: string
   pids: readonly number[]
 }
@@ -20,8 +21,26 @@ export async function sheepTarget(cluster: TestCluster, label: string, volumeByt
   return { label, uri: cluster.nbd(volume), pids: cluster.nodes.map((node) => cluster.pid(node.index)) }
 }
 
+/** The same volume as a file. */
+export function fileTarget(cluster: TestCluster, { label, pids }: Target): Target {
+  return { label: label === '' ? 'file' : `file, ${label}`, uri: join(placeOf(cluster.directory), volume), pids }
+}
+
 export function startCluster(directory: string, nodes: number): Promise<TestCluster> {
-  return TestCluster.start({ directory: join(directory, `${nodes}`), nodes, copies: nodes })
+  const own = join(directory, `${nodes}`)
+  const optionsOf = (index: number) => (index === 0 ? ['--volumes', placeOf(own)] : [])
+  return TestCluster.start({ directory: own, nodes, copies: nodes, optionsOf })
+}
+
+export async function stopCluster(cluster: TestCluster): Promise<void> {
+  // In order, so that it unmounts.
+  await cluster.killNode(0, 'SIGTERM')
+  await run('umount', ['-l', placeOf(cluster.directory)])
+  await cluster.stop()
+}
+
+function placeOf(directory: string): string {
+  return join(directory, 'volumes')
 }
 
 export class RawFile {

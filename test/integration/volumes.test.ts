@@ -206,6 +206,35 @@ test.serial('a file that is open here is busy for another host’s writer, and m
   t.is(await sh('cat a'), 'mine\n')
 })
 
+test.serial('what another host does is seen here within seconds, also of what was looked at before', async (t) => {
+  const { cluster, sh } = await serve(t, { nodes: 2, copies: 2 })
+  const look = 'stat -c "%n %s %a" *; cat a*'
+  const shows = async (expected: string): Promise<void> => {
+    const begun = performance.now()
+    let seen = ''
+    while (seen !== expected && performance.now() - begun < 5_000) seen = await sh(look, 1)
+    t.is(seen, expected)
+  }
+  await sh('printf first > a; chmod 600 a')
+  await shows('a 5 600\nfirst')
+  await sh('printf "second one" > a')
+  await shows('a 10 600\nsecond one')
+  await sh('truncate -s 6 a; chmod 644 a')
+  await shows('a 6 644\nsecond')
+  await sh('printf " more" >> a')
+  await shows('a 11 644\nsecond more')
+  await sh('touch a@one; printf other | dd of=a conv=notrunc status=none')
+  await shows('a 11 644\na@one 11 444\notherd moresecond more')
+  await cluster.dog(['vdi', 'rollback', '-s', 'one', 'a', '--yes'])
+  await shows('a 11 644\na@one 11 444\nsecond moresecond more')
+  await sh('mv a ab')
+  await shows('ab 11 644\nab@one 11 444\nsecond moresecond more')
+  await sh('rm ab@one; printf x > a')
+  await shows('a 1 644\nab 11 644\nxsecond more')
+  await sh('rm a')
+  await shows('ab 11 644\nsecond more')
+})
+
 test.serial('qcow2 in a file: it grows, it is whole, qemu’s tools agree', async (t) => {
   const { cluster, sh } = await serve(t)
   fs.writeFileSync(join(cluster.directory, 'raw'), randomBytes(9 * MIB + 512))
@@ -226,6 +255,7 @@ test.serial('random operations leave what they leave in a plain file', async (t)
   const { at } = await serve(t)
   exercise(at('small'), { seed: 20_001, operations: 1500, sizeMax: 300_000, lengthMax: 60_000 })
   exercise(at('large'), { seed: 20_002, operations: 400, sizeMax: 24 * MIB, lengthMax: 3 * MIB })
+  exercise(at('direct'), { seed: 20_003, operations: 1000, sizeMax: 300_000, lengthMax: 60_000, direct: true })
   t.pass()
 })
 

@@ -9,6 +9,7 @@ import {
   seekHole,
 } from '../../lib/host/native.js'
 import { SimRandom } from '../simulation/random.js'
+import { copyFileRange, mapped } from './native-file.js'
 
 export interface ExerciseOptions {
   seed: number
@@ -17,15 +18,18 @@ export interface ExerciseOptions {
   sizeMax: number
   /** Of one write or read */
   lengthMax: number
+  /** Past the page cache, but for what is mapped */
+  direct?: boolean
 }
 
 /** Throws at the first difference, with the operations that led to it. */
 export function exercise(path: string, options: ExerciseOptions): void {
-  const { seed, operations, sizeMax, lengthMax } = options
+  const { seed, operations, sizeMax, lengthMax, direct = false } = options
+  const flags = fs.constants.O_RDWR | (direct ? fs.constants.O_DIRECT : 0)
   const random = new SimRandom(seed)
   let model = Buffer.alloc(sizeMax)
   let size = 0
-  let fd = fs.openSync(path, fs.constants.O_RDWR | fs.constants.O_CREAT | fs.constants.O_TRUNC, 0o600)
+  let fd = fs.openSync(path, flags | fs.constants.O_CREAT | fs.constants.O_TRUNC, 0o600)
   const recent: string[] = []
   const fail = (what: string): never => {
     throw new Error(`seed ${seed}: ${what}\nafter:\n  ${recent.slice(-12).join('\n  ')}`)
@@ -42,14 +46,44 @@ export function exercise(path: string, options: ExerciseOptions): void {
     const length = 1 + random.below(Math.min(lengthMax, sizeMax - offset))
     const end = offset + length
     const kind = random.below(100)
-    if (kind < 35) {
-      const bytes = Buffer.alloc(length, 1 + random.below(255))
-      bytes.writeUInt8(random.below(256), random.below(length))
+    const someBytes = (count: number): Buffer => {
+      const bytes = Buffer.alloc(count, 1 + random.below(255))
+      bytes.writeUInt8(random.below(256), random.below(count))
+      return bytes
+    }
+    if (kind < 28) {
+      const bytes = someBytes(length)
       note(`write ${offset} ${length}`)
       const wrote = fs.writeSync(fd, bytes, 0, length, offset)
       if (wrote !== length) fail(`wrote ${wrote} of ${length}`)
       bytes.copy(model, offset)
       grow(end)
+    } else if (kind < 33) {
+      const within = Math.min(length, size - offset)
+      if (within <= 0) continue
+      note(`write mapped ${offset} ${within}`)
+      const bytes = someBytes(within)
+      mapped(fd, bytes, offset, true)
+      bytes.copy(model, offset)
+    } else if (kind < 38) {
+      const within = Math.min(length, size - offset)
+      if (within <= 0) continue
+      note(`read mapped ${offset} ${within}`)
+      const bytes = Buffer.alloc(within)
+      mapped(fd, bytes, offset, false)
+      if (!bytes.equals(model.subarray(offset, offset + within))) fail(`mapped ${within} at ${offset}: other bytes`)
+    } else if (kind < 43) {
+      const to = random.below(sizeMax - length + 1)
+      const within = Math.min(length, size - offset, Math.abs(to - offset))
+      if (within <= 0) continue
+      note(`copy ${offset} to ${to} ${within}`)
+      for (let done = 0; done < within; ) {
+        const copied = copyFileRange(fd, offset + done, fd, to + done, within - done)
+        if (copied === 0) fail(`copied ${done} of ${within}`)
+        done += copied
+      }
+      model.copy(model, to, offset, offset + within)
+      grow(to + within)
     } else if (kind < 70) {
       note(`read ${offset} ${length}`)
       const bytes = Buffer.alloc(length)
@@ -90,7 +124,7 @@ export function exercise(path: string, options: ExerciseOptions): void {
     } else {
       note('close and open')
       fs.closeSync(fd)
-      fd = fs.openSync(path, fs.constants.O_RDWR)
+      fd = fs.openSync(path, flags)
     }
     const { size: shown } = fs.fstatSync(fd)
     if (shown !== size) fail(`the file has ${shown} bytes, not ${size}`)

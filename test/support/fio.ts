@@ -1,4 +1,4 @@
-/** fio with its nbd engine, and what it measured. */
+/** fio with its nbd engine, or on a file with direct I/O, and what it measured. */
 import { ProcessError, type RunOptions, run } from './process.js'
 
 export interface FioSide {
@@ -39,19 +39,23 @@ function side(job: FioJson): FioSide {
   }
 }
 
+function targetOf(where: string): string[] {
+  if (!where.startsWith('/')) return ['--ioengine=nbd', `--uri=${where}`]
+  return ['--ioengine=libaio', '--direct=1', `--filename=${where}`]
+}
+
 /**
- * Runs one job; `options` are fio's own, without dashes: `['rw=randread', 'bs=4k', 'runtime=2s', 'time_based']`. An
+ * Runs one job on `where`, an NBD URI or the absolute path of a file; `options` are fio's own, without dashes: `['rw=randread', 'bs=4k', 'runtime=2s', 'time_based']`. An
  * interrupted job says what it has measured so far.
  */
 export async function fio(
-  uri: string,
+  where: string,
   options: readonly string[],
   { limit = graceLimit, interrupt }: Pick<RunOptions, 'limit' | 'interrupt'> = {},
 ): Promise<FioResult> {
   const args = [
     '--name=job',
-    '--ioengine=nbd',
-    `--uri=${uri}`,
+    ...targetOf(where),
     '--output-format=json',
     '--verify_state_save=0',
     ...options.map((o) => `--${o}`),
