@@ -65,7 +65,7 @@ export async function runHook(operation: HookOperation, xml: string, cluster: Ho
       return (await moved(domain, places, cluster)) ? String(domain) : ''
     case 'migrate': {
       const changed = await moved(domain, places, cluster)
-      await letIn(domain.sheepdogDisks(places), cluster)
+      await letIn(domain, domain.sheepdogDisks(places), cluster)
       return changed ? String(domain) : ''
     }
     case 'release':
@@ -132,13 +132,31 @@ function refusal(domain: DomainXml, lock: HookLock, self: string): SheepError {
 }
 
 /** The host that runs the machine goes on with the volumes; this one may open them beside it. */
-async function letIn(disks: readonly SheepdogDisk[], cluster: HookCluster): Promise<void> {
-  if (disks.length === 0) return
+async function letIn(domain: DomainXml, disks: readonly SheepdogDisk[], cluster: HookCluster): Promise<void> {
+  const written = disks.filter(({ readOnly }) => !readOnly)
+  if (written.length === 0) return
   const [self, locks] = [await cluster.self(), await cluster.locks()]
-  for (const { volume, readOnly } of disks) {
-    const writer = locks.find((lock) => lock.volume === volume && lock.mode === 'write' && lock.node !== self)
-    if (!readOnly && writer !== undefined) await cluster.announce(volume, TARGET_SECONDS)
+  const sources = new Map<string, HookLock>()
+  for (const lock of locks) if (lock.mode === 'write' && lock.node !== self) sources.set(lock.volume, lock)
+  const announced = written.filter(({ volume }) => sources.has(volume))
+  const forgotten = written.find(({ volume }) => !locks.some((lock) => lock.volume === volume))
+  if (announced.length > 0 && forgotten !== undefined) {
+    const { nodeName } = sources.get(announced[0].volume) as HookLock
+    throw unused(domain, forgotten, nodeName)
   }
+  for (const { volume } of announced) await cluster.announce(volume, TARGET_SECONDS)
+}
+
+/**
+ * QEMU comes back to a daemon that was restarted with its next request of that disk. If this host opened the volume first, QEMU on
+ * the source would wait for it at the very end of the migration, with the guest standing still, until its reconnect delay is over.
+ */
+function unused(domain: DomainXml, { volume, target }: SheepdogDisk, source: string): SheepError {
+  return new SheepError(
+    'busy',
+    `${domain.name} cannot come here yet: its machine on ${source} has not used ${volume} since sheep was restarted there`,
+    `have the guest read something from ${target} (dd if=/dev/${target} of=/dev/null count=1 iflag=direct), then migrate`,
+  )
 }
 
 /** A machine that came here and did not stay: the volumes stay where they are. */

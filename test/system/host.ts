@@ -144,14 +144,19 @@ export class Host {
 
   /** A file on it, whether it runs or not. */
   write(path: string, content: string | Buffer): void {
-    const place = join(this.system, path)
+    const place = this.path(path)
     mkdirSync(dirname(place), { recursive: true })
     const mode = PROGRAMS.test(path) ? 0o755 : path.endsWith('.key') ? 0o640 : 0o644
     writeFileSync(place, content, { mode })
   }
 
   read(path: string): string {
-    return readFileSync(join(this.system, path), 'utf8')
+    return readFileSync(this.path(path), 'utf8')
+  }
+
+  /** Where this machine has it. */
+  path(path: string): string {
+    return join(this.system, path)
   }
 
   try(program: string, args: readonly string[] = [], options: RunOptions = {}): Promise<Outcome> {

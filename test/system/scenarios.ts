@@ -3,12 +3,14 @@ import { sleep, until } from '../support/process.js'
 import { type SystemCluster, tokenMs } from './cluster.js'
 import { dbusScenario } from './dbus-scenario.js'
 import { fourHosts } from './four-hosts.js'
+import { guestAgentScenario, guestsScenario } from './guests-scenario.js'
 import type { Host } from './host.js'
 import { libvirtScenario } from './libvirt-scenario.js'
 import { packageScenario } from './package-scenario.js'
 import { allAtOnce, finish, goesOn, type Scenario, volume } from './scenario.js'
 import { bound, guarded, reload } from './service-checks.js'
 import { virshScenario } from './virsh-scenario.js'
+import { virtInstallScenario, virtManagerScenario } from './virt-tools-scenario.js'
 import { volumesScenario } from './volumes-scenario.js'
 
 /** Corosync's token time for three nodes (corosync.conf(5): token + token_coefficient), its consensus, and 2 s. */
@@ -39,6 +41,10 @@ export const scenarios: readonly Scenario[] = [
   volumesScenario,
   virshScenario,
   packageScenario,
+  guestsScenario,
+  guestAgentScenario,
+  virtInstallScenario,
+  virtManagerScenario,
   {
     name: 'form',
     title: 'hosts form a cluster, with the addresses that corosync knows them by',

@@ -102,9 +102,9 @@ test('one that is about to be closed is waited for, for a few seconds', async (t
 })
 
 test('an incoming migration: announced, let in, and ended when it does not stay', async (t) => {
-  const world = new World().hold('web', there)
+  const world = new World().hold('web', there).hold('data', there)
   t.is(await runHook('migrate', web, world), '')
-  t.deepEqual(world.said, ['announce web'], 'data is free: the target can just open it')
+  t.deepEqual(world.said, ['announce web', 'announce data'])
   const announced = new World().hold('web', there, 'write', here)
   t.is(await refusal('prepare', web, announced), '')
   t.is(await refusal('start', web, announced.hold('web', here, 'target')), '')
@@ -116,14 +116,27 @@ test('an incoming migration: announced, let in, and ended when it does not stay'
   t.deepEqual(source.said, [], "the source's end is not the target's")
 })
 
+test('a machine whose QEMU has not come back for one of its volumes is not let in: it would stand still at the end', async (t) => {
+  const world = new World().hold('web', there)
+  t.regex(await refusal('migrate', web, world), /web1 cannot come here yet: .* host1:7000 has not used data .*vdb/)
+  t.deepEqual(world.said, [])
+  const seed = fileDisk('seed@1', 'vdb').replace('</disk>', '<readonly/></disk>')
+  t.is(
+    await refusal('migrate', domainXml('web1', [nbdDisk('web', 'vda'), seed]), world),
+    '',
+    'who only reads opens it anew',
+  )
+  t.is(await refusal('migrate', web, new World()), '', 'a machine that does not run has nothing open')
+})
+
 test("the paths of another host become this one's, in a migration and in a restore", async (t) => {
   const foreign = web.replaceAll(places.nbd, '/srv/b/nbd.sock').replaceAll(places.volumes, '/srv/b/volumes')
   for (const operation of ['migrate', 'restore'] as const) {
-    const world = new World().hold('web', there)
+    const world = new World().hold('web', there).hold('data', there)
     world.elsewhere = [{ nbd: '/srv/b/nbd.sock', volumes: '/srv/b/volumes' }]
     const xml = await runHook(operation, foreign, world)
     t.true(xml.includes(places.nbd) && xml.includes(`${places.volumes}/data`) && !xml.includes('/srv/b/'), xml)
-    t.deepEqual(world.said, operation === 'migrate' ? ['announce web'] : [])
+    t.deepEqual(world.said, operation === 'migrate' ? ['announce web', 'announce data'] : [])
   }
 })
 

@@ -1,0 +1,116 @@
+/** Machines with a system in them: on volumes as files and by NBD, through the loss of daemons, from host to host and back. */
+import { until } from '../support/process.js'
+import type { SystemCluster } from './cluster.js'
+import { BOOT, DATA, type Disks, fileSystemIsClean, Guest, makeVolumes, NAME } from './guest.js'
+import type { Host } from './host.js'
+import { expect, type Scenario } from './scenario.js'
+
+const POOL = '/var/lib/sheepdog/volumes'
+
+/** Two hosts between which machines go; qemu.conf calls the pool's directory shared. */
+async function prepare(cluster: SystemCluster): Promise<void> {
+  const movers = cluster.hosts.slice(0, 2)
+  for (const host of movers) {
+    host.write('/etc/libvirt/libvirtd.conf', 'auth_tcp = "none"\n')
+    host.write('/etc/libvirt/qemu.conf', `shared_filesystems = [ "${POOL}" ]\n`)
+    await host.run('systemctl', ['start', 'libvirtd-tcp.socket', 'libvirtd'])
+  }
+  await makeVolumes(cluster.hosts[0])
+}
+
+async function tidyUp(cluster: SystemCluster): Promise<void> {
+  const sockets = ['', '-ro', '-admin', '-tcp'].map((kind) => `libvirtd${kind}.socket`)
+  for (const host of cluster.hosts.slice(0, 2)) await host.run('systemctl', ['stop', ...sockets, 'libvirtd'])
+  for (const volume of [BOOT, DATA]) await cluster.hosts[0].run('dog', ['vdi', 'delete', volume])
+}
+
+async function killDaemon(host: Host): Promise<void> {
+  const pid = await host.run('systemctl', ['show', 'sheepdog', '-P', 'MainPID'])
+  await host.run('kill', ['-9', pid.trim()])
+}
+
+async function livesThrough(cluster: SystemCluster, disks: Disks): Promise<void> {
+  const [first, second, third] = cluster.hosts
+  const guest = await Guest.start(cluster, first, disks)
+  cluster.say("  another host's daemon is killed")
+  await killDaemon(third)
+  await guest.goesOn()
+  await cluster.healthy()
+  cluster.say("  its own host's daemon is killed")
+  await killDaemon(first)
+  await guest.goesOn()
+  await cluster.healthy()
+  await expect(first, /running/, 'virsh', 'domstate', NAME)
+  await guest.migrate(second)
+  await expect(second, new RegExp(`\\b${DATA}\\b.*write.*host2`), 'dog', 'vdi', 'lock', 'list')
+  await guest.migrate(first)
+  await guest.end()
+}
+
+export const guestsScenario: Scenario = {
+  name: 'guests',
+  title: 'a real guest on pool files and by NBD: daemons are killed under it, it goes to another host and back',
+  short: false,
+  layer: 'machines',
+  async run(cluster) {
+    await prepare(cluster)
+    for (const disks of ['nbd', 'file'] as const) {
+      cluster.say(`  disks: ${disks}`)
+      await livesThrough(cluster, disks)
+    }
+    await tidyUp(cluster)
+  },
+}
+
+/** A snapshot while the agent answers, one that does without it, and one whose dog is killed half-way. */
+async function snapshots(cluster: SystemCluster, guest: Guest): Promise<void> {
+  const [first, , third] = cluster.hosts
+  const snapshot = (tag: string, ...more: string[]) => ['vdi', 'snapshot', '-s', tag, '--domain', NAME, ...more]
+  await expect(first, /1 of its file systems frozen/, 'dog', ...snapshot('frozen'))
+  await thawed(cluster, guest, 1)
+  await guest.goesOn()
+  await first.run('dog', snapshot('crashed', '--no-freeze'))
+  await guest.goesOn()
+  if (!(await fileSystemIsClean(third, DATA, 'frozen'))) throw new Error('a frozen file system has a journal to replay')
+  if (await fileSystemIsClean(third, DATA, 'crashed')) throw new Error('the agent was to be left alone')
+
+  // While a member hangs nothing is decided, and dog is stopped too: it is killed between freezing and thawing.
+  third.pause()
+  const command = first.try('sh', ['-c', `echo $$ >/run/dog.pid; exec dog ${snapshot('killed').join(' ')}`])
+  await until('the freeze', 20_000, () => freezes(guest, 'freeze') === 2)
+  await first.run('sh', ['-c', 'kill -STOP $(cat /run/dog.pid)'])
+  await until('the machine to stand still', 20_000, async () => {
+    return /paused/.test(await first.run('virsh', ['domstate', NAME]))
+  })
+  await first.run('sh', ['-c', 'kill -KILL $(cat /run/dog.pid)'])
+  if ((await command).code === 0) throw new Error('the snapshot was taken before dog was killed')
+  await thawed(cluster, guest, 2)
+  third.resume()
+  await cluster.healthy()
+  await guest.goesOn()
+}
+
+function freezes(guest: Guest, what: 'freeze' | 'thaw'): number {
+  return guest.agentSaid().split(`agent: ${what}`).length - 1
+}
+
+async function thawed(cluster: SystemCluster, guest: Guest, times: number): Promise<void> {
+  const ms = await cluster.took(`the agent to thaw ${times} times`, async () => freezes(guest, 'thaw') >= times)
+  if (freezes(guest, 'freeze') !== times) throw new Error(`the agent's log:\n${guest.agentSaid().slice(-3_000)}`)
+  cluster.say(`  thawed ${ms} ms later`)
+}
+
+export const guestAgentScenario: Scenario = {
+  name: 'guest-agent',
+  title: 'snapshots of a running machine freeze its file systems by its agent, and thaw them whatever happens',
+  short: false,
+  layer: 'machines',
+  async run(cluster) {
+    await prepare(cluster)
+    const guest = await Guest.start(cluster, cluster.hosts[0], 'nbd')
+    await snapshots(cluster, guest)
+    await guest.end()
+    for (const volume of [BOOT, DATA]) await cluster.hosts[0].run('dog', ['vdi', 'delete', '-s', 'all', volume])
+    await tidyUp(cluster)
+  },
+}
