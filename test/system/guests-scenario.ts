@@ -1,4 +1,5 @@
 /** Machines with a system in them: on volumes as files and by NBD, through the loss of daemons, from host to host and back. */
+import type { VdiInfo } from '../../lib/control/verbs.js'
 import { until } from '../support/process.js'
 import type { SystemCluster } from './cluster.js'
 import { BOOT, DATA, type Disks, fileSystemIsClean, Guest, makeVolumes, NAME } from './guest.js'
@@ -65,7 +66,15 @@ export const guestsScenario: Scenario = {
 /** A snapshot while the agent answers, one that does without it, and one whose dog is killed half-way. */
 async function snapshots(cluster: SystemCluster, guest: Guest): Promise<void> {
   const [first, , third] = cluster.hosts
-  const snapshot = (tag: string, ...more: string[]) => ['vdi', 'snapshot', '-s', tag, '--domain', NAME, ...more]
+  const snapshot = (tag: string, ...more: string[]): string[] => [
+    'vdi',
+    'snapshot',
+    '-s',
+    tag,
+    '--domain',
+    NAME,
+    ...more,
+  ]
   await expect(first, /1 of its file systems frozen/, 'dog', ...snapshot('frozen'))
   await thawed(cluster, guest, 1)
   await guest.goesOn()
@@ -76,7 +85,7 @@ async function snapshots(cluster: SystemCluster, guest: Guest): Promise<void> {
 
   // While a member hangs nothing is decided, and dog is stopped too: it is killed between freezing and thawing.
   third.pause()
-  const command = first.try('sh', ['-c', `echo $$ >/run/dog.pid; exec dog ${snapshot('killed').join(' ')}`])
+  const command = first.try('sh', ['-c', `dog ${snapshot('killed').join(' ')} & echo $! >/run/dog.pid; wait $!`])
   await until('the freeze', 20_000, () => freezes(guest, 'freeze') === 2)
   await first.run('sh', ['-c', 'kill -STOP $(cat /run/dog.pid)'])
   await until('the machine to stand still', 20_000, async () => {
@@ -100,6 +109,11 @@ async function thawed(cluster: SystemCluster, guest: Guest, times: number): Prom
   cluster.say(`  thawed ${ms} ms later`)
 }
 
+async function deleteSnapshots(host: Host): Promise<void> {
+  const { vdis } = JSON.parse(await host.run('dog', ['vdi', 'list', '--json'])) as { vdis: VdiInfo[] }
+  for (const { name, tag, snapshot } of vdis) if (snapshot) await host.run('dog', ['vdi', 'delete', '-s', tag, name])
+}
+
 export const guestAgentScenario: Scenario = {
   name: 'guest-agent',
   title: 'snapshots of a running machine freeze its file systems by its agent, and thaw them whatever happens',
@@ -110,7 +124,7 @@ export const guestAgentScenario: Scenario = {
     const guest = await Guest.start(cluster, cluster.hosts[0], 'nbd')
     await snapshots(cluster, guest)
     await guest.end()
-    for (const volume of [BOOT, DATA]) await cluster.hosts[0].run('dog', ['vdi', 'delete', '-s', 'all', volume])
+    await deleteSnapshots(cluster.hosts[0])
     await tidyUp(cluster)
   },
 }
