@@ -4,7 +4,7 @@ import { assert } from '../../../lib/assert.js'
 import { SheepError } from '../../../lib/errors.js'
 import type { OpenFile } from '../../../lib/fuse/open-file.js'
 import * as fuse from '../../../lib/fuse/protocol.js'
-import { type Call, FuseError, INTERRUPTED_MS, Session } from '../../../lib/fuse/session.js'
+import { type Call, FuseError, IN_FLIGHT_MAX, INTERRUPTED_MS, Session } from '../../../lib/fuse/session.js'
 import type { Completion } from '../../../lib/host/interfaces.js'
 import { slabBytes, takeSlab } from '../../../lib/host/slab.js'
 import { FakeClock } from '../vdi/world.js'
@@ -161,4 +161,33 @@ test('who is interrupted is let go after a while, and answered once', (t) => {
   waiting[0].complete(512)
   t.is(replies.length, 2)
   t.is(session.inFlight, 1)
+})
+
+test('what is forgotten is not answered, however often it was looked up', (t) => {
+  const { ask, replies, session } = talk()
+  ask(fuse.FORGET, 1, Buffer.alloc(8, 0xff))
+  ask(fuse.BATCH_FORGET, 2, Buffer.alloc(8 + 32, 0xff))
+  t.deepEqual([replies.length, session.inFlight, session.requests], [0, 0, 2])
+})
+
+test('no more is taken than may be under way; the first that ends asks for more', (t) => {
+  const { ask, waiting, session } = talk()
+  let resumed = 0
+  const { channel } = session
+  if (channel !== null) {
+    channel.resume = () => {
+      resumed++
+    }
+  }
+  for (let unique = 1; unique <= IN_FLIGHT_MAX; unique++) {
+    t.true(session.ready)
+    ask(fuse.READ, unique, transferOf(7, 512))
+  }
+  t.false(session.ready)
+  t.is(resumed, 0)
+  waiting[0].complete(512)
+  t.is(resumed, 1)
+  t.true(session.ready)
+  for (const done of waiting.slice(1)) done.complete(-fuse.EIO)
+  t.is(session.inFlight, 0)
 })
