@@ -12,7 +12,6 @@ import { background, startInBackground } from './daemonize.js'
 import { GROUP, joinGroup } from './group.js'
 import type { NodeHooks, RunningNode } from './hooks.js'
 import { LogFile, RecentLines } from './log-file.js'
-import { createNode } from './node.js'
 import { hostFacts, parseOptions, type SheepOptions } from './options.js'
 import { reloaded } from './reload.js'
 import { ServiceManager } from './service-manager.js'
@@ -122,6 +121,8 @@ class Daemon {
       inherited: (name) => this.manager?.inherited(name) ?? null,
     }
     try {
+      // Loaded here, for what the unit runs before and after the daemon needs none of it, and open files wait meanwhile.
+      const { createNode } = await import('./node.js')
       this.node = await createNode(this.options, disks, hooks, VERSION)
     } catch (error) {
       if (error instanceof SheepError) throw error
