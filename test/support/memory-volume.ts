@@ -45,8 +45,9 @@ export class MemoryVolume implements Volume {
     this.written = content.written
   }
 
+  /** Its bytes do not grow with its entry. */
   get size(): number {
-    return this.entry.size
+    return Math.min(this.entry.size, this.bytes.length)
   }
 
   freeze(): void {
