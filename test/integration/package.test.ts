@@ -1,7 +1,7 @@
 /** The packages as they are built: twice the same, the same files in both, clean for lintian, and programs that run from them. */
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import test from 'ava'
 import { freePorts, must } from '../support/process.js'
 
@@ -62,6 +62,47 @@ test('the .rpm installs into an empty root', async (t) => {
   await must('rpm', ['--root', empty, '--dbpath', '/var/lib/rpm', '--initdb'])
   await must('rpm', ['--root', empty, '--dbpath', '/var/lib/rpm', '-i', '--nodeps', '--noscripts', rpm])
   t.true(readdirSync(join(empty, 'usr/bin')).includes('sheep'))
+})
+
+/** A root with nothing but a shell, in which systemd's commands only note that they were called. */
+async function rootWithShell(name: string): Promise<string> {
+  const system = join(directory, name)
+  const { stdout } = await must('ldd', ['/bin/dash'])
+  for (const file of ['/bin/dash', ...(stdout.match(/\/\S+/g) ?? [])]) {
+    mkdirSync(join(system, dirname(file)), { recursive: true })
+    copyFileSync(file, join(system, file))
+  }
+  for (const folder of ['usr/bin', 'run/systemd/system']) mkdirSync(join(system, folder), { recursive: true })
+  copyFileSync('/bin/dash', join(system, 'bin/sh'))
+  for (const command of ['systemctl', 'systemd-sysusers', 'systemd-tmpfiles']) {
+    writeFileSync(join(system, 'usr/bin', command), `#!/bin/sh\necho ${command} "$@" >> /called\n`, { mode: 0o755 })
+  }
+  return system
+}
+
+test("the .rpm's scripts: installed, in place of one that is there, erased; the store stays", async (t) => {
+  const system = await rootWithShell('scripted')
+  const packager = (...words: string[]) =>
+    must('rpm', ['--root', system, '--dbpath', '/var/lib/rpm', '--nodeps', ...words])
+  const called = async (...words: string[]) => {
+    writeFileSync(join(system, 'called'), '')
+    await packager(...words)
+    return readFileSync(join(system, 'called'), 'utf8').trimEnd().split('\n')
+  }
+  const ready = ['systemd-sysusers sheepdog.conf', 'systemd-tmpfiles --create sheepdog.conf', 'systemctl daemon-reload']
+  await must('rpm', ['--root', system, '--dbpath', '/var/lib/rpm', '--initdb'])
+  t.deepEqual(await called('-i', rpm), ready)
+  mkdirSync(join(system, 'var/lib/sheepdog/obj'), { recursive: true })
+  writeFileSync(join(system, 'var/lib/sheepdog/obj/one'), 'data')
+  writeFileSync(join(system, 'etc/sheepdog/sheepdog.conf'), 'scrub-rate = 5M\n')
+  const again = await called('-U', '--force', rpm)
+  t.deepEqual(again.slice(0, 3), ready)
+  t.is(again.at(-1), 'systemctl try-restart sheepdog.service')
+  t.is(readFileSync(join(system, 'etc/sheepdog/sheepdog.conf'), 'utf8'), 'scrub-rate = 5M\n')
+  const erased = await called('-e', 'sheepdog')
+  t.deepEqual(erased, ['systemctl --no-reload disable --now sheepdog.service', 'systemctl daemon-reload'])
+  t.is(readFileSync(join(system, 'var/lib/sheepdog/obj/one'), 'utf8'), 'data')
+  t.false(readdirSync(join(system, 'usr/bin')).includes('sheep'))
 })
 
 test('the programs need nothing but Node', async (t) => {
