@@ -14,8 +14,8 @@ const PAUSE_MAX = 20_000
 /** Holds the file open and writes numbered blocks with direct data sync, one at a time; at the end reads all back. */
 const WRITER = `
 const fs = require('node:fs')
-const { O_RDWR, O_CREAT, O_DSYNC } = fs.constants
-const fd = fs.openSync('${FILE}', O_RDWR | O_CREAT | O_DSYNC)
+const { O_RDWR, O_CREAT, O_TRUNC, O_DSYNC } = fs.constants
+const fd = fs.openSync('${FILE}', O_RDWR | O_CREAT | O_TRUNC | O_DSYNC)
 const block = Buffer.alloc(4096)
 let count = 0, longest = 0
 while (!fs.existsSync('${STOP}')) {
@@ -51,7 +51,7 @@ async function goesOn(host: Host): Promise<void> {
 /** Begins to write; `end` waits until it has read all back. */
 export function fileWriter(cluster: SystemCluster, host: Host): { goesOn(): Promise<void>; end(): Promise<void> } {
   host.write(COUNT, '0')
-  const writer = host.run('node', ['-e', WRITER], { limit: 240_000 })
+  const writer = host.run('sh', ['-c', 'rm -f "$1" && exec node -e "$2"', 'sh', STOP, WRITER], { limit: 240_000 })
   writer.catch(() => undefined)
   return {
     goesOn: () => goesOn(host),
@@ -64,14 +64,19 @@ export function fileWriter(cluster: SystemCluster, host: Host): { goesOn(): Prom
 }
 
 async function restarts(cluster: SystemCluster, host: Host): Promise<void> {
-  const writer = fileWriter(cluster, host)
+  const restarted = fileWriter(cluster, host)
   await goesOn(host)
+  cluster.say('  systemctl restart:')
   await host.run('systemctl', ['restart', 'sheepdog'])
   await goesOn(host)
-  const killed = Number(await host.run('systemctl', ['show', 'sheepdog', '-P', 'MainPID']))
-  await host.run('kill', ['-9', String(killed)])
+  await restarted.end()
+  const killed = fileWriter(cluster, host)
   await goesOn(host)
-  await writer.end()
+  cluster.say('  kill -9, after which systemd waits for RestartSec:')
+  const pid = Number(await host.run('systemctl', ['show', 'sheepdog', '-P', 'MainPID']))
+  await host.run('kill', ['-9', String(pid)])
+  await goesOn(host)
+  await killed.end()
   const said = await host.run('journalctl', ['-u', 'sheepdog', '-o', 'cat', '--no-pager'])
   const takenOver = said.match(/took over the volumes directory \S+.*open=1/g)?.length ?? 0
   if (takenOver !== 2) throw new Error(`the open file was taken over ${takenOver} times, not twice`)
