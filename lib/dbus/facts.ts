@@ -12,7 +12,7 @@ export class Facts {
 
   cluster(): ClusterFacts {
     const { version, cluster } = this.services
-    const { status, statusReason, self, config, epoch, recovered, recovery } = cluster
+    const { status, statusReason, self, config, epoch, recovered, recovery, onNoQuorum } = cluster
     return {
       ...{ version, status, reason: statusReason, self: self.id },
       clusterId: config?.clusterId ?? '',
@@ -23,7 +23,7 @@ export class Facts {
       epochTime: epoch?.time ?? 0,
       nodes: epoch?.nodes ?? [self],
       recovered: epoch?.nodes.filter(({ id }) => (recovered.get(id) ?? 0) >= epoch.number).map(({ id }) => id) ?? [],
-      ...{ recoveryHeld: recovery.held, recoveryLimit: recovery.limit },
+      ...{ recoveryHeld: recovery.held, recoveryLimit: recovery.limit, onNoQuorum },
     }
   }
 
@@ -71,6 +71,7 @@ function unchanged(before: VolumeFacts, entry: VdiEntry, parent: number, locks: 
     before.created === createdOf(entry) &&
     before.snapshot === (entry.snapshotTime !== 0) &&
     before.parent === parent &&
+    before.onNoQuorum === (entry.onNoQuorum ?? null) &&
     before.locks.length === locks.length &&
     before.locks.every(({ node, session, mode }, i) => {
       const lock = locks[i]
@@ -86,6 +87,7 @@ function factsOf(entry: VdiEntry, parent: number, locks: readonly LockFacts[]): 
     objectSize: 2 ** entry.blockSizeShift,
     created: createdOf(entry),
     snapshot: entry.snapshotTime !== 0,
+    onNoQuorum: entry.onNoQuorum ?? null,
     locks: locks.map(({ node, session, mode, holder, since }) => ({ node, session, mode, holder, since })),
   }
 }

@@ -61,6 +61,7 @@ export const INTERFACES: Readonly<Record<string, Interface>> = {
       HoldRecovery: method(''),
       ReleaseRecovery: method(''),
       LimitRecovery: method('rate t'),
+      SetOnNoQuorum: method('wait t'),
       StartScrub: method(''),
       StopScrub: method(''),
       Check: method('repair b', checkReport),
@@ -69,7 +70,7 @@ export const INTERFACES: Readonly<Record<string, Interface>> = {
       'Version s, LocalNode o',
       [
         'Status s, StatusReason s, Quorate b, ClusterId s, Created t, Copies u, ObjectSize t, Epoch t, EpochTime t',
-        'Nodes ao, Recovering ao, RecoveryHeld b, RecoveryLimit t',
+        'Nodes ao, Recovering ao, RecoveryHeld b, RecoveryLimit t, OnNoQuorum t',
       ].join(', '),
     ),
     signals: {
@@ -97,12 +98,16 @@ export const INTERFACES: Readonly<Record<string, Interface>> = {
       Rename: method('name s', 'volume o'),
       Delete: method(''),
       BreakLock: method('node o, session s'),
+      SetOnNoQuorum: method('wait x'),
       GetUsage: method('', usage),
       Check: method('repair b', checkReport),
     },
     properties: properties(
       'Name s',
-      'Vid u, Size t, Copies u, ObjectSize t, Created t, Preallocated b, Clone b, Parent o, Locks a(ossst)',
+      [
+        'Vid u, Size t, Copies u, ObjectSize t, Created t, Preallocated b, Clone b, Parent o, Locks a(ossst)',
+        'OnNoQuorum x',
+      ].join(', '),
     ),
     signals: {},
   },

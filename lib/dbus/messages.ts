@@ -29,6 +29,8 @@ export interface VolumeFacts {
   snapshot: boolean
   /** vid of its nearest ancestor that is still there, 0 none */
   parent: number
+  /** ms; 0 for ever; null: as the cluster says */
+  onNoQuorum: number | null
   locks: readonly LockFacts[]
 }
 
@@ -50,6 +52,8 @@ export interface ClusterFacts {
   recovered: readonly string[]
   recoveryHeld: boolean
   recoveryLimit: number
+  /** ms that requests wait without quorum; 0 for ever */
+  onNoQuorum: number
 }
 
 export type ClusterEvent =

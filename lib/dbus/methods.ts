@@ -100,6 +100,13 @@ function recovery(settings: { held?: boolean; limit?: number }): Operation {
   return operation('cluster.recovery', settings, 'org.sheepdog.manage-cluster')
 }
 
+/** The control protocol's ms of microseconds, as D-Bus services give times. SheepError invalid, too-big */
+function milliseconds(wait: unknown): number {
+  const microseconds = toNumber(wait, 'wait')
+  if (microseconds % 1_000 === 0) return microseconds / 1_000
+  throw new SheepError('invalid', `wait is whole milliseconds, in microseconds, not ${microseconds}`)
+}
+
 function ofNode<T>(given: unknown, id: string): T {
   const found = (given as { nodes: OfNode<T>[] }).nodes.find(({ node }) => node.id === id)
   if (found?.answer) return found.answer
@@ -163,6 +170,9 @@ const HANDLERS: Readonly<Record<string, Readonly<Record<string, Handler>>>> = {
     HoldRecovery: () => recovery({ held: true }),
     ReleaseRecovery: () => recovery({ held: false }),
     LimitRecovery: (_, [rate]) => recovery({ limit: toNumber(rate, 'rate') }),
+    SetOnNoQuorum: (_, [wait]) => {
+      return operation('cluster.set', { onNoQuorum: milliseconds(wait) }, 'org.sheepdog.manage-cluster')
+    },
     StartScrub: () => scrub('start'),
     StopScrub: () => scrub('stop'),
     Check: (_, [repair]) => {
@@ -216,6 +226,11 @@ const HANDLERS: Readonly<Record<string, Readonly<Record<string, Handler>>>> = {
       const holder = { node: String(node).slice(String(node).lastIndexOf('/') + 1), session }
       const args = { ...reference(subject), holder }
       return operation('lock.break', args, 'org.sheepdog.break-locks', { details: detailsOf(subject) })
+    },
+    SetOnNoQuorum: (subject, [wait]) => {
+      const { name } = subject as Named
+      const onNoQuorum = Number(wait) === -1 ? null : milliseconds(wait)
+      return operation('vdi.set', { name, onNoQuorum }, 'org.sheepdog.manage-volumes', { details: detailsOf(subject) })
     },
     GetUsage: usage,
     Check: check,

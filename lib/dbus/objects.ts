@@ -139,7 +139,11 @@ export class Objects {
       const values = { ...common, Id: snapId, Tag: tag, Volume: this.volumePathOf(name) }
       return { path, face: SNAPSHOT, values, subject: { kind: 'snapshot', name, id: snapId, vid } }
     }
-    const values = { ...common, Clone: parentFacts !== undefined && parentFacts.name !== name }
+    const values = {
+      ...common,
+      Clone: parentFacts !== undefined && parentFacts.name !== name,
+      OnNoQuorum: facts.onNoQuorum === null ? -1 : microseconds(facts.onNoQuorum),
+    }
     return { path, face: VOLUME, values, subject: { kind: 'volume', name, vid } }
   }
 
@@ -232,6 +236,7 @@ function clusterObject(facts: ClusterFacts): BusObject {
     Nodes: facts.nodes.map((node) => nodePath(node.id)),
     Recovering: recovering.map((node) => nodePath(node.id)),
     ...{ RecoveryHeld: facts.recoveryHeld, RecoveryLimit: facts.recoveryLimit },
+    OnNoQuorum: microseconds(facts.onNoQuorum),
   }
   return { path: CLUSTER_PATH, face: CLUSTER, values, subject: { kind: 'cluster' } }
 }

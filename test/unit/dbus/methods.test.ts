@@ -19,7 +19,8 @@ function world(): { objects: Objects; of(face: string): BusObject } {
 
 const SAMPLES: Record<string, unknown> = {
   s: 'name',
-  t: 4096n,
+  t: 4_096_000n,
+  x: -1n,
   b: true,
   'a{sv}': {},
   o: `/org/sheepdog/nodes/${'1'.repeat(16)}`,
@@ -89,6 +90,21 @@ test('what loses data is another action than what does not', (t) => {
   t.is(action('Volume', 'BreakLock', '/n', 's'), 'break-locks')
   t.is(action('Cluster', 'Format', {}), 'manage-cluster')
   t.is(action('Cluster', 'Format', { Force: variant('b', true) }), 'delete-data')
+})
+
+test('how long requests wait without quorum: microseconds, of a volume as the cluster too', (t) => {
+  const { of } = world()
+  const set = (face: string, wait: bigint) => operationOf(of(`org.sheepdog.${face}`), 'SetOnNoQuorum', [wait])!
+  t.like(set('Cluster', 0n), {
+    verb: 'cluster.set',
+    arguments: { onNoQuorum: 0 },
+    action: 'org.sheepdog.manage-cluster',
+  })
+  t.like(set('Volume', 1_500_000n), { verb: 'vdi.set', arguments: { onNoQuorum: 1_500 } })
+  t.like(set('Volume', -1n), { arguments: { onNoQuorum: null }, action: 'org.sheepdog.manage-volumes' })
+  t.is(t.throws(() => set('Volume', 1_500n), { instanceOf: SheepError })?.code, 'invalid')
+  const { verb, arguments: negative } = set('Volume', -2_000n)
+  t.is(t.throws(() => VERBS[verb].arguments(negative, 'arguments'), { instanceOf: SheepError })?.code, 'invalid')
 })
 
 test('numbers beyond what JSON keeps are refused, not rounded', (t) => {

@@ -8,13 +8,13 @@ import { fakeNode } from '../../support/fake-services.js'
 const cluster: ClusterFacts = {
   ...{ version: '1', status: 'running', reason: '', self: fakeNode(0).id, clusterId: 'c', created: 1, copies: 2 },
   ...{ objectSize: 4 << 20, epoch: 1, epochTime: 2, nodes: [fakeNode(0), fakeNode(1)], recovered: [fakeNode(0).id] },
-  ...{ recoveryHeld: false, recoveryLimit: 0 },
+  ...{ recoveryHeld: false, recoveryLimit: 0, onNoQuorum: 0 },
 }
 
 function volume(vid: number, name: string, more: Partial<VolumeFacts> = {}): VolumeFacts {
   return {
     ...{ vid, name, tag: '', snapId: 1, size: 1 << 20, copies: 2, objectSize: 4 << 20, created: 1 },
-    ...{ preallocated: false, snapshot: false, parent: 0, locks: [], ...more },
+    ...{ preallocated: false, snapshot: false, parent: 0, onNoQuorum: null, locks: [], ...more },
   }
 }
 
