@@ -25,11 +25,15 @@ import type {
   ClusterListener,
   ClusterStatus,
   ClusterView,
+  DepartedNode,
   Departure,
   EpochRecord,
   NodeInfo,
   RecoverySettings,
 } from './types.js'
+
+/** For people: who asks what became of more has the log */
+const DEPARTED_MAX = 16
 
 const LEAVE_REASONS: Record<LeaveReason, string> = {
   left: 'it stopped in order',
@@ -75,6 +79,7 @@ export class Cluster implements ClusterView {
   private announced: EpochRecord | null = null
   /** By node id, of those that left since they came: why, as far as this member knows */
   private readonly departures = new Map<string, Departure>()
+  private departed_: readonly DepartedNode[] = []
   /** Nodes that left since then */
   private readonly left = new Set<string>()
   /** The last epoch that took effect before this incarnation */
@@ -151,6 +156,10 @@ export class Cluster implements ClusterView {
 
   get recovered(): ReadonlyMap<string, number> {
     return this.state?.history.recovered ?? new Map()
+  }
+
+  get departed(): readonly DepartedNode[] {
+    return this.departed_
   }
 
   /** Why a node that is not in the newest epoch any more left; undefined: not known here */
@@ -510,12 +519,16 @@ export class Cluster implements ClusterView {
 
   private sayWhoLeft(current: EpochRecord, previous: EpochRecord | null): void {
     const here = new Set(current.nodes.map((node) => node.id))
-    for (const { id, name, host, port } of previous?.nodes ?? []) {
+    const departed = this.departed_.filter(({ node }) => !here.has(node.id))
+    for (const node of previous?.nodes ?? []) {
+      const { id, name, host, port } = node
       if (here.has(id)) continue
       const why = this.departures.get(id)
+      departed.push({ node, epoch: current.number, time: current.time, ...(why ?? { reason: 'unknown', detail: '' }) })
       const text = why === undefined ? '' : `: ${why.reason === 'expelled' ? 'expelled, ' : ''}${why.detail}`
       this.options.log('notice', `node ${name} (${host}:${port}) left with epoch ${current.number}${text}`)
     }
+    this.departed_ = departed.slice(-DEPARTED_MAX)
     const before = new Set(previous?.nodes.map((node) => node.id))
     for (const node of here) if (!before.has(node)) this.departures.delete(node)
   }

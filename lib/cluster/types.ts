@@ -24,8 +24,16 @@ export interface NodeInfo {
 
 /** Why a node is not in the cluster any more, for people: nothing is decided by it, and members may know different ones. */
 export interface Departure {
-  reason: LeaveReason | 'expelled'
+  reason: LeaveReason | 'expelled' | 'unknown'
   detail: string
+}
+
+/** A node that was in the cluster and is not any more, as far as this daemon has seen it leave. */
+export interface DepartedNode extends Departure {
+  node: NodeInfo
+  /** The first without it, and when that began, ms since the Unix epoch */
+  epoch: number
+  time: number
 }
 
 export interface EpochRecord {
@@ -113,6 +121,8 @@ export interface ClusterView {
   /** node id -> newest epoch it has reported `recovered` for */
   readonly recovered: ReadonlyMap<string, number>
   readonly recovery: RecoverySettings
+  /** Who left while this daemon ran and has not come back, last ones last: at most DEPARTED_MAX */
+  readonly departed: readonly DepartedNode[]
   /** ms that a volume's requests wait without quorum before they fail, unless the volume says otherwise; 0: for ever */
   readonly onNoQuorum: number
   /**

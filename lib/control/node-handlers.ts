@@ -12,7 +12,7 @@ const UNREACHABLE_MS = 2_000
 const POLL_MS = 50
 
 export const nodeHandlers: Handlers<'node'> = {
-  'node.list': async (services) => ({ nodes: nodeSummaries(services) }),
+  'node.list': async (services) => ({ nodes: nodeSummaries(services), departed: services.cluster.departed }),
 
   'node.info': async (services) => ({
     nodes: await askNodes(services, nodeSummaries(services), (node) => node.space()),

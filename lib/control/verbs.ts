@@ -2,7 +2,7 @@
  * The control protocol's verbs: arguments with their checks, and answers. The daemon's dispatcher and every client
  * (dog, D-Bus) import this one list, so neither can drift from it. docs/control-protocol.md describes the transport.
  */
-import type { ClusterStatus, NodeInfo, RecoverySettings } from '../cluster/types.js'
+import type { ClusterStatus, DepartedNode, NodeInfo, RecoverySettings } from '../cluster/types.js'
 import { SheepError } from '../errors.js'
 import { MAX_COPIES } from '../placement/ring.js'
 import { MIGRATION_MS_MAX, ON_NO_QUORUM_MS_MAX, SESSION_MAX } from '../vdi/command.js'
@@ -229,7 +229,8 @@ export const VERBS = {
   /** Moves the lock to the target before it writes */
   'lock.finish': verb<{ lock: LockInfo }>()({ name: vdiName }),
 
-  'node.list': verb<{ nodes: NodeSummary[] }>()({}),
+  /** `departed`: who left while the daemon that answers ran, and has not come back, last ones last */
+  'node.list': verb<{ nodes: NodeSummary[]; departed: readonly DepartedNode[] }>()({}),
   'node.info': verb<NodeInfoAnswer>()({}),
   'node.recovery': verb<{ nodes: OfNode<RecoveryReport>[] }>()({}),
   /** `node` in these: number, id or name; '' is the daemon asked; 'all' */

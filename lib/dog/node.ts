@@ -52,10 +52,19 @@ export function reportSilent(nodes: readonly OfNode<unknown>[]): void {
 
 export function addNodeCommands(node: Command, add: Add): void {
   add(node, 'list', 'list the nodes')
+    .notes('Shows who has left, too, when and why, as far as the daemon that answers has seen it.')
     .examples('dog node list')
     .run(async (session) => {
       const answer = await session.call('node.list', {})
       session.print(answer, NODE_COLUMNS, answer.nodes)
+      if (!session.forPeople || answer.departed.length === 0) return
+      session.write(`\nNo longer in the cluster, as this daemon has seen it:\n`)
+      for (const { node, epoch, time, reason, detail } of answer.departed) {
+        const why = reason === 'unknown' ? 'nobody knows why' : `${reason === 'expelled' ? 'expelled, ' : ''}${detail}`
+        session.write(
+          `  ${printable(node.name)} (${hostPort(node)}) ${formatTime(time)}, with epoch ${epoch}: ${printable(why)}\n`,
+        )
+      }
     })
 
   add(node, 'info', 'show disk space, node by node').examples('dog node info', 'dog node info -r').run(showSpace)

@@ -189,6 +189,7 @@ export function perfectSheep(flaw: Flaw, rarely: () => boolean): MakeSheep {
         return new Map([...members.values()].map((member) => [member.node.id, 1]))
       },
       recovery: { held: false, limit: 0 },
+      departed: [],
       onNoQuorum: 0,
       propose: async () => {
         shared.formatted = true

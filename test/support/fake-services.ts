@@ -79,6 +79,7 @@ export class FakeServices implements ControlServices {
         return null
       },
       recovery: { held: false, limit: 0 },
+      departed: [],
       onNoQuorum: 0,
       exclusive: (run) => run(),
     }

@@ -247,6 +247,8 @@ test('confirm: of a member that is in, and of one that was expelled without know
     reason: 'hung',
   }
   await answer(world, a, (cluster) => cluster.propose(expel))
+  const departed = () => a.cluster!.departed.map(({ node, epoch, reason, detail }) => [node.id, epoch, reason, detail])
+  t.deepEqual(departed(), [[b.cluster!.self.id, a.cluster!.epoch!.number, 'expelled', 'hung']])
   let outcome: unknown = null
   b.process!.resume()
   void b
@@ -257,6 +259,7 @@ test('confirm: of a member that is in, and of one that was expelled without know
   await world.until('the outcome', () => outcome !== null)
   t.true(outcome instanceof SheepError, 'it was out when its message came')
   await world.until('all in again', () => world.allAre('running') && a.cluster!.epoch!.nodes.length === 3)
+  t.deepEqual(departed(), [], 'it is back')
 })
 
 test('an epoch is announced when this disk would bring it back after a power cut', async (t) => {

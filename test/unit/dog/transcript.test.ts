@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import test from 'ava'
 import { dogProgram } from '../../support/cluster.js'
 import { listenControl } from '../../support/control-listener.js'
-import { FakeServices } from '../../support/fake-services.js'
+import { FakeServices, fakeNode } from '../../support/fake-services.js'
 import { run } from '../../support/process.js'
 
 const file = join(import.meta.dirname, '..', '..', '..', '..', 'test', 'unit', 'dog', 'transcript.txt')
@@ -46,6 +46,11 @@ test('dog prints what the transcript says', async (t) => {
       left: null,
     },
     { oid: '80ab12ce00000000', volumes: ['disk'], index: -1, offset: 0, reason: 'nobody', nodes: [], left: null },
+  ]
+  services.cluster.departed = [
+    { node: fakeNode(3), epoch: 2, time: services.cluster.epoch!.time, reason: 'died', detail: 'its process died' },
+    { node: fakeNode(4), epoch: 2, time: services.cluster.epoch!.time, reason: 'expelled', detail: 'no answer' },
+    { node: fakeNode(5), epoch: 2, time: services.cluster.epoch!.time, reason: 'unknown', detail: '' },
   ]
   const listener = await listenControl(services)
   t.teardown(() => listener.close())

@@ -165,6 +165,7 @@ export class FakeNode {
       history: [],
       recovered: new Map(),
       recovery: { held: false, limit: 0 },
+      departed: [],
       onNoQuorum: 0,
       propose: (command) => this.propose(command),
       exclusive: (run) => world.exclusive(this, run),
