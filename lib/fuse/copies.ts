@@ -113,7 +113,7 @@ export class CopyWatch {
     this.written.clear()
     this.latest = -1
     this.begin()
-    await this.comparing
+    while (this.comparing !== null) await this.comparing
     this.misses.clear()
     await this.letGo()
   }
@@ -129,6 +129,11 @@ export class CopyWatch {
     this.idle?.cancel()
     this.comparing = this.run().then(() => {
       this.comparing = null
+      // Named after the last was taken
+      if (this.complete.length > 0) {
+        this.begin()
+        return
+      }
       this.idle = this.parts.clock.after(HOLD_MS, () => {
         if (this.comparing === null) void this.letGo()
       })

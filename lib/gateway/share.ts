@@ -18,6 +18,9 @@ const PIECE = 1024 * 1024
 /** The bytes differ: EXDEV, which no request of an object ends with. */
 export const DIFFERENT = -18
 const ESHUTDOWN = -108
+const ETIMEDOUT = -110
+/** Other requests of the object wait while it is compared, and so does the file's close: not for a snapshot's copies that are away. */
+export const COMPARE_MS_MAX = 5_000
 
 /** 0, or a negative errno; DIFFERENT when only an equal object is wanted and the VDI's is not, or is not its own. */
 export async function shareObject(
@@ -72,16 +75,28 @@ async function equal(volume: GatewayVolume, index: number, own: number, owner: n
   const length = Math.min(PIECE, objectSize)
   const a = Buffer.alloc(length)
   const b = Buffer.alloc(length)
-  for (let at = 0; at < objectSize; at += length) {
-    const results = await Promise.all([
-      read(router, own, index, options.copiesOf(own), a, at),
-      read(router, owner, index, options.copiesOf(owner), b, at),
-    ])
-    const failed = results.find((result) => result < 0)
-    if (failed !== undefined) return failed
-    if (!a.equals(b)) return DIFFERENT
+  let late = false
+  const compare = async (): Promise<number> => {
+    for (let at = 0; at < objectSize && !late; at += length) {
+      const results = await Promise.all([
+        read(router, own, index, options.copiesOf(own), a, at),
+        read(router, owner, index, options.copiesOf(owner), b, at),
+      ])
+      const failed = results.find((result) => result < 0)
+      if (failed !== undefined) return failed
+      if (!a.equals(b)) return DIFFERENT
+    }
+    return 0
   }
-  return 0
+  return new Promise((resolve, reject) => {
+    const timer = options.clock.after(COMPARE_MS_MAX, () => {
+      late = true
+      resolve(ETIMEDOUT)
+    })
+    compare()
+      .finally(() => timer.cancel())
+      .then(resolve, reject)
+  })
 }
 
 function read(

@@ -3,6 +3,7 @@
  * holds; and a volume into which somebody writes what is there anyway, so that it has its own object with its snapshot's bytes. No
  * client may see that anything was shared.
  */
+import { SheepError } from '../../lib/errors.js'
 import { shareEqual } from '../../lib/fuse/sharing.js'
 import type { FileVolume } from '../../lib/gateway/types.js'
 import type { Clock, Completion } from '../../lib/host/interfaces.js'
@@ -15,6 +16,7 @@ import type { World } from './world.js'
 const DIFFERENT = -18
 const ENOSPC = -28
 const ESHUTDOWN = -108
+const ETIMEDOUT = -110
 const EIO = -5
 
 /** A request that failed, as requests may when a lock, a host, the quorum or the last free space goes. */
@@ -155,9 +157,15 @@ async function share(world: World, host: Host, volume: FileVolume, snapshot: Fil
     after: (ms, fn) => scheduler.after(ms, () => process.enter(fn, 'timer')),
   }
   const { cluster } = host.sheep!
-  const result = await shareEqual({ clock, cluster, log: () => {} }, volume, snapshot, index)
+  const result = await shareEqual({ clock, cluster, log: () => {} }, volume, snapshot, index).catch(
+    (error: unknown) => {
+      // It stays a copy, as for CopyWatch: the daemon stops, or is without quorum.
+      if (!(error instanceof SheepError)) throw error
+      return ESHUTDOWN
+    },
+  )
   world.log(`sharing object ${index} of ${volume.entry.name}: ${result}`)
-  if (![0, DIFFERENT, ENOSPC, ESHUTDOWN, EIO].includes(result)) {
+  if (![0, DIFFERENT, ENOSPC, ESHUTDOWN, ETIMEDOUT, EIO].includes(result)) {
     world.verdict.report('sharing failed', `object ${index} of ${volume.entry.name}: ${result}`)
   }
 }

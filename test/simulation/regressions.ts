@@ -130,4 +130,8 @@ export const REGRESSIONS: readonly { seed: number; cause: string }[] = [
       'a node that had been voted out was believed, with a last write that only it had; the replica that had gone on without it was away',
   },
   { seed: 122057, cause: 'shrinking opened a volume as the target of its migration, and cut it beside its writer' },
+  {
+    seed: 304022,
+    cause: 'the simulator let a copy that was being shared as its daemon stopped fail with nobody to hear of it',
+  },
 ]

@@ -230,3 +230,15 @@ test('a stop compares nothing more', async (t) => {
   await watch.end()
   t.deepEqual(asked(), [])
 })
+
+test('what is written or closed just as the last comparison ends is compared, too', async (t) => {
+  for (let delay = 0; delay < 60; delay++) {
+    const { reads, watch, write, asked, clock } = world(() => true)
+    reads.note(5)
+    for (let index = 0; index <= UNDER_WAY; index++) write(index)
+    for (let i = 0; i < delay; i++) await Promise.resolve()
+    await watch.end()
+    t.is(asked().at(-1), `equal ${UNDER_WAY} of 5`, `after ${delay} turns`)
+    t.is(clock.pending, 0)
+  }
+})

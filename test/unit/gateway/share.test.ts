@@ -1,11 +1,12 @@
 /** An object becomes a snapshot's: only when it may, and taken back when the snapshot may be on its way out. */
 import test from 'ava'
-import { DIFFERENT, shareObject } from '../../../lib/gateway/share.js'
+import { COMPARE_MS_MAX, DIFFERENT, shareObject } from '../../../lib/gateway/share.js'
 import type { ShareMode } from '../../../lib/gateway/types.js'
 import type { GatewayVolume } from '../../../lib/gateway/volume.js'
 import type { Completion } from '../../../lib/host/interfaces.js'
 import { READ, REMOVE } from '../../../lib/replication/request.js'
 import { dataOid, type Oid } from '../../../lib/vdi/oid.js'
+import { FakeClock } from '../vdi/world.js'
 
 const OWN = 7
 const SNAPSHOT = 5
@@ -14,14 +15,15 @@ const SIZE = 8192
 /** Volume 7 whose object 0 is of `own` (0: a hole), snapshot 5 whose object 0 is of `owner`; objects hold what `bytes` says. */
 function world(own: number, owner: number, bytes: Partial<Record<number, string>>) {
   const log: string[] = []
-  const state = { revokedAtSet: false, setFails: 0 }
+  const clock = new FakeClock()
+  const state = { revokedAtSet: false, setFails: 0, away: null as Completion | null, isAway: false }
   const entries = new Map([[0, own]])
   const source = { isRevoked: false, index: { length: 1, get: () => owner } }
   const volume = {
     vid: OWN,
     objectSize: SIZE,
     entry: { copies: 2 },
-    options: { copiesOf: () => 2, unreferenced: (vid: number) => log.push(`unreferenced ${vid}`) },
+    options: { clock, copiesOf: () => 2, unreferenced: (vid: number) => log.push(`unreferenced ${vid}`) },
     allocating: new Map(),
     forgotten: () => {},
     index: {
@@ -49,13 +51,14 @@ function world(own: number, owner: number, bytes: Partial<Record<number, string>
         const vid = [OWN, SNAPSHOT].find((one) => dataOid(one, 0) === oid) as number
         if (kind === READ) to.fill(bytes[vid] ?? '?', 0, length)
         if (kind === REMOVE) log.push(`remove ${vid}`)
-        done.complete(0)
+        if (state.isAway && vid === SNAPSHOT) state.away = done
+        else done.complete(0)
       },
     },
   }
   const share = (mode: ShareMode) =>
     shareObject(volume as unknown as GatewayVolume, 0, source as unknown as GatewayVolume, mode)
-  return { share, log, state, source, volume, owner: () => entries.get(0) }
+  return { share, log, clock, state, source, volume, owner: () => entries.get(0) }
 }
 
 test('equal bytes: the index first, durably, then its own object goes', async (t) => {
@@ -103,4 +106,18 @@ test('an index that cannot be written keeps the object, and lets those go on tha
   t.is(await share('equal'), -5)
   t.deepEqual(log, [`set ${SNAPSHOT} durably`])
   t.is(volume.allocating.size, 0)
+})
+
+test('a snapshot whose copies are away is not waited for: the object is as it was, and what comes late changes nothing', async (t) => {
+  const { share, log, clock, state, owner } = world(OWN, SNAPSHOT, { 5: 'a', 7: 'a' })
+  state.isAway = true
+  const shared = share('equal')
+  clock.advance(COMPARE_MS_MAX)
+  t.is(await shared, -110)
+  state.away?.complete(0)
+  for (let i = 0; i < 20; i++) await Promise.resolve()
+  t.deepEqual([log, owner()], [[], OWN])
+  state.isAway = false
+  t.is(await share('equal'), 0)
+  t.is(clock.pending, 0)
 })
