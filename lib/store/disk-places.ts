@@ -69,8 +69,6 @@ export class DiskPlaces {
     // One that failed while others were opened is not listed any more.
     this.missing = this.node.disks.some((entry) => !this.working().some((place) => place.id === entry.id))
     this.pendingLoss ||= this.missing
-    // As good as lost with a disk: without them this node proves nothing.
-    if (this.working().some(({ store }) => store!.spoiled > 0)) this.pendingLoss = true
     await this.tidyIntents()
   }
 
@@ -81,6 +79,7 @@ export class DiskPlaces {
     private readonly options: DiskSetOptions,
   ) {
     this.node = found.state
+    this.pendingLoss = found.state.lossPending === true
     this.unusable = [...found.unusable]
   }
 
@@ -124,6 +123,17 @@ export class DiskPlaces {
   /** It was lost while this daemon ran, and the state has been saved without it. */
   private gone(id: string): boolean {
     return this.places.some((place) => place.id === id && place.store === null)
+  }
+
+  /**
+   * What is spoiled on this disk is as good as lost with one: without it this node proves nothing. On the disk before it is put right
+   * there, so that a daemon that dies in between does not forget it. DiskError
+   */
+  private spoiledOn(disk: Disk): void {
+    if (this.node.lossPending) return
+    this.pendingLoss = true
+    this.node = { ...this.node, generation: this.node.generation + 1, lossPending: true }
+    writeState(disk, this.node)
   }
 
   private entry(id: string) {
@@ -173,7 +183,7 @@ export class DiskPlaces {
 
   /** Called as each epoch begins, before anything is served in it: what has come and gone before it counts from here. */
   epochBegins(epoch: number): void {
-    const { base, ...state } = this.node
+    const { base, lossPending, ...state } = this.node
     let changed = this.pendingLoss || base !== undefined
     let { lostEpoch } = state
     if (this.pendingLoss) lostEpoch = Math.max(lostEpoch, epoch - 1)
@@ -232,6 +242,8 @@ export class DiskPlaces {
         // They share what the process may have open; a disk more or less does not matter.
         handles: this.options.handles,
         trustMs: this.options.trustMs,
+        // The others have been counted as lost since they went away.
+        spoiled: () => joined !== Number.POSITIVE_INFINITY && this.spoiledOn(attached.disk),
         lastEpoch: this.options.lastEpochOn?.(attached.disk),
         failed: (errno, what) => void this.lose(place, `${what}: errno ${errno}`),
         index: {

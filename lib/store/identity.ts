@@ -52,6 +52,8 @@ export interface NodeState {
   /** Since it started, until an epoch begins with it: the newest epoch that its disks knew of then. In later ones it may have served
    *  with others. */
   base?: number
+  /** As it started something of its disks was found spoiled: the epoch that begins next with it sets `lostEpoch` */
+  lossPending?: true
 }
 
 export interface IdentityParts {
@@ -105,18 +107,28 @@ export function readState(disk: Disk, config: Config, path: string): NodeState |
   if (state === null) return null
   // As written by a version that knew one disk only
   const { clusterId, recoveredEpoch, passedEpochs = [], lostEpoch = 0, generation = 0 } = state
-  const { disks = [{ id: config.disk, path, joined: 0 }], base } = state
+  const { disks = [{ id: config.disk, path, joined: 0 }], base, lossPending } = state
   const whole =
     typeof clusterId === 'string' &&
     /^([0-9a-f]{16})?$/.test(clusterId) &&
     [recoveredEpoch, lostEpoch, generation, base ?? 0].every(isCount) &&
+    [undefined, true].includes(lossPending) &&
     Array.isArray(passedEpochs) &&
     passedEpochs.every(isCount) &&
     Array.isArray(disks) &&
     disks.every((entry) => HEX.test(entry?.id) && typeof entry.path === 'string' && isCount(entry.joined))
   if (!whole) return null
-  const known = { clusterId, recoveredEpoch: recoveredEpoch as number, passedEpochs, lostEpoch, generation, disks }
-  return base === undefined ? known : { ...known, base }
+  const known: NodeState = {
+    clusterId,
+    recoveredEpoch: recoveredEpoch as number,
+    passedEpochs,
+    lostEpoch,
+    generation,
+    disks,
+  }
+  if (base !== undefined) known.base = base
+  if (lossPending) known.lossPending = true
+  return known
 }
 
 /** A store that does not know its cluster must not guess, since the objects of another cluster are dropped. */

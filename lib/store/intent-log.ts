@@ -109,6 +109,11 @@ export class IntentLog {
     return this.has(oid) && (this.epochs.get(oid) as number) >= epoch
   }
 
+  /** A former run has left a file, readable or not. Throws DiskError. */
+  get exists(): boolean {
+    return this.disk.exists(PATH)
+  }
+
   /** The entries that the file of a former run holds; null when there is no readable file. Throws DiskError. */
   read(): Map<Oid, Intent> | null {
     const bytes = this.disk.readFile(PATH)

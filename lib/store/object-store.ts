@@ -54,6 +54,11 @@ export interface StoreOptions {
   intents?: number
   /** The disk did not do what it was asked for, and not for want of room: told before those who asked are */
   failed?: (errno: number, what: string) => void
+  /**
+   * Something that was here turns out to be no use as the store is opened: an object's file, or the intent log, which may have named
+   * objects that the power took. Called, at times more than once, before anything is done that keeps the next start from seeing it.
+   */
+  spoiled?: () => void
   /** Told of each object that comes into the table or goes from it */
   index?: { added(file: ObjectFile): void; removed(file: ObjectFile): void }
 }
@@ -66,8 +71,6 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
   /** The intent log has become long: drop what is quiet. Called again only after it has shrunk by a quarter. */
   onIntentPressure: (() => void) | null = null
 
-  /** Objects that were here, and whose files turned out to be no use when it was opened */
-  spoiled = 0
   /** A copy's bytes were found not to match their checksums, for the first time, or could not be read */
   onRot: ((object: StoredObject) => void) | null = null
   trust: number
@@ -141,16 +144,22 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
     clearStage(disk)
     const synced = await completed((done) => this.syncs.syncDirectories(done))
     if (synced < 0) throw new DiskError(-synced, 'sync', 'obj', `errno ${-synced}`)
-    const { unfinished, spoiled } = await scanObjects(disk, log, ({ oid, writeEpoch, checkEpoch, shift }) => {
-      const file = new ObjectFile(this.syncs, oid, writeEpoch, checkEpoch)
-      file.shift = shift
-      file.summed = shift !== 0
-      file.headerSums = file.summed
-      this.insert(file)
-    })
+    const { unfinished, spoiled } = await scanObjects(
+      disk,
+      log,
+      ({ oid, writeEpoch, checkEpoch, shift }) => {
+        const file = new ObjectFile(this.syncs, oid, writeEpoch, checkEpoch)
+        file.shift = shift
+        file.summed = shift !== 0
+        file.headerSums = file.summed
+        this.insert(file)
+      },
+      this.options.spoiled,
+    )
     const unsynced = unsyncedObjects(disk)
     let logged = this.readIntents()
     if (logged === null) {
+      if (this.table.size > 0 || this.intents.exists) this.options.spoiled?.()
       logged = new Map(
         [...this.table.values()].map(({ oid, writeEpoch }) => [
           oid,
@@ -164,7 +173,6 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
       }
     }
     if (unsynced.length > 0) for (const intent of logged.values()) intent.incomplete = true
-    this.spoiled = spoiled.size
     // A killed daemon loses no file: one that is not here was removed, and the log was not told yet. What the disk has spoiled
     // is not made anew, empty: others may have it, and none may lose it to that.
     for (const [oid, { incomplete }] of logged) {

@@ -53,8 +53,14 @@ export interface MovedAside {
   spoiled: ReadonlySet<Oid>
 }
 
-export async function scanObjects(disk: Disk, log: Log, found: (header: Header) => void): Promise<MovedAside> {
-  const scan = new Scan(disk, log, found)
+/** `spoils`: called before a file is moved aside that the disk has spoiled */
+export async function scanObjects(
+  disk: Disk,
+  log: Log,
+  found: (header: Header) => void,
+  spoils?: () => void,
+): Promise<MovedAside> {
+  const scan = new Scan(disk, log, found, spoils)
   for (const name of disk.list('obj')) {
     if (!/^[0-9a-f]{2}$/.test(name)) scan.moveAside(`obj/${name}`, 'not a directory of objects')
   }
@@ -79,6 +85,7 @@ class Scan implements MovedAside {
     private readonly disk: Disk,
     private readonly log: Log,
     private readonly found: (header: Header) => void,
+    private readonly spoils: (() => void) | undefined,
   ) {}
 
   async run(): Promise<void> {
@@ -155,7 +162,10 @@ class Scan implements MovedAside {
 
   moveAside(path: string, why: string, kind = this.spoiled): void {
     const oid = oidFromHex(path.slice(path.lastIndexOf('/') + 1))
-    if (oid >= 0) kind.add(oid)
+    if (oid >= 0) {
+      kind.add(oid)
+      if (kind === this.spoiled) this.spoils?.()
+    }
     this.disk.makeDirectory('bad')
     const name = `bad/${path.slice(path.lastIndexOf('/') + 1)}`
     let target = name

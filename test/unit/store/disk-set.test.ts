@@ -234,6 +234,37 @@ test('an object whose file was spoiled counts as lost with a disk, and so does w
   t.is(again.state.lostEpoch, 7)
 })
 
+test('what was spoiled is not forgotten by a daemon that dies before the next epoch, wherever that is', async (t) => {
+  for (const what of ['object', 'intent log']) {
+    let isOpen = false
+    for (let steps = 0; !isOpen; steps++) {
+      const rig = new Rig([new MemoryDisk()])
+      const set = await rig.open(0)
+      set.create(oids[0], 3)
+      await drain(rig.disks, set.close())
+      rig.disks[0].writeFileAtomic(what === 'object' ? set.pathOf(oids[0]) : 'intent', 'something else')
+      let done = 0
+      rig.disks[0].failing = () => (done++ < steps ? 0 : 5)
+      isOpen = await rig.open(0).then(
+        () => done <= steps,
+        () => false,
+      )
+      if (steps > 2000) return t.fail('it never opens')
+      rig.disks[0] = rig.disks[0].crash(steps % 2 === 0, () => steps % 3 === 0)
+      const again = await rig.open(0)
+      again.started(7)
+      again.epochBegins(8)
+      t.is(again.state.lostEpoch, 7, `${what}, after ${steps} steps`)
+      again.epochBegins(9)
+      await drain(rig.disks, again.close())
+      const last = await rig.open(0)
+      last.started(9)
+      last.epochBegins(10)
+      t.is(last.state.lostEpoch, 7, 'it is said once')
+    }
+  }
+})
+
 test('a sector that cannot be mended takes its disk out, and only that', async (t) => {
   const rig = new Rig([new MemoryDisk(), new MemoryDisk()])
   const set = await rig.open(0, 1)
