@@ -242,8 +242,9 @@ export interface LostObject {
   index: number
   /** Within the volume, bytes */
   offset: number
-  /** away: with nodes that are not here; disk: with disks of nodes that are here; nobody: no node has it, or could have */
-  reason: 'away' | 'disk' | 'nobody'
+  /** away: with nodes that are not here; disk: with disks of nodes that are here; unreadable: a part of it cannot be read on the node
+   *  that has it; nobody: no node has it, or could have */
+  reason: 'away' | 'disk' | 'unreadable' | 'nobody'
   /** Names of those nodes */
   nodes: string[]
   /** The newest copy that is here: on which node, and the last epoch whose writes it has for certain. null: none */

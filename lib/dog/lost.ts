@@ -24,7 +24,12 @@ const COLUMNS: readonly Column<LostObject>[] = [
   },
   {
     title: 'What is left',
-    text: ({ left }) => (left === null ? 'nothing' : `as of epoch ${left.epoch}, on ${left.node}`),
+    text: ({ left, reason }) =>
+      reason === 'unreadable'
+        ? 'the rest of it'
+        : left === null
+          ? 'nothing'
+          : `as of epoch ${left.epoch}, on ${left.node}`,
     raw: ({ left }) => (left === null ? '' : `${left.epoch},${left.node}`),
   },
 ]
@@ -32,6 +37,7 @@ const COLUMNS: readonly Column<LostObject>[] = [
 function whereIsIt({ reason, nodes }: LostObject): string {
   if (reason === 'nobody') return 'no node has it'
   const names = nodes.join(' or ')
+  if (reason === 'unreadable') return `unreadable in part on ${names}`
   return reason === 'away' ? `away with ${names}` : `gone with a disk of ${names}`
 }
 
@@ -64,12 +70,15 @@ export async function lost(session: Session, [name = '']: readonly string[], opt
   session.report({ objects: accepted }, text)
 }
 
-function warning(objects: readonly LostObject[], zeros: boolean): string {
+function warning(all: readonly LostObject[], zeros: boolean): string {
+  const partly = all.filter(({ reason }) => reason === 'unreadable').length
+  const objects = all.filter(({ reason }) => reason !== 'unreadable')
   const older = zeros ? 0 : objects.filter(({ left }) => left !== null).length
   const empty = objects.filter(({ left, index }) => index >= 0 && (zeros || left === null)).length
   const ruined = objects.filter(({ left, index }) => index < 0 && (zeros || left === null))
   const parts = []
   if (older > 0) parts.push(`${older} of these objects will have older bytes than were written`)
+  if (partly > 0) parts.push(`what cannot be read of ${partly} will be zeros`)
   if (empty > 0) parts.push(`${empty} will be zeros`)
   if (ruined.length > 0) parts.push(`${ruined.flatMap(({ volumes }) => volumes).join(', ')} can only be deleted`)
   return `${parts.join(', ')}; what the nodes and disks that are away have of them will not count when they come back.`

@@ -108,9 +108,11 @@ export class Lost {
     if (copies === 0 || said.length === 0) return null
     // Whoever is asked comes to the same answer. What the power took is waited for two minutes, and then no longer.
     const verdict = decide(topology, oid, copies, said[0], said.slice(1), false)
-    if (verdict.kind === 'keep' || verdict.kind === 'take') return null
+    const gap = verdict.kind === 'gap' ? verdict.node : verdict.kind === 'keep' && said[0].gap ? said[0].node : ''
+    if (gap === '' && (verdict.kind === 'keep' || verdict.kind === 'take')) return null
     // Of data it is about to be made.
     if (verdict.kind === 'zeros' && index >= 0) return null
+    const nodes = gap !== '' ? [gap] : verdict.kind === 'wait' || verdict.kind === 'lost' ? verdict.nodes : []
     const left = said.filter(({ present }) => present).sort((a, b) => b.validThrough - a.validThrough)
     const size = 2 ** entries[0].blockSizeShift
     return {
@@ -118,8 +120,9 @@ export class Lost {
       volumes: entries.slice(0, NAMES_MAX).map(referenceOf),
       index,
       offset: Math.max(0, index) * size,
-      reason: verdict.kind === 'wait' ? 'away' : verdict.kind === 'lost' ? 'disk' : 'nobody',
-      nodes: verdict.kind === 'wait' || verdict.kind === 'lost' ? verdict.nodes.map((id) => this.nodeName(id)) : [],
+      reason:
+        gap !== '' ? 'unreadable' : verdict.kind === 'wait' ? 'away' : verdict.kind === 'lost' ? 'disk' : 'nobody',
+      nodes: nodes.map((id) => this.nodeName(id)),
       left:
         left.slice(0, 1).map(({ node, validThrough }) => ({ node: this.nodeName(node), epoch: validThrough }))[0] ??
         null,

@@ -330,7 +330,10 @@ export class SheepNode implements ClusterListener {
     if (clusterId !== this.store.state.clusterId) this.adopt(clusterId)
     topology.update(current, cluster.history)
     this.disks.epochBegins(current)
-    if (current.accepted !== undefined) this.parts.log('warning', acceptanceText(current.accepted))
+    if (current.accepted !== undefined) {
+      this.parts.log('warning', acceptanceText(current.accepted))
+      void this.replica.reached(current.number).then(() => this.scrub.mendAll())
+    }
     const self = topology.node(this.parts.self.id)
     const stayed = self !== undefined && !left.includes(self.id) && (previous?.number ?? 0) + 1 === current.number
     if (!stayed) gateway.router.suspend()

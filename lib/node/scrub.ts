@@ -161,12 +161,17 @@ export class Scrub {
     this.kept = { ...NEVER, state: 'running', began: this.options.clock.wall(), ended: this.kept.ended }
   }
 
+  /** What could not be mended, again: others may have come back, or it was given up. */
+  mendAll(): void {
+    void this.mender.mendAll().catch((error: unknown) => this.failed(error))
+  }
+
   private later(): void {
     this.timer = this.options.clock.after(LOOK_MS, () => {
       const { due } = this
       if (due > 0 && due <= this.options.clock.wall()) this.begin()
       this.walk()
-      void this.mender.mendAll().catch((error: unknown) => this.failed(error))
+      this.mendAll()
       this.later()
     })
   }

@@ -143,12 +143,14 @@ export class Inquiry {
       suspect: object.suspect,
       incomplete: object.incomplete,
       hot: object.intent && object.writer !== '',
+      gap: object.gapIn > 0,
       ...doubts(),
     }
   }
 }
 
 function absentReport(node: string, doubts: Doubts): CopyReport {
-  const nothing = { writeEpoch: 0, validThrough: 0, settledThrough: 0, suspect: false, incomplete: false, hot: false }
+  const worth = { writeEpoch: 0, validThrough: 0, settledThrough: 0 }
+  const nothing = { ...worth, suspect: false, incomplete: false, hot: false, gap: false }
   return { node, present: false, ...nothing, ...doubts }
 }

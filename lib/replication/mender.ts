@@ -5,13 +5,16 @@
  */
 import type { Clock, Log } from '../host/interfaces.js'
 import { FLAG_AS_IS } from '../protocol/header.js'
+import { completed } from '../store/completed.js'
 import type { Damage, ObjectStore, StoredObject } from '../store/types.js'
-import { type Oid, oidToHex, vidOf } from '../vdi/oid.js'
+import { KIND_INODE, kindOf, type Oid, oidToHex, vidOf } from '../vdi/oid.js'
 import { RecoveryRead } from './copier.js'
 import type { Peers } from './peers.js'
+import type { Recovery } from './recovery.js'
 import type { Replica } from './replica.js'
 import { sleep } from './sleep.js'
 import type { Topology } from './topology.js'
+import { decide } from './validity.js'
 
 const PIECE = 1024 * 1024
 /** What could not be mended is tried again at most this often: every reader asks. */
@@ -43,6 +46,7 @@ export interface MenderOptions {
   topology: Topology
   peers: Peers
   replica: Replica
+  recovery: Pick<Recovery, 'inquiry'>
   clock: Clock
   log: Log
   copiesOf: (vid: number) => number
@@ -88,7 +92,7 @@ export class Mender {
     for (const object of [...this.unmended.keys()]) {
       if (this.stopped) return
       if (object.removed) this.unmended.delete(object)
-      else await this.mend(object)
+      else await this.mend(object, true)
     }
   }
 
@@ -128,23 +132,73 @@ export class Mender {
   }
 
   /**
-   * The disk could not read some of it: in which chunks? Those that were written since their checksums were taken, or never had any,
-   * nobody can prove: then the copy counts as doubted, and recovery takes another. False: that is under way, or there is none.
+   * The disk could not read some of it. What checksums speak for is damage from now on, as any rot. Of the rest, a gap, nobody can prove
+   * what it held: recovery takes another copy, if one is as right and whole. If none is here, this one goes on serving what can be read of
+   * it, and others that need a copy wait; until the gap is written, or an administrator gives it up: then it is zeros. False: still a gap.
    */
   private async find(object: StoredObject): Promise<boolean> {
-    const { store, clock, topology, replica, copiesOf } = this.options
+    const { store, clock, topology, replica, recovery, copiesOf, log } = this.options
+    const { oid } = object
     object.unreadable = false
     await store.verify(object, () => sleep(clock, 0))
-    if (object.removed || (await store.damage(object)) !== null) return true
-    const sums = await store.sums(object)
-    // It can be read now.
-    if (object.removed || sums?.written.length === 0) return true
-    const copies = copiesOf(vidOf(object.oid))
-    if (topology.current === null || copies === 0 || topology.replicas(object.oid, copies).length < 2) return false
-    if (!replica.isValid(object)) return false
-    replica.doubt(object)
-    replica.ensurer?.ensure(object.oid, { resume: () => {} })
+    const gaps = object.removed ? 0 : await store.gaps(object, false)
+    if (gaps === 0 || object.removed) {
+      object.gapIn = 0
+      return true
+    }
+    // Until it is known who has it, whoever comes next asks again.
+    object.unreadable = true
+    const { epoch } = topology
+    const copies = copiesOf(vidOf(oid))
+    if (gaps < 0 || topology.current === null || copies === 0) return false
+    const others = await recovery.inquiry.ask(oid, epoch)
+    if (others === null || topology.epoch !== epoch || object.removed) return false
+    const verdict = decide(topology, oid, copies, { ...recovery.inquiry.ownReport(oid, copies), gap: true }, others)
+    if (verdict.kind === 'take') {
+      // Recovery takes it then.
+      object.unreadable = false
+      replica.doubt(object)
+      replica.ensurer?.ensure(oid, { resume: () => {} })
+    } else if (verdict.kind === 'keep') {
+      if (object.gapIn === 0) {
+        object.gapIn = epoch
+        log(
+          'error',
+          `${gaps * 4} KiB of ${store.pathOf(oid)} cannot be read, and no other node has it (dog cluster lost)`,
+        )
+      }
+      if ((topology.accepted(oid)?.epoch ?? 0) > object.gapIn) return this.giveUp(object, epoch)
+    }
     return false
+  }
+
+  /** What cannot be read was given up: zeros take its place. */
+  private async giveUp(object: StoredObject, epoch: number): Promise<boolean> {
+    const { store, replica, topology, copiesOf, log } = this.options
+    const { oid } = object
+    const copies = copiesOf(vidOf(oid))
+    // Zeros in an index would say that nothing is there, and what is there would be removed.
+    if (kindOf(oid) === KIND_INODE) return false
+    // One that is no replica any more has what the others wait for.
+    if (object.suspect || (topology.holds(oid, copies) && !replica.isValid(object))) return false
+    if (replica.activeEpoch !== epoch) return false
+    replica.began()
+    try {
+      const result = object.intent ? 0 : await completed((done) => store.addIntent(object, done))
+      if (result < 0 || object.removed || topology.epoch !== epoch) return false
+      // What was away with other bytes must not count as equal when it comes back.
+      store.setWriteEpoch(object, replica.validThrough(object, copies))
+      const gaps = await store.gaps(object, true)
+      if (gaps < 0 || object.removed) return false
+      object.unreadable = false
+      object.gapIn = 0
+      replica.hot.add(object)
+      replica.sealing.add(object)
+      log('warning', `${gaps * 4} KiB of ${oidToHex(oid)} could not be read and were given up: they are zeros now`)
+      return true
+    } finally {
+      replica.ended()
+    }
   }
 
   /** The node whose bytes were right; '' none. */

@@ -13,8 +13,9 @@ import { Filling } from './filling.js'
 import type { Inquiry } from './inquiry.js'
 import type { PassedWrites } from './passed-writes.js'
 import type { Peers } from './peers.js'
-import type { EnsureWaiter, Replica } from './replica.js'
+import type { Replica } from './replica.js'
 import { ENOSPC, LOST, NO_OBJECT, WRONG_EPOCH } from './request.js'
+import { resumeAll, type Task } from './task.js'
 import type { Topology } from './topology.js'
 import { type CopyReport, decide, type Verdict } from './validity.js'
 
@@ -44,45 +45,6 @@ export interface ObjectRecoveryOptions {
   settled: (gateway: string, oid: Oid, sources: readonly string[]) => Promise<boolean>
   /** Is the object reached by the registry and inodes? Asked only for copies that nobody else has. */
   reachable: (oids: readonly Oid[]) => Promise<ReadonlySet<Oid>>
-}
-
-/** One object that is to be checked or taken. */
-export interface Task {
-  oid: Oid
-  /** From the survey; null: ask */
-  reports: CopyReport[] | null
-  waiters: EnsureWaiter[]
-  /** Changes: they need not wait for a copy when they may go by */
-  changes: EnsureWaiter[]
-  /** Replicas of this epoch that hold it and do what goes by here; null: not known yet */
-  sources: readonly string[] | null
-  running: boolean
-  cancelled: boolean
-  urgent: boolean
-  /** In the line of those that somebody wanted */
-  wanted: boolean
-  waitingFor: readonly string[] | null
-  /** The copy under way */
-  staged: StagedObject | null
-  /** The same, while clients' writes may go into it */
-  filling: Filling | null
-}
-
-export function newTask(oid: Oid): Task {
-  return {
-    oid,
-    reports: null,
-    waiters: [],
-    changes: [],
-    sources: null,
-    wanted: false,
-    running: false,
-    cancelled: false,
-    urgent: false,
-    waitingFor: null,
-    staged: null,
-    filling: null,
-  }
 }
 
 /** What a node answers to the call `extents` */
@@ -158,6 +120,8 @@ export class ObjectRecovery {
       task.waitingFor = over ? null : verdict.nodes
       return over
     }
+    if (verdict.kind === 'gap') return this.gap(task, copies, verdict.node)
+    task.gap = ''
     task.waitingFor = null
     if (verdict.kind === 'absent') {
       resumeAll(task, NO_OBJECT)
@@ -189,6 +153,17 @@ export class ObjectRecovery {
     const accepted = own.validThrough < (topology.accepted(oid)?.epoch ?? 0)
     if (accepted && replica.activeEpoch === epoch) store.setWriteEpoch(kept, epoch)
     return this.keep(task, epoch, kept)
+  }
+
+  /** A replica with a gap serves what it can read, and lets changes in; of a node that is none nobody gets anything. */
+  private gap(task: Task, copies: number, node: string): false {
+    const { topology, log } = this.options
+    const where = `a part of it cannot be read on ${names(topology, [node])}, and nobody else has it`
+    if (task.gap !== node) log('error', `object ${oidToHex(task.oid)} cannot be copied: ${where} (dog cluster lost)`)
+    task.gap = node
+    task.waitingFor = [node]
+    if (!topology.holds(task.oid, copies, node)) resumeAll(task, LOST)
+    return false
   }
 
   /** Its last copy was given up: it is made anew, empty, on each replica. Of a VDI's inode zeros would be no inode. */
@@ -489,10 +464,6 @@ export function outside(extents: readonly [number, number][], { shift, chunks }:
     if (at < offset + length) parts.push([at, offset + length - at])
   }
   return parts
-}
-
-export function resumeAll(task: Task, result: number): void {
-  for (const waiter of [...task.waiters.splice(0), ...task.changes.splice(0)]) waiter.resume(result)
 }
 
 function names(topology: Topology, nodes: readonly string[]): string {

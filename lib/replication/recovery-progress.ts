@@ -1,5 +1,5 @@
 /** How far this node's recovery of the epoch is: for people, and for what waits for its end. */
-import type { Task } from './object-recovery.js'
+import type { Task } from './task.js'
 
 export interface RecoveryProgress {
   epoch: number

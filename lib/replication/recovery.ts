@@ -18,12 +18,13 @@ import { type Oid, oidToHex, vidOf } from '../vdi/oid.js'
 import { Copier, isNoSpace } from './copier.js'
 import type { Filling } from './filling.js'
 import { Inquiry, type Survey } from './inquiry.js'
-import { newTask, ObjectRecovery, resumeAll, type Task } from './object-recovery.js'
+import { ObjectRecovery } from './object-recovery.js'
 import { Pacer } from './pacer.js'
 import { PassedWrites } from './passed-writes.js'
 import type { Peers } from './peers.js'
 import { type RecoveryProgress, whatWaits } from './recovery-progress.js'
 import type { EnsureWaiter, ObjectEnsurer, Replica } from './replica.js'
+import { newTask, resumeAll, type Task } from './task.js'
 import type { Topology } from './topology.js'
 import { Unneeded } from './unneeded.js'
 import { type Doubts, passedIn, passedWithout } from './validity.js'
@@ -419,13 +420,12 @@ export class Recovery implements ObjectEnsurer {
   }
 
   private failed(task: Task, error: unknown): false {
-    const { log } = this.options
     if (!isNoSpace(error)) {
-      log('warning', `recovery of ${oidToHex(task.oid)}: ${String(error)}`)
+      this.options.log('warning', `recovery of ${oidToHex(task.oid)}: ${String(error)}`)
       return false
     }
     if (!this.full) {
-      log(
+      this.options.log(
         'error',
         `degraded: no room for more copies, ${this.tasks.size} objects are left; recovery goes on when there is`,
       )
@@ -462,7 +462,7 @@ export class Recovery implements ObjectEnsurer {
    */
   private losePatience(): void {
     this.objects.patient = false
-    const waiting = [...this.tasks.values()].filter((task) => task.waitingFor !== null)
+    const waiting = [...this.tasks.values()].filter(({ waitingFor, gap }) => waitingFor !== null && gap === '')
     if (waiting.length === 0) return
     const text = `${waiting.length} objects have waited ${PATIENCE_MS / 1000} s for nodes that are away`
     this.options.log('warning', `${text}: what hosts lost with their power and had not flushed is waited for no longer`)
@@ -475,8 +475,8 @@ export class Recovery implements ObjectEnsurer {
       this.retryTimer = null
       this.queue = []
       for (const waiting of this.tasks.values()) {
-        // Who waits for a node waits for the next epoch.
-        if (waiting.running || waiting.waitingFor !== null) continue
+        // Who waits for a node that is away waits for the next epoch.
+        if (waiting.running || (waiting.waitingFor !== null && waiting.gap === '')) continue
         if (waiting.waiters.length + waiting.changes.length > 0) {
           waiting.urgent = true
           this.urgent.push(waiting.oid)

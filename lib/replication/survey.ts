@@ -24,6 +24,7 @@ export interface OidReport {
   suspect: boolean
   incomplete: boolean
   hot: boolean
+  gap: boolean
 }
 
 export function encodeReports(reports: readonly OidReport[]): Buffer {
@@ -34,7 +35,11 @@ export function encodeReports(reports: readonly OidReport[]): Buffer {
     putU32(bytes, at + 4, highWord(report.oid))
     putU32(bytes, at + 8, report.writeEpoch)
     putU32(bytes, at + 12, report.validThrough)
-    putU32(bytes, at + 16, (report.suspect ? 1 : 0) + (report.incomplete ? 2 : 0) + (report.hot ? 4 : 0))
+    putU32(
+      bytes,
+      at + 16,
+      (report.suspect ? 1 : 0) + (report.incomplete ? 2 : 0) + (report.hot ? 4 : 0) + (report.gap ? 8 : 0),
+    )
     putU32(bytes, at + 20, report.settledThrough)
     at += REPORT_BYTES
   }
@@ -55,6 +60,7 @@ export function decodeReports(bytes: Buffer): OidReport[] {
       suspect: (u32(bytes, at + 16) & 1) !== 0,
       incomplete: (u32(bytes, at + 16) & 2) !== 0,
       hot: (u32(bytes, at + 16) & 4) !== 0,
+      gap: (u32(bytes, at + 16) & 8) !== 0,
     })
   }
   return reports
@@ -118,6 +124,7 @@ export function surveyCalls(options: SurveyOptions): Map<string, CallHandler> {
     suspect: object.suspect,
     incomplete: object.incomplete,
     hot: object.intent && object.writer !== '',
+    gap: object.gapIn > 0,
   })
 
   const status: CallHandler = async (argument, body) => {

@@ -6,7 +6,7 @@
 import { asSheepError } from '../errors.js'
 import type { Clock, Log } from '../host/interfaces.js'
 import { type Oid, vidOf } from '../vdi/oid.js'
-import type { Task } from './object-recovery.js'
+import type { Task } from './task.js'
 
 const RETRY_MS = 2_000
 

@@ -33,6 +33,8 @@ export interface CopyReport extends Doubts {
   hot: boolean
   /** Suspect, and may lack acknowledged writes, too: its host may have lost power since */
   incomplete: boolean
+  /** A part of it cannot be read, and what was in that nobody can prove: it was written since its checksums were taken */
+  gap: boolean
 }
 
 export type Verdict =
@@ -44,6 +46,8 @@ export type Verdict =
   | { kind: 'wait'; epoch: number; nodes: readonly string[] }
   /** The newest copy went with a disk of these nodes, or may have. `stale`: an older one is here */
   | { kind: 'lost'; nodes: readonly string[]; stale: boolean }
+  /** The right copy is this node's, which goes on serving it; but a part of it can be read nowhere, so nobody can take it */
+  | { kind: 'gap'; node: string }
   /** Nobody has it, and an administrator has given up what it held */
   | { kind: 'zeros' }
   /** No member that reported has it */
@@ -111,7 +115,8 @@ export function decide(
   // Every acknowledged write is in a suspect whose host stayed up; in one that lost power only what was flushed.
   const complete = best.filter((report) => !report.incomplete)
   const equals = trusted.length > 0 ? trusted : complete.length > 0 ? complete : best
-  const choice = inRingOrder(topology, oid, copies, equals)
+  const whole = equals.filter((report) => !report.gap)
+  const choice = inRingOrder(topology, oid, copies, whole.length > 0 ? whole : equals)
   if (choice.incomplete && choice.validThrough >= (accepted?.epoch ?? 0)) {
     // What it lost with the power, those who were replicas beside it to its end may have: none of them is here with it. Who went on without
     // it has perhaps told its client since that it is flushed: that is waited for as a write is.
@@ -141,8 +146,9 @@ export function decide(
   }
   if (choice.node === own.node) return { kind: 'keep' }
   // A copy that missed an epoch with writes has a lower writeEpoch than all sound ones; one that equals any missed none.
-  const same = counts(own) && !own.suspect && trusted.some((report) => report.writeEpoch === own.writeEpoch)
+  const same = counts(own) && !own.suspect && !own.gap && trusted.some((report) => report.writeEpoch === own.writeEpoch)
   if (same) return { kind: 'keep' }
+  if (choice.gap) return { kind: 'gap', node: choice.node }
   return { kind: 'take', from: choice.node }
 }
 

@@ -300,7 +300,14 @@ export class DiskSet extends DiskPlaces implements ObjectStore {
   }
 
   async mend(object: StoredObject, chunk: number, bytes: Buffer): Promise<number> {
-    const result = await this.looked(object, -ECANCELED, (store) => store.mend(object, chunk, bytes))
+    return this.put(object, await this.looked(object, -ECANCELED, (store) => store.mend(object, chunk, bytes)))
+  }
+
+  async gaps(object: StoredObject, blank: boolean): Promise<number> {
+    return this.put(object, await this.looked(object, -ECANCELED, (store) => store.gaps(object, blank)))
+  }
+
+  private put(object: StoredObject, result: number): number {
     if (result >= 0 || result === -ECANCELED || result === -ENOSPC || this.storeOf(object) === null) return result
     // A sector that cannot be written, either: the disk has none left to put in its place.
     void this.lose(this.places[(object as ObjectFile).place], `mending: errno ${-result}`)

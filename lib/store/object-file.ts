@@ -45,6 +45,7 @@ export class ObjectFile extends SyncUnit implements StoredObject {
   doubtedIn = 0
   incomplete = false
   lostIn = 0
+  gapIn = 0
   writer = ''
   lastWrite = 0
 

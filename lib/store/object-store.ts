@@ -593,6 +593,10 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
     return this.sealer.mend(object as ObjectFile, chunk, bytes)
   }
 
+  gaps(object: StoredObject, blank: boolean): Promise<number> {
+    return this.sealer.gaps(object as ObjectFile, blank)
+  }
+
   private trustLater(): void {
     if (this.trustMs === 0) return
     this.trustTimer = this.clock.after(this.trustMs, () => {

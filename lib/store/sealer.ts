@@ -13,7 +13,7 @@
 import { type Clock, type Completion, type Disk, DiskError, type Log } from '../host/interfaces.js'
 import { mutations } from '../mutations.js'
 import { type Oid, oidToHex } from '../vdi/oid.js'
-import { CHUNKS, type Checksums, ChunkReader, shiftFor, sumOf, UNREADABLE } from './checksums.js'
+import { CHUNKS, type Checksums, ChunkReader, SHIFT_MAX, shiftFor, sumOf, UNREADABLE } from './checksums.js'
 import { completed } from './completed.js'
 import type { Handle, HandleCache } from './handle-cache.js'
 import { decodeChecksums, HEADER_BYTES, HEADER_USED_BYTES } from './header.js'
@@ -21,8 +21,13 @@ import type { HeaderWriter } from './header-writer.js'
 import { HEADER_WRITING, type ObjectFile, objectPath } from './object-file.js'
 import type { Damage, ObjectSums } from './types.js'
 
+const EIO = 5
 const EBADMSG = 74
 const ECANCELED = 125
+
+/** What a disk reads or fails to read as one */
+const PAGE = 4096
+const ZEROS = Buffer.alloc(PAGE)
 
 export interface SealerOptions {
   disk: Disk
@@ -266,6 +271,41 @@ export class Sealer {
     } finally {
       this.options.handles.unpin(handle)
       if (--file.mending === 0) for (const go of file.mendWaiters.splice(0)) go()
+    }
+  }
+
+  /**
+   * Pages that the disk cannot read, of what no checksum speaks for: how many. `blank`: they are made zeros, durably, and can be read
+   * again; changes of the object wait meanwhile. -125 when it changes at this moment, or another negative errno.
+   */
+  async gaps(file: ObjectFile, blank: boolean): Promise<number> {
+    if (file.removed || (blank && (file.sealing || file.writing > 0 || file.mending > 0))) return -ECANCELED
+    const { disk } = this.options
+    if (blank) file.mending++
+    const handle = this.pin(file)
+    try {
+      const page = Buffer.alloc(PAGE)
+      let found = 0
+      for (const { offset, length } of disk.extents(handle.fd, HEADER_BYTES, CHUNKS * 2 ** SHIFT_MAX)) {
+        for (let at = offset - (offset % PAGE); at < offset + length; at += PAGE) {
+          if (file.summed && !file.isWritten((at - HEADER_BYTES) >>> file.shift)) continue
+          const got = await completed((done) => disk.read(handle.fd, page, 0, PAGE, at, done))
+          if (file.removed) return -ECANCELED
+          if (got >= 0) continue
+          found++
+          if (!blank) continue
+          const put = await completed((done) => disk.write(handle.fd, ZEROS, 0, PAGE, at, done))
+          if (put < PAGE) return put < 0 ? put : -EIO
+        }
+        await this.rest(length)
+      }
+      if (!blank || found === 0) return found
+      this.options.changed(file)
+      const synced = await completed((done) => this.options.sync(file, done))
+      return synced < 0 ? synced : found
+    } finally {
+      this.options.handles.unpin(handle)
+      if (blank && --file.mending === 0) for (const go of file.mendWaiters.splice(0)) go()
     }
   }
 

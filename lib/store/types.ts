@@ -41,6 +41,8 @@ export interface StoredObject {
   incomplete: boolean
   /** Incomplete: the last epoch that this node was in before that */
   lostIn: number
+  /** The epoch in which a part of it was found that cannot be read, that no checksum speaks for and nobody else had; 0: none */
+  gapIn: number
   /** node id of the gateway that wrote last; '' unknown */
   writer: string
   /** Clock.now() of the last write, for dropping quiet intents */
@@ -187,6 +189,12 @@ export interface ObjectStore {
    * was written since; or another negative errno.
    */
   mend(object: StoredObject, chunk: number, bytes: Buffer): Promise<number>
+
+  /**
+   * Pages (4 KiB) that the disk cannot read, in chunks that no checksum speaks for: how many. `blank`: they are made zeros, durably, and
+   * can be read again; the object has an intent. -125 when it changes at this moment, or another negative errno.
+   */
+  gaps(object: StoredObject, blank: boolean): Promise<number>
 
   /** Where its file is, under the disk's root */
   pathOf(oid: Oid): string

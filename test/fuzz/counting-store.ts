@@ -49,6 +49,7 @@ export class CountingStore implements ObjectStore {
         doubtedIn: 0,
         incomplete: false,
         lostIn: 0,
+        gapIn: 0,
         writer: '',
         lastWrite: 0,
         joinedEpoch: 0,
@@ -152,6 +153,10 @@ export class CountingStore implements ObjectStore {
 
   async damage(): Promise<null> {
     return null
+  }
+
+  async gaps(): Promise<number> {
+    return 0
   }
 
   async mend(): Promise<number> {

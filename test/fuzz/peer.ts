@@ -116,6 +116,7 @@ function make(random: SimRandom): Buffer[] {
       suspect: true,
       incomplete: false,
       hot: true,
+      gap: false,
     })),
   )
   const grains = encodeGrains({ hashes: new Map([[random.below(9), randomBytes(random, 20)]]), bytes: 0 })

@@ -45,6 +45,15 @@ test('dog prints what the transcript says', async (t) => {
       nodes: ['host2'],
       left: null,
     },
+    {
+      oid: '00ab12ce00000009',
+      volumes: ['disk'],
+      index: 9,
+      offset: 9 * 2 ** 22,
+      reason: 'unreadable',
+      nodes: ['host2'],
+      left: { node: 'host2', epoch: 9 },
+    },
     { oid: '80ab12ce00000000', volumes: ['disk'], index: -1, offset: 0, reason: 'nobody', nodes: [], left: null },
   ]
   services.cluster.departed = [
@@ -78,6 +87,10 @@ test('dog prints what the transcript says', async (t) => {
     { type: 'recovery', held: null, limit: 0 },
     { type: 'on-no-quorum', ms: 30_000 },
     { type: 'on-no-quorum', ms: 0 },
-    { type: 'accept', objects: ['00ab12ce00000003', '00ab12ce00000007', '80ab12ce00000000'], zeros: false },
+    {
+      type: 'accept',
+      objects: ['00ab12ce00000003', '00ab12ce00000007', '00ab12ce00000009', '80ab12ce00000000'],
+      zeros: false,
+    },
   ])
 })

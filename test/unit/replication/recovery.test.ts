@@ -38,7 +38,7 @@ function setup(report: (epoch: number, node: string, method: string) => Report, 
       asked.push(`${method} in ${epoch}`)
       const said = report(epoch, of, method)
       const settledThrough = said.validThrough - (said.suspect ? 1 : 0)
-      const body = encodeReports([{ oid: OID, incomplete: false, hot: true, settledThrough, ...said }])
+      const body = encodeReports([{ oid: OID, incomplete: false, hot: true, gap: false, settledThrough, ...said }])
       return { json: { next: -1, writers: [''], extents: null, ...doubts() }, body }
     },
   } as unknown as Peers
@@ -165,6 +165,7 @@ for (const sound of [true, false]) {
           suspect: !sound,
           incomplete: false,
           hot: !sound,
+          gap: false,
         }
         if (method === 'extents') return { json: { extents: [], validThrough: 3, busy: false, damage: null } }
         return { json: { next: -1, writers: [''], ...doubts() }, body: encodeReports([{ oid: OID, ...copy }]) }

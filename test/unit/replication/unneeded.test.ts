@@ -1,6 +1,6 @@
 import test from 'ava'
 import { SheepError } from '../../../lib/errors.js'
-import { newTask, type Task } from '../../../lib/replication/object-recovery.js'
+import { newTask, type Task } from '../../../lib/replication/task.js'
 import { Unneeded } from '../../../lib/replication/unneeded.js'
 import { dataOid, type Oid } from '../../../lib/vdi/oid.js'
 import { FakeClock } from '../vdi/world.js'

@@ -374,12 +374,14 @@ export class ValidityModel {
         settledThrough: 0,
         incomplete: false,
         hot: false,
+        gap: false,
       }
       return { node: id, present: false, ...nothing, passedEpochs, lostEpoch }
     }
     const { writeEpoch, suspect, incomplete, intent: hot } = copy
     const settledThrough = this.settledThrough(member)
-    const marks = { writeEpoch, validThrough: this.validThrough(member), suspect, settledThrough, incomplete, hot }
+    const validThrough = this.validThrough(member)
+    const marks = { writeEpoch, validThrough, suspect, settledThrough, incomplete, hot, gap: false }
     return { node: id, present: true, ...marks, passedEpochs, lostEpoch }
   }
 

@@ -31,6 +31,7 @@ function copy(number: number, writeEpoch: number, validThrough: number, suspect 
     settledThrough: validThrough,
     incomplete: false,
     hot: suspect,
+    gap: false,
     passedEpochs: [],
     lostEpoch: 0,
   }
@@ -46,6 +47,7 @@ function absent(number: number): CopyReport {
     settledThrough: 0,
     incomplete: false,
     hot: false,
+    gap: false,
     passedEpochs: [],
     lostEpoch: 0,
   }
@@ -382,4 +384,23 @@ test('what is lost after something was given up is lost anew', (t) => {
   const again: Verdict = { kind: 'wait', epoch: 5, nodes: [nodeId(1)] }
   t.deepEqual(decide(accepting(4, false, ...lists), oid, 2, copy(0, 4, 4), []), again)
   t.deepEqual(decide(accepting(4, true, ...lists), oid, 2, absent(0), []), again)
+})
+
+test('of equal copies one that can be read whole is taken; where there is none, its holder keeps it and others wait for it', (t) => {
+  const three = topologyOf([0, 1, 2], [0, 1, 2])
+  const holed = (number: number, writeEpoch: number, through: number): CopyReport => {
+    return { ...copy(number, writeEpoch, through), gap: true }
+  }
+  t.deepEqual(decide(three, oid, 3, holed(0, 1, 2), [copy(1, 1, 2), absent(2)]), take(1))
+  t.deepEqual(decide(three, oid, 3, copy(1, 1, 2), [holed(0, 1, 2), absent(2)]), keep)
+  t.deepEqual(decide(three, oid, 3, absent(2), [holed(0, 1, 2), copy(1, 1, 2)]), take(1))
+  t.deepEqual(decide(three, oid, 3, holed(0, 1, 2), [absent(1), absent(2)]), keep)
+  t.deepEqual(decide(three, oid, 3, absent(2), [holed(0, 1, 2), absent(1)]), { kind: 'gap', node: nodeId(0) })
+  // Older than the one with the gap: it is not the truth, however well it can be read.
+  t.deepEqual(decide(three, oid, 3, copy(1, 1, 1), [holed(0, 2, 2), absent(2)]), { kind: 'gap', node: nodeId(0) })
+  t.deepEqual(decide(three, oid, 3, holed(0, 2, 2), [copy(1, 1, 1), absent(2)]), keep)
+  // It was away, and missed nothing.
+  t.deepEqual(decide(three, oid, 3, copy(1, 1, 1), [holed(0, 1, 2), absent(2)]), keep)
+  // Somebody doubts the one that is whole: it is not the equal of one that nobody does.
+  t.deepEqual(decide(three, oid, 3, copy(1, 1, 2, true), [holed(0, 1, 2), absent(2)]), { kind: 'gap', node: nodeId(0) })
 })
