@@ -291,6 +291,59 @@ test('an epoch is announced when this disk would bring it back after a power cut
   t.true(checked > 4)
 })
 
+test('of two nodes one stands still: what its own disk is enough to confirm is what the others have, too', async (t) => {
+  for (let seed = 0; seed < 24; seed++) {
+    const world = await new World(300 + seed, 3, true).formatted()
+    const [a, b, c] = world.hosts
+    /** Epoch -> what took effect under this number anywhere */
+    const effective = new Map<number, string>()
+    let isResumed = false
+    world.onEpoch = (host, { number, nodes }) => {
+      const line = nodes.map(({ id }) => id).join()
+      t.is(effective.get(number) ?? line, line, `epoch ${number} at ${host.name}, seed ${seed}`)
+      effective.set(number, line)
+      if (!isResumed || host !== b) return
+      t.true(a.cluster?.history.some((record) => record.number === number) ?? true, 'those who went on have it')
+    }
+    c.crash(false)
+    await world.until('two nodes', () => [a, b].every(({ cluster }) => cluster!.epoch!.nodes.length === 2))
+    const { number } = a.cluster!.epoch!
+    // Before it can have said that it has the next one, or in the middle of that
+    const early = seed % 4 < 2
+    if (early) b.process!.pause()
+    c.start()
+    await world.pass(early ? 4000 : world.random.exponential(30))
+    if (early) t.is(a.cluster!.epoch!.number, number, 'an epoch waits for all of the former one')
+    else b.process!.pause()
+    await world.pass(500)
+    world.hub.partition((host) => (host === 'h1' ? 1 : 0))
+    await world.until('they go on', () => [a, c].every(({ cluster }) => cluster!.status === 'running'))
+    const went = a.cluster!.epoch!.number
+    t.true(went > number)
+    if (seed % 2 === 1) {
+      for (const host of [a, c]) host.crash(true)
+    }
+    isResumed = true
+    b.process!.resume()
+    await world.pass(2000)
+    t.not(b.cluster!.status, 'running', 'no quorum')
+    isResumed = false
+    if (seed % 2 === 1) {
+      for (const host of [a, c]) host.start()
+      await world.until('they start', () => [a, c].every(({ cluster }) => cluster?.status === 'running'))
+      t.true(a.cluster!.epoch!.number > went)
+    }
+    world.hub.partition(() => 0)
+    await world.until('one cluster', () => {
+      return world.allAre('running') && world.hosts.every(({ cluster }) => cluster!.epoch!.nodes.length === 3)
+    })
+    for (const record of b.epochs) {
+      const own = a.cluster!.history.find(({ number: one }) => one === record.number)
+      t.deepEqual(own?.nodes, record.nodes, `epoch ${record.number} of the one that stood still`)
+    }
+  }
+})
+
 test('exclusive: never two at once, and nobody is left out, whoever dies inside', async (t) => {
   for (let seed = 0; seed < 8; seed++) {
     const world = await new World(200 + seed, 4, false).formatted()
