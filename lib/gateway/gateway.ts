@@ -33,6 +33,9 @@ const UNLOCK_RETRY_MS = 1_000
 const SESSION_BYTES = 8
 const BUSY_MS_MAX = 10_000
 const BUSY_RETRY_MS = 50
+/** How long one waits for the holds of others to end */
+const HELD_MS_MAX = 30_000
+const HELD_POLL_MS = 10
 /** A volume whose last client has just gone is flushed and unlocked: who opens it next waits so long. */
 const CLOSING_MS_MAX = 2_000
 /** After which a volume that is open here may be another's, or another's be ours. */
@@ -88,6 +91,7 @@ export class Gateway implements VolumeOpener {
   private readonly loading = new Map<Promise<unknown>, number>()
   private readonly unlocking = new Set<string>()
   readonly handOver: HandOver
+  private holds = 0
 
   constructor(private readonly options: GatewayOptions) {
     const { topology, replica, peers, clock, cluster } = options
@@ -104,7 +108,7 @@ export class Gateway implements VolumeOpener {
       opened: (session) => this.open_.get(session),
       isEnding: (session) => this.unlocking.has(session),
       hold: (vid, by) => this.holdHere(vid, by),
-      release: (vid, by) => this.releaseHere(vid, by),
+      release: (hold) => this.releaseHere(hold),
     })
     this.io = new RoutedIo({
       router: this.router,
@@ -302,11 +306,12 @@ export class Gateway implements VolumeOpener {
   /** Peer calls that the other nodes make to this gateway. */
   calls(): Map<string, CallHandler> {
     const hold: CallHandler = async (argument, _body, from) => {
-      await this.holdHere(vidIn(argument), from)
-      return { json: null, body: Buffer.alloc(0) }
+      return { json: { hold: await this.holdHere(vidIn(argument), from) }, body: Buffer.alloc(0) }
     }
-    const release: CallHandler = async (argument, _body, from) => {
-      this.releaseHere(vidIn(argument), from)
+    const release: CallHandler = async (argument) => {
+      const { hold } = argument as { hold?: unknown }
+      if (typeof hold !== 'number') throw new SheepError('invalid', 'release names no hold')
+      this.releaseHere(hold)
       return { json: null, body: Buffer.alloc(0) }
     }
     const clean: CallHandler = async (argument, body, from) => {
@@ -352,14 +357,14 @@ export class Gateway implements VolumeOpener {
     const lock = registry().lockOf(vid)
     if (lock === undefined || lock.mode !== 'write') return () => {}
     if (lock.node === self) {
-      await this.holdHere(vid, self)
+      const hold = await this.holdHere(vid, self)
       return () => {
-        this.releaseHere(vid, self)
+        this.releaseHere(hold)
       }
     }
-    await peers.call(lock.node, 'hold', { vid })
+    const { hold } = (await peers.call(lock.node, 'hold', { vid })).json as { hold: number }
     return () => {
-      peers.call(lock.node, 'release', { vid }).catch((error: unknown) => {
+      peers.call(lock.node, 'release', { hold }).catch((error: unknown) => {
         log('warning', `releasing vid ${vid.toString(16)} on node ${lock.node}: ${asSheepError(error).message}`)
       })
     }
@@ -489,6 +494,7 @@ export class Gateway implements VolumeOpener {
         closing: null,
         holder: request.holder,
         heldBy: '',
+        hold: 0,
         handedOver: false,
         arriving: false,
         releasing: new Set(),
@@ -615,12 +621,13 @@ export class Gateway implements VolumeOpener {
     return [...this.open_.values()].filter(({ volume }) => volume.vid === vid && !volume.readOnly && !volume.isTarget)
   }
 
-  private async holdHere(vid: number, by: string): Promise<void> {
+  /** Which hold it is, for its release. */
+  private async holdHere(vid: number, by: string): Promise<number> {
+    const hold = ++this.holds
     // One that has its lock and still reads its index would begin to write in the middle of what the hold is for.
     await Promise.allSettled([...this.loading].filter(([, loading]) => loading === vid).map(([opening]) => opening))
     for (const open of this.writers(vid)) {
-      if (open.heldBy !== '') throw new SheepError('busy', `a snapshot of ${open.volume.entry.name} is being taken`)
-      open.heldBy = by
+      if (!(await this.takeHold(open, vid, by, hold))) continue
       await open.volume.hold()
       await Promise.all(open.releasing)
       const result = await new Promise<number>((resolve) => open.volume.flush({ complete: resolve }))
@@ -628,17 +635,38 @@ export class Gateway implements VolumeOpener {
         this.releaseHold(open)
         throw new SheepError('io', `flushing ${open.volume.entry.name} failed with errno ${-result}`)
       }
-      if (open.heldBy !== by) throw new SheepError('busy', `the hold of ${open.volume.entry.name} has ended meanwhile`)
+      if (open.hold !== hold) throw new SheepError('busy', `the hold of ${open.volume.entry.name} has ended meanwhile`)
     }
+    return hold
   }
 
-  private releaseHere(vid: number, by: string): void {
-    for (const open of this.writers(vid)) if (open.heldBy === by) this.releaseHold(open)
+  /** One at a time: a check's holds are short, a snapshot's ends with its commit. False: meanwhile it no longer writes this VDI. */
+  private async takeHold(open: OpenVolume, vid: number, by: string, hold: number): Promise<boolean> {
+    const { clock, topology } = this.options
+    const deadline = clock.now() + HELD_MS_MAX
+    while (open.heldBy !== '') {
+      if (open.handedOver || clock.now() >= deadline) {
+        const what = `writes of ${open.volume.entry.name} are held back for a snapshot, a check or a migration`
+        throw new SheepError('busy', what, 'try again in a moment')
+      }
+      await sleep(clock, HELD_POLL_MS)
+    }
+    if (!this.writers(vid).includes(open)) return false
+    // Of one that has left nobody would end it.
+    if (topology.node(by) === undefined) throw new SheepError('halted', `node ${by} is not in the cluster`)
+    open.heldBy = by
+    open.hold = hold
+    return true
+  }
+
+  private releaseHere(hold: number): void {
+    for (const open of this.open_.values()) if (open.hold === hold) this.releaseHold(open)
   }
 
   private releaseHold(open: OpenVolume): void {
     if (open.heldBy === '') return
     open.heldBy = ''
+    open.hold = 0
     if (open.handedOver) open.volume.thaw()
     open.handedOver = false
     open.volume.release()

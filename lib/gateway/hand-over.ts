@@ -46,8 +46,9 @@ export interface HandOverOptions {
   /** Closed, and its lock is on its way to be given up */
   isEnding: (session: string) => boolean
   /** Ends the writes of this VDI here, for node `by`. SheepError busy, io */
-  hold: (vid: number, by: string) => Promise<void>
-  release: (vid: number, by: string) => void
+  /** Which hold it is, for `release` */
+  hold: (vid: number, by: string) => Promise<number>
+  release: (hold: number) => void
 }
 
 export class HandOver {
@@ -237,9 +238,9 @@ export class HandOver {
     const open = this.options.opened(session)
     if (open === undefined || open.volume.isRevoked) throw new SheepError('not-locked', 'it is not open here')
     if (open.heldBy === to && open.handedOver) return
-    await this.options.hold(vid, to)
-    if (open.volume.isRevoked || open.heldBy !== to || !this.hasTarget(vid, to)) {
-      this.options.release(vid, to)
+    const hold = await this.options.hold(vid, to)
+    if (open.volume.isRevoked || open.hold !== hold || !this.hasTarget(vid, to)) {
+      this.options.release(hold)
       throw new SheepError('busy', 'the migration has ended meanwhile')
     }
     open.handedOver = true

@@ -17,6 +17,8 @@ export interface OpenVolume {
   holder: string
   /** Node that holds back its writes, for a snapshot or a hand-over; '' none */
   heldBy: string
+  /** Which of this gateway's holds that is; 0 none */
+  hold: number
   /** Held for a migration's target, `heldBy`: until that one writes or gives up, nothing is answered here */
   handedOver: boolean
   /** Its lock has become its own, and its index is being read */

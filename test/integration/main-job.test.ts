@@ -4,6 +4,7 @@ import { randomBytes } from 'node:crypto'
 import { readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test from 'ava'
+import type { VerbAnswer } from '../../lib/control/verbs.js'
 import { TestCluster } from '../support/cluster.js'
 import { fio } from '../support/fio.js'
 import { ended, must, run, sleep, until } from '../support/process.js'
@@ -199,6 +200,22 @@ test.serial('a snapshot keeps its content; a clone and a rollback start from it'
   const back = await qemuIo(await cluster.elsewhere('tree', 0), 'read -P 1 0 8M', 'read -P 2 32M 1M')
   t.is(back.code, 0)
   t.notRegex(back.stdout, /verification failed/i)
+})
+
+test.serial('checks and snapshots of a volume that is being written wait for each other', async (t) => {
+  const uri = await create('busy', '32M')
+  const load = fio(uri, ['rw=randwrite', 'bs=4k', 'iodepth=16', 'size=32M', 'time_based', 'runtime=8s'])
+  await until('fio to write', 20_000, async () => {
+    const { nodes } = JSON.parse((await cluster.dog(['node', 'stat', '--json'])).stdout) as VerbAnswer<'node.stat'>
+    return nodes.some(({ answer }) => answer?.volumes.some(({ volume, write }) => volume === 'busy' && write > 100))
+  })
+  const checks = [0, 1].map((node) => cluster.dog(['vdi', 'check', 'busy'], node))
+  const snapshots = [1, 2].map((node) => cluster.dog(['vdi', 'snapshot', '-s', `by-${node}`, 'busy'], node))
+  await Promise.all([...checks, ...snapshots])
+  t.true((await load).write.ios > 100)
+  await cluster.dog(['vdi', 'check', 'busy'])
+  await cluster.dog(['vdi', 'delete', 'busy'])
+  for (const node of [1, 2]) await cluster.dog(['vdi', 'delete', '-s', `by-${node}`, 'busy'])
 })
 
 test.serial('a volume that is open elsewhere is refused, and the message says where', async (t) => {
