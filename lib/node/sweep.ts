@@ -34,7 +34,10 @@ export class Sweeper {
 
   constructor(private readonly parts: SweepParts) {}
 
-  /** These VDIs lost their gateway. Their deleted ancestors' objects may be theirs too. */
+  /**
+   * These VDIs lost their gateway. Their deleted ancestors' objects may be theirs too, and what it left while an ancestor was the
+   * working VDI is that one's.
+   */
   suspect(vids: Iterable<number>): void {
     const registry = this.parts.registry()
     for (const vid of vids) {
@@ -42,7 +45,7 @@ export class Sweeper {
       this.waiting.add(vid)
       while (entry !== undefined && entry.parent !== 0) {
         entry = registry.get(entry.parent)
-        if (entry?.state === 'deleted') this.waiting.add(entry.vid)
+        if (entry !== undefined) this.waiting.add(entry.vid)
       }
     }
   }
