@@ -158,7 +158,7 @@ export class SheepNode implements ClusterListener {
     this.settings = parts.settings ?? SETTINGS_DEFAULT
     this.lastTick = clock.now()
     this.topology = new Topology(self.id)
-    const doubts = () => store.doubts
+    const doubts = () => ({ ...store.doubts, asks: this.replica.askers.report() })
     const { keyMark } = parts
     this.cluster = new Cluster({ engine, disks: store, clock, random, log, self, keyMark, listener: this })
     const copiesOf = (vid: number) => this.cluster.registry.get(vid)?.copies ?? 0

@@ -9,7 +9,7 @@ import type { Replica } from './replica.js'
 import { sleep } from './sleep.js'
 import { decodeReports, encodeOids, type OidReport } from './survey.js'
 import type { Topology } from './topology.js'
-import { type CopyReport, type Doubts, isFormer } from './validity.js'
+import { type CopyReport, isFormer, type Teller } from './validity.js'
 
 const LIST_RETRY_MS = 100
 
@@ -19,7 +19,7 @@ export interface InquiryOptions {
   peers: Peers
   replica: Replica
   /** This node's */
-  doubts: () => Doubts
+  doubts: () => Teller
   clock: Clock
   log: Log
   createdIn: (vid: number) => number
@@ -42,7 +42,7 @@ export class Inquiry {
    */
   async survey(epoch: number, goesOn: () => boolean): Promise<Survey | null> {
     const { topology, peers, log, clock } = this.options
-    const doubted = new Map<string, Doubts>()
+    const doubted = new Map<string, Teller>()
     const reports = new Map<Oid, CopyReport[]>()
     await Promise.all(
       topology.peers().map(async (node) => {
@@ -50,8 +50,7 @@ export class Inquiry {
         while (goesOn()) {
           try {
             const answer = await peers.call(node.id, 'list', { epoch, node: topology.self, cursor })
-            const { next, passedEpochs, lostEpoch } = answer.json as { next: number } & Doubts
-            const doubts = { passedEpochs, lostEpoch }
+            const { next, ...doubts } = answer.json as { next: number } & Teller
             doubted.set(node.id, doubts)
             for (const report of decodeReports(answer.body)) this.collect(reports, node, { ...report, ...doubts })
             cursor = next
@@ -66,10 +65,10 @@ export class Inquiry {
       }),
     )
     if (!goesOn()) return null
-    return { reports, absent: topology.peers().map((node) => absentReport(node.id, doubted.get(node.id) as Doubts)) }
+    return { reports, absent: topology.peers().map((node) => absentReport(node.id, doubted.get(node.id) as Teller)) }
   }
 
-  private collect(reports: Map<Oid, CopyReport[]>, node: NodeInfo, report: OidReport & Doubts): void {
+  private collect(reports: Map<Oid, CopyReport[]>, node: NodeInfo, report: OidReport & Teller): void {
     const object = this.options.store.get(report.oid)
     if (object !== undefined && this.options.replica.isValid(object)) return
     if (this.isFormer(report)) return
@@ -97,8 +96,7 @@ export class Inquiry {
 
   async statusOf(node: string, oid: Oid, epoch: number): Promise<CopyReport & { writer: string }> {
     const answer = await this.options.peers.call(node, 'status', { epoch }, encodeOids([oid]))
-    const { writers, passedEpochs, lostEpoch } = answer.json as { writers: string[] } & Doubts
-    const doubts = { passedEpochs, lostEpoch }
+    const { writers, ...doubts } = answer.json as { writers: string[] } & Teller
     const report = decodeReports(answer.body)[0]
     if (report === undefined || this.isFormer(report)) return { ...absentReport(node, doubts), writer: '' }
     return { node, present: true, ...report, ...doubts, writer: writers[0] }
@@ -111,8 +109,7 @@ export class Inquiry {
     await Promise.all(
       topology.peers().map(async ({ id }) => {
         const answer = await peers.call(id, 'status', { epoch }, encodeOids(oids))
-        const { passedEpochs, lostEpoch } = answer.json as Doubts
-        const doubts = { passedEpochs, lostEpoch }
+        const { writers: _, ...doubts } = answer.json as { writers: string[] } & Teller
         const present = new Map(decodeReports(answer.body).map((report) => [report.oid, report]))
         for (const [i, oid] of oids.entries()) {
           const report = present.get(oid)
@@ -149,7 +146,7 @@ export class Inquiry {
   }
 }
 
-function absentReport(node: string, doubts: Doubts): CopyReport {
+function absentReport(node: string, doubts: Teller): CopyReport {
   const worth = { writeEpoch: 0, validThrough: 0, settledThrough: 0 }
   const nothing = { ...worth, suspect: false, incomplete: false, hot: false, gap: false }
   return { node, present: false, ...nothing, ...doubts }

@@ -27,7 +27,7 @@ import type { EnsureWaiter, ObjectEnsurer, Replica } from './replica.js'
 import { newTask, resumeAll, type Task } from './task.js'
 import type { Topology } from './topology.js'
 import { Unneeded } from './unneeded.js'
-import { type Doubts, passedIn, passedWithout } from './validity.js'
+import { passedIn, passedWithout, type Teller } from './validity.js'
 
 const TASKS_AT_ONCE = 4
 /** While clients are served: each more makes their slowest requests slower, and recovery hardly faster (bench --recovery). */
@@ -55,7 +55,7 @@ export interface RecoveryOptions {
   taken: (oid: Oid) => void
   /** Newest epoch in which changes went by here, over restarts */
   settings: () => RecoverySettings
-  doubts: () => Doubts
+  doubts: () => Teller
   /** Changes are about to go by in the last of these epochs, which are `passedEpochs` of `doubts`, durably, when this returns */
   passing: (epochs: readonly number[]) => void
   settled: (gateway: string, oid: Oid, sources: readonly string[]) => Promise<boolean>

@@ -10,6 +10,7 @@
  * When the epoch changes nothing of the old one may still reach the disk: the new epoch becomes active here only after
  * every disk request in flight has ended, so no late write of a former gateway can follow a check of the object.
  */
+
 import { assert } from '../assert.js'
 import type { Clock, Completion, Log } from '../host/interfaces.js'
 import { mutations } from '../mutations.js'
@@ -23,6 +24,7 @@ import {
 } from '../protocol/header.js'
 import type { ObjectStore, StoredObject } from '../store/types.js'
 import { type Oid, oidToHex, vidOf } from '../vdi/oid.js'
+import { Askers } from './askers.js'
 import type { Filling } from './filling.js'
 import {
   ALLOCATE,
@@ -93,6 +95,7 @@ export class Replica {
   /** Brings the bytes that rotted here back from others; true when all are right again */
   mend: ((object: StoredObject) => Promise<boolean>) | null = null
   readonly sealing: Sealing
+  readonly askers: Askers
   /** Objects with a durable intent. */
   readonly hot = new Set<StoredObject>()
   /** Requests that are not recovery's, so far */
@@ -108,6 +111,7 @@ export class Replica {
   private readonly activationWaiters: (() => void)[] = []
 
   constructor(readonly options: ReplicaOptions) {
+    this.askers = new Askers(options.topology)
     this.sealing = new Sealing({ ...options, ended: (object) => this.hot.delete(object) })
     for (const [oid, { epoch, lostIn }] of options.store.intentsAtOpen) {
       const known = options.store.get(oid)
@@ -142,6 +146,7 @@ export class Replica {
     const { lastEpoch } = this
     const wasOut = lastEpoch !== 0 && lastEpoch < epoch - 1
     this.lastEpoch = epoch
+    this.askers.epochChanged()
     for (const object of this.hot) {
       // Of a fenced VDI all of them: its inode object may have been written by another node since its writer wrote there.
       const doubted = wasOut || left.includes(object.writer) || fenced.has(vidOf(object.oid))

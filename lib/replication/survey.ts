@@ -10,7 +10,7 @@ import type { CallAnswer } from './peers.js'
 import type { Replica } from './replica.js'
 import { sleep } from './sleep.js'
 import type { Topology } from './topology.js'
-import type { Doubts } from './validity.js'
+import type { Teller } from './validity.js'
 
 const REPORT_BYTES = 24
 /** Objects looked at per call, so that no call holds up the event loop for long. */
@@ -91,7 +91,7 @@ export interface SurveyOptions {
   topology: Topology
   replica: Replica
   /** This node's */
-  doubts: () => Doubts
+  doubts: () => Teller
   /** Whether this node serves clients, who come first */
   busy: () => boolean
   copiesOf: (vid: number) => number
@@ -127,8 +127,8 @@ export function surveyCalls(options: SurveyOptions): Map<string, CallHandler> {
     gap: object.gapIn > 0,
   })
 
-  const status: CallHandler = async (argument, body) => {
-    await inEpoch(argument)
+  const status: CallHandler = async (argument, body, from) => {
+    replica.askers.asked(from, await inEpoch(argument))
     const reports: OidReport[] = []
     const writers: string[] = []
     for (const oid of decodeOids(body)) {
@@ -143,6 +143,7 @@ export function surveyCalls(options: SurveyOptions): Map<string, CallHandler> {
 
   const list: CallHandler = async (argument, _body, from): Promise<CallAnswer> => {
     const epoch = await inEpoch(argument)
+    replica.askers.asked(from, epoch)
     const { node, cursor } = argument as { node: unknown; cursor: unknown }
     if (typeof node !== 'string' || typeof cursor !== 'number') throw new SheepError('invalid', 'list: node, cursor')
     let walk = walks.get(from)

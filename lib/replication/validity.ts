@@ -4,6 +4,7 @@
  */
 import { mutations } from '../mutations.js'
 import type { Oid } from '../vdi/oid.js'
+import { type Asks, neverAsked } from './askers.js'
 import type { Topology } from './topology.js'
 
 /** What is remembered of the epochs in which changes went by; the oldest then stands for all before it. */
@@ -18,8 +19,13 @@ export interface Doubts {
   lostEpoch: number
 }
 
+/** What goes with every answer about copies. */
+export interface Teller extends Doubts {
+  asks: Asks
+}
+
 /** What a node says of its copy of one object. */
-export interface CopyReport extends Doubts {
+export interface CopyReport extends Teller {
   node: string
   present: boolean
   writeEpoch: number
@@ -140,7 +146,9 @@ export function decide(
     const last = Math.max(choice.settledThrough, (accepted?.epoch ?? 0) - 1)
     for (let epoch = topology.epoch - 1; epoch > last; epoch--) {
       const set = topology.replicasIn(epoch, oid, copies) ?? []
-      const nodes = set.map((node) => node.id).filter((id) => reportOf(id, own, others) === undefined)
+      const ids = set.map((node) => node.id)
+      const mayHaveDecided = (id: string) => !neverAsked(id, epoch, ids, [own, ...others])
+      const nodes = ids.filter((id) => reportOf(id, own, others) === undefined && mayHaveDecided(id))
       if (nodes.length > 0) return { kind: 'wait', epoch, nodes }
     }
   }

@@ -2,11 +2,13 @@
  * Peer messages, both ends: a session that serves requests (with the real replica over a store of numbers), the link that asks
  * and gets whatever answers, and the binary bodies of recovery's calls.
  */
+
 import { SheepError } from '../../lib/errors.js'
 import type { Clock, LinkHandler, Log, Network } from '../../lib/host/interfaces.js'
 import { StreamLink } from '../../lib/host/network.js'
 import { welcome } from '../../lib/node/welcome.js'
 import * as header from '../../lib/protocol/header.js'
+import { NO_ASKS } from '../../lib/replication/askers.js'
 import { decodeGrains, encodeGrains } from '../../lib/replication/grains.js'
 import { PeerSession, PeerSessions } from '../../lib/replication/peer-session.js'
 import { decodeCall, encodeCall, Peers } from '../../lib/replication/peers.js'
@@ -177,7 +179,7 @@ async function serve(input: readonly Buffer[], random: SimRandom): Promise<boole
   const calls = surveyCalls({
     ...{ store, topology, replica, copiesOf, clock: stillClock },
     ...{
-      doubts: () => ({ passedEpochs: [], lostEpoch: 0 }),
+      doubts: () => ({ passedEpochs: [], lostEpoch: 0, asks: NO_ASKS }),
       busy: () => false,
       mend: async () => true,
       decided: () => {},

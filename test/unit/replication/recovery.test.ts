@@ -1,5 +1,6 @@
 import test from 'ava'
 import { type Clock, type Completion, DiskError } from '../../../lib/host/interfaces.js'
+import { NO_ASKS } from '../../../lib/replication/askers.js'
 import { outside } from '../../../lib/replication/object-recovery.js'
 import type { Peers } from '../../../lib/replication/peers.js'
 import { Recovery } from '../../../lib/replication/recovery.js'
@@ -32,7 +33,7 @@ function setup(report: (epoch: number, node: string, method: string) => Report, 
   const store = new CountingStore(new SimRandom(1, 0))
   const asked: string[] = []
   const settledOn: (readonly string[])[] = []
-  const doubts = () => ({ passedEpochs: [], lostEpoch: 0 })
+  const doubts = () => ({ passedEpochs: [], lostEpoch: 0, asks: NO_ASKS })
   const peers = {
     call: async (of: string, method: string, { epoch }: { epoch: number }) => {
       asked.push(`${method} in ${epoch}`)
@@ -155,7 +156,7 @@ for (const sound of [true, false]) {
     const done: string[] = []
     const store = new FullStore(done)
     store.create(OID, 1)
-    const doubts = () => ({ passedEpochs: [], lostEpoch: 0 })
+    const doubts = () => ({ passedEpochs: [], lostEpoch: 0, asks: NO_ASKS })
     const peers = {
       call: async (_node: string, method: string) => {
         const copy = {

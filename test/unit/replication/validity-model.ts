@@ -4,8 +4,10 @@
  * older than the last one that was acknowledged. Only when power fails and leaves nobody who serves, it may go back to what
  * was flushed.
  */
+
 import { assert } from '../../../lib/assert.js'
 import type { EpochRecord } from '../../../lib/cluster/types.js'
+import { NO_ASKS } from '../../../lib/replication/askers.js'
 import { Topology } from '../../../lib/replication/topology.js'
 import {
   type CopyReport,
@@ -376,13 +378,13 @@ export class ValidityModel {
         hot: false,
         gap: false,
       }
-      return { node: id, present: false, ...nothing, passedEpochs, lostEpoch }
+      return { node: id, present: false, ...nothing, passedEpochs, lostEpoch, asks: NO_ASKS }
     }
     const { writeEpoch, suspect, incomplete, intent: hot } = copy
     const settledThrough = this.settledThrough(member)
     const validThrough = this.validThrough(member)
     const marks = { writeEpoch, validThrough, suspect, settledThrough, incomplete, hot, gap: false }
-    return { node: id, present: true, ...marks, passedEpochs, lostEpoch }
+    return { node: id, present: true, ...marks, passedEpochs, lostEpoch, asks: NO_ASKS }
   }
 
   verdict(member: Member): Verdict {

@@ -1,4 +1,5 @@
 import test from 'ava'
+import { NO_ASKS } from '../../../lib/replication/askers.js'
 import { Topology } from '../../../lib/replication/topology.js'
 import {
   type CopyReport,
@@ -34,6 +35,7 @@ function copy(number: number, writeEpoch: number, validThrough: number, suspect 
     gap: false,
     passedEpochs: [],
     lostEpoch: 0,
+    asks: NO_ASKS,
   }
 }
 
@@ -50,6 +52,7 @@ function absent(number: number): CopyReport {
     gap: false,
     passedEpochs: [],
     lostEpoch: 0,
+    asks: NO_ASKS,
   }
 }
 
@@ -403,4 +406,15 @@ test('of equal copies one that can be read whole is taken; where there is none, 
   t.deepEqual(decide(three, oid, 3, copy(1, 1, 1), [holed(0, 1, 2), absent(2)]), keep)
   // Somebody doubts the one that is whole: it is not the equal of one that nobody does.
   t.deepEqual(decide(three, oid, 3, copy(1, 1, 2, true), [holed(0, 1, 2), absent(2)]), { kind: 'gap', node: nodeId(0) })
+})
+
+test('a suspect waits for who was a replica since, unless that one never asked a member of the epoch', (t) => {
+  const topology = topologyOf([0, 1, 2], [0, 1, 2], [0, 1])
+  const doubted = (number: number, asks = NO_ASKS) => ({ ...copy(number, 1, 3, true), settledThrough: 1, asks })
+  const decided = (asks = NO_ASKS) => decide(topology, oid, 3, doubted(0), [doubted(1, asks)], true)
+  t.deepEqual(decided(), { kind: 'wait', epoch: 2, nodes: [nodeId(2)] }, 'nobody knows')
+  t.deepEqual(decided({ since: 1, newest: {} }), keep, 'it never asked')
+  t.deepEqual(decided({ since: 1, newest: { [nodeId(2)]: 1 } }), keep, 'only before')
+  t.deepEqual(decided({ since: 1, newest: { [nodeId(2)]: 2 } }), { kind: 'wait', epoch: 2, nodes: [nodeId(2)] })
+  t.deepEqual(decided({ since: 3, newest: {} }), { kind: 'wait', epoch: 2, nodes: [nodeId(2)] }, 'a later process')
 })
