@@ -50,6 +50,8 @@ import { limited, type NodeSettings, SETTINGS_DEFAULT } from './settings.js'
 
 /** A daemon whose event loop stood still for longer than this may have been voted out meanwhile. */
 const LEASE_MS = 4_000
+const NEVER_AGAIN = -1
+const LEASE_TIMERS: ReadonlySet<string> = new Set(['tick', 'confirm'])
 const TICK_MS = 500
 /** Interrupted operations are looked for this often; mostly there are none. */
 const RESUME_MS = 30_000
@@ -113,7 +115,7 @@ export class SheepNode implements ClusterListener {
   private lastTick: number
   private readonly timers = new Map<string, Timer>()
   private stopping = false
-  /** Stood still, and not yet told that it is still in the cluster: the number of the question; 0 no */
+  /** Stood still, and not yet told that it is still in the cluster: the number of the question; 0 no; NEVER_AGAIN it has stopped serving */
   private unconfirmed = 0
   private questions = 0
   readonly disks: Disks
@@ -289,8 +291,11 @@ export class SheepNode implements ClusterListener {
     if (this.stopping) return
     this.stopping = true
     this.listener?.close()
-    for (const timer of this.timers.values()) timer.cancel()
+    // Clients are served until their volumes are closed, and so it must be noticed until then that this daemon stood still.
+    for (const [name, timer] of this.timers) if (!LEASE_TIMERS.has(name)) timer.cancel()
     if (this.cluster.status === 'running') await this.gateway.closeAll()
+    this.unconfirmed = NEVER_AGAIN
+    for (const timer of this.timers.values()) timer.cancel()
     this.recovery.stop()
     this.disks.stop()
     this.garbage.stop()
@@ -377,7 +382,7 @@ export class SheepNode implements ClusterListener {
     if (status === 'running') {
       this.goOn(former)
     } else {
-      this.unconfirmed = 0
+      if (this.unconfirmed !== NEVER_AGAIN) this.unconfirmed = 0
       this.pause()
     }
   }
@@ -430,7 +435,7 @@ export class SheepNode implements ClusterListener {
    * it serves nothing until the cluster has confirmed, in order, that it is still there.
    */
   private tick(): void {
-    if (this.stopping) return
+    if (this.unconfirmed === NEVER_AGAIN) return
     const now = this.parts.clock.now()
     const gap = now - this.lastTick
     this.lastTick = now
@@ -462,7 +467,7 @@ export class SheepNode implements ClusterListener {
       },
       (error: unknown) => {
         this.parts.log('warning', `not confirmed yet: ${asSheepError(error).message}`)
-        if (!this.stopping && this.unconfirmed === question) this.later('confirm', TICK_MS, () => this.confirm(gap))
+        if (this.unconfirmed === question) this.later('confirm', TICK_MS, () => this.confirm(gap))
       },
     )
   }

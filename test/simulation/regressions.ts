@@ -139,4 +139,9 @@ export const REGRESSIONS: readonly { seed: number; cause: string }[] = [
     cause:
       'what a gateway left of a VDI was looked for under the VDI of its child only: a snapshot had frozen it meanwhile',
   },
+  {
+    seed: 460153,
+    cause:
+      'a daemon that stood still while it was being stopped did not notice, and answered reads of a volume that was no longer its own',
+  },
 ]
