@@ -144,4 +144,8 @@ export const REGRESSIONS: readonly { seed: number; cause: string }[] = [
     cause:
       'a daemon that stood still while it was being stopped did not notice, and answered reads of a volume that was no longer its own',
   },
+  {
+    seed: 443007,
+    cause: 'the simulator took the source of a migration for shut out though the first write of the target had failed',
+  },
 ]

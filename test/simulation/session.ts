@@ -27,6 +27,8 @@ export class Session {
   quiet = false
   /** Its lock is gone for certain: nothing may be answered, and nothing of what it asks for may be done */
   #fenced = false
+  /** Writes that were answered, and not with an error */
+  acknowledged = 0
   readonly #writes = new Set<Write>()
   #end!: () => void
   readonly #process: Process
@@ -165,8 +167,12 @@ export class Session {
       },
       (result) => {
         if (write === null || !this.#writes.delete(write)) return
-        if (result >= 0) this.lineage.endWrite(write)
-        else this.lineage.failWrite(write)
+        if (result < 0) {
+          this.lineage.failWrite(write)
+          return
+        }
+        this.acknowledged++
+        this.lineage.endWrite(write)
       },
     )
   }

@@ -116,7 +116,7 @@ function left(session: Session): Session | null {
   return session.ended ? null : session
 }
 
-/** Writes until one is answered: then the volume is the target's alone. */
+/** Whether a write is answered, and not with an error: then the volume is the target's alone. */
 async function firstWrite(owner: Owner, target: Session): Promise<boolean> {
   const { world, random } = owner
   const { cells } = owner.lineage
@@ -125,7 +125,7 @@ async function firstWrite(owner: Owner, target: Session): Promise<boolean> {
   const write = target
     .write(random.below(cells - count + 1), count, world.workload.nextStamp(), random.chance(0.2))
     .then(() => {
-      answered = !target.ended && !target.revoked
+      answered = !target.ended && !target.revoked && target.acknowledged > 0
     })
   // A client that loses patience here looks like one whose machine failed on arrival.
   await Promise.race([write, world.sleep(60_000)])
