@@ -2,7 +2,9 @@
  * Seeds that once failed, with what was wrong. What a seed does changes with the code it runs, so each bug also has its
  * rule in the code or a test of its own; the seeds stay because they are cheap.
  */
-export const REGRESSIONS: readonly { seed: number; cause: string }[] = [
+import type { Worlds } from './shape.js'
+
+export const REGRESSIONS: readonly { seed: number; worlds?: Worlds; cause: string }[] = [
   { seed: 3, cause: 'a node that returned brought deleted objects back to everybody' },
   { seed: 71, cause: 'a gateway cut off from the others came back and trusted what it alone had written' },
   { seed: 83, cause: 'a copy whose host had lost power was preferred to one whose host had stayed up' },

@@ -4,6 +4,7 @@
  * --seed N     replays one seed and prints its trace
  * --seeds N    runs N seeds, from --start (default 1), in --workers processes (default 2); prints seeds per second; a
  *              failing seed prints its trace's end and the line that replays it
+ * --worlds W   'hard': with few copies and few kinds of faults, or many hosts (shape.ts)
  * --mutations  switches on each deliberate bug in turn and expects each to be found within 200 seeds
  * --regressions  runs the seeds that once failed
  * --mutate M   with one deliberate bug on
@@ -14,14 +15,13 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { mutations } from '../../lib/mutations.js'
 import { optionsOf, refuse, wholeNumber } from '../support/options.js'
-import { SimRandom } from './random.js'
 import { REGRESSIONS } from './regressions.js'
-import { DISK_FAULTS, type Shape, shapeOf } from './shape.js'
+import { DISK_FAULTS, type Shape, seedsShape, WORLDS, type Worlds } from './shape.js'
 import { sheep } from './sheep.js'
 import { type Result, World } from './world.js'
 
 const USAGE =
-  'npm run simulate -- [--seed N | --seeds N [--start M] [--workers W]] [--mutate NAME] | --mutations [--start M] | --regressions'
+  'npm run simulate -- [--seed N | --seeds N [--start M] [--workers W]] [--worlds W] [--mutate NAME] | --mutations [--start M] | --regressions'
 
 const MUTATION_SEEDS_MAX = 200
 /** Where one that does harm in few worlds is looked for, so that the search is short */
@@ -30,12 +30,19 @@ const TRACE_LINES_SHOWN = 60
 
 type Mutation = keyof typeof mutations
 
-export function simulate(seed: number, tracing = false): Promise<Result> {
-  return new World(seed, sheep, tracing, shapeFor(seed)).run()
+/** Of which kind the worlds are, and the deliberate bug that is on, '' none. */
+interface Setting {
+  worlds: Worlds
+  mutation: string
+}
+
+export function simulate(seed: number, worlds: Worlds, tracing = false): Promise<Result> {
+  const forced = { ...WORLDS[worlds](seed), ...forMutation(seed) }
+  return new World(seed, sheep, tracing, forced).run()
 }
 
 /** A deliberate bug is looked for where it could do harm. */
-function shapeFor(seed: number): Partial<Shape> {
+function forMutation(seed: number): Partial<Shape> {
   if (mutations.trustLostDisk || mutations.trustReturningDisk) return disks(seed)
   if (mutations.trustPausedGateway) return { takeovers: 0.4, faults: [] }
   return {}
@@ -43,16 +50,17 @@ function shapeFor(seed: number): Partial<Shape> {
 
 /** Bugs of disks that come and go are looked for where there are several in every world, with all that may happen to them. */
 function disks(seed: number): Partial<Shape> {
-  const { faults } = shapeOf(new SimRandom(seed, 0x5eed).split())
+  const { faults } = seedsShape(seed)
   return { disks: 2 + (seed % 2), copies: 2 + (seed % 2), faults: [...faults, ...DISK_FAULTS] }
 }
 
-function replayLine(seed: number, mutation: string): string {
-  return `npm run simulate -- --seed ${seed}${mutation === '' ? '' : ` --mutate ${mutation}`}`
+function replayLine(seed: number, { worlds, mutation }: Setting): string {
+  const kind = worlds === 'ordinary' ? '' : ` --worlds ${worlds}`
+  return `npm run simulate -- --seed ${seed}${kind}${mutation === '' ? '' : ` --mutate ${mutation}`}`
 }
 
-async function replay(seed: number, mutation: string): Promise<boolean> {
-  const result = await simulate(seed, true)
+async function replay(seed: number, setting: Setting): Promise<boolean> {
+  const result = await simulate(seed, setting.worlds, true)
   const file = join(tmpdir(), `seed-${seed}.trace`)
   writeFileSync(file, `${result.trace.join('\n')}\n`)
   for (const line of result.trace.slice(-TRACE_LINES_SHOWN)) console.log(line)
@@ -60,7 +68,7 @@ async function replay(seed: number, mutation: string): Promise<boolean> {
   describe(result)
   if (result.violation) {
     console.log(result.violation.stack)
-    console.log(`replay: ${replayLine(seed, mutation)}`)
+    console.log(`replay: ${replayLine(seed, setting)}`)
   }
   return result.violation === null
 }
@@ -74,11 +82,15 @@ function describe(result: Result): void {
 }
 
 /** Seeds start, start + stride, ... below end. Calls `each`; stops when it returns false. */
-async function range(start: number, end: number, stride: number, each: (result: Result) => boolean): Promise<void> {
-  for (let seed = start; seed < end; seed += stride) if (!each(await simulate(seed))) return
+async function range(
+  [start, end, stride]: readonly number[],
+  worlds: Worlds,
+  each: (result: Result) => boolean,
+): Promise<void> {
+  for (let seed = start; seed < end; seed += stride) if (!each(await simulate(seed, worlds))) return
 }
 
-async function many(start: number, count: number, workers: number, mutation: string): Promise<boolean> {
+async function many(start: number, count: number, workers: number, setting: Setting): Promise<boolean> {
   const began = performance.now()
   const failed: { seed: number; message: string }[] = []
   let done = 0
@@ -86,7 +98,7 @@ async function many(start: number, count: number, workers: number, mutation: str
     done++
     if (message !== '') {
       failed.push({ seed, message })
-      console.log(`seed ${seed}: FAILED ${message}\n  replay: ${replayLine(seed, mutation)}`)
+      console.log(`seed ${seed}: FAILED ${message}\n  replay: ${replayLine(seed, setting)}`)
     }
     if (done % 500 === 0)
       console.log(`${done} seeds, ${(done / ((performance.now() - began) / 1000)).toFixed(1)} a second`)
@@ -94,7 +106,11 @@ async function many(start: number, count: number, workers: number, mutation: str
   const self = process.argv[1]
   await Promise.all(
     Array.from({ length: workers }, (_, i) => {
-      const child = fork(self, ['--child', `${start + i},${start + count},${workers}`, '--mutate', mutation])
+      const { worlds, mutation } = setting
+      const child = fork(self, [
+        ...['--child', `${start + i},${start + count},${workers}`],
+        ...['--worlds', worlds, '--mutate', mutation],
+      ])
       child.on('message', (message: { seed: number; message: string }) => report(message.seed, message.message))
       return new Promise<void>((resolve, reject) =>
         child.on('exit', (code) => (code === 0 ? resolve() : reject(new Error(`a worker ended with ${code}`)))),
@@ -106,14 +122,14 @@ async function many(start: number, count: number, workers: number, mutation: str
   console.log(
     `${done} seeds in ${seconds.toFixed(1)} s, ${(done / seconds).toFixed(1)} seeds per second, ${failed.length} failed`,
   )
-  if (failed.length > 0 && mutation === '') await replay(failed[0].seed, mutation)
+  if (failed.length > 0 && setting.mutation === '') await replay(failed[0].seed, setting)
   return failed.length === 0 && done === count
 }
 
 async function allRegressions(): Promise<boolean> {
   let all = true
-  for (const { seed, cause } of REGRESSIONS) {
-    const result = await simulate(seed)
+  for (const { seed, worlds = 'ordinary', cause } of REGRESSIONS) {
+    const result = await simulate(seed, worlds)
     if (!result.violation) continue
     all = false
     console.log(`once failed because ${cause}:`)
@@ -130,7 +146,7 @@ async function allMutations(start: number | null): Promise<boolean> {
     let found: Result | null = null
     let tried = 0
     const first = start ?? MUTATION_STARTS[name] ?? 1
-    await range(first, first + MUTATION_SEEDS_MAX, 1, (result) => {
+    await range([first, first + MUTATION_SEEDS_MAX, 1], 'ordinary', (result) => {
       tried++
       if (result.violation) found = result
       return found === null
@@ -154,6 +170,7 @@ async function main(): Promise<boolean> {
       workers: { type: 'string', default: '2' },
       mutations: { type: 'boolean', default: false },
       regressions: { type: 'boolean', default: false },
+      worlds: { type: 'string', default: 'ordinary' },
       mutate: { type: 'string', default: '' },
       child: { type: 'string' },
     },
@@ -166,9 +183,12 @@ async function main(): Promise<boolean> {
     }
     mutations[mutation as Mutation] = true
   }
+  if (!Object.hasOwn(WORLDS, values.worlds)) {
+    refuse(USAGE, `no worlds ${values.worlds}; there are ${Object.keys(WORLDS).join(', ')}`)
+  }
+  const setting: Setting = { worlds: values.worlds as Worlds, mutation }
   if (values.child !== undefined) {
-    const [start, end, stride] = values.child.split(',').map(Number)
-    await range(start, end, stride, (result) => {
+    await range(values.child.split(',').map(Number), setting.worlds, (result) => {
       process.send!({ seed: result.seed, message: result.violation?.message ?? '' })
       return true
     })
@@ -182,9 +202,9 @@ async function main(): Promise<boolean> {
       number('start', values.start ?? '1'),
       number('seeds', values.seeds),
       number('workers', values.workers),
-      mutation,
+      setting,
     )
-  return replay(number('seed', values.seed ?? '1'), mutation)
+  return replay(number('seed', values.seed ?? '1'), setting)
 }
 
 if (process.argv[1]?.endsWith('test/simulation/run.js')) {

@@ -2,7 +2,7 @@
 import type { DiskShape } from './disk.js'
 import type { EngineShape } from './engine.js'
 import type { NetworkShape } from './network.js'
-import type { SimRandom } from './random.js'
+import { SimRandom } from './random.js'
 
 export interface Shape {
   hosts: number
@@ -54,14 +54,30 @@ export const DISK_FAULTS = ['disk-dies', 'disk-error', 'disk-away', 'disk-crowde
 
 export type FaultKind = (typeof FAULTS)[number] | (typeof DISK_FAULTS)[number] | 'drain'
 
-/** Faults that a `local` engine cannot meet: its daemons share a kernel. */
+/** Faults that a `local` engine cannot meet: its daemons share a kernel. Were they parted, both sides would go on. */
 const ACROSS_HOSTS: readonly FaultKind[] = ['isolate', 'partition', 'one-way', 'power', 'bury']
+
+/** Those that can happen where the engine has quorum, or has none. */
+function possible<T extends FaultKind>(faults: readonly T[], hasQuorum: boolean): T[] {
+  return faults.filter((kind) => hasQuorum || !ACROSS_HOSTS.includes(kind))
+}
+
+/** '', or why there can be no such world. */
+export function impossible({ engine, faults }: Shape): string {
+  const across = faults.filter((kind) => !engine.hasQuorum && ACROSS_HOSTS.includes(kind))
+  return across.length > 0 ? `daemons of one host cannot meet ${across.join(', ')}` : ''
+}
+
+/** What a seed's world is like unless something is forced. */
+export function seedsShape(seed: number): Shape {
+  return shapeOf(new SimRandom(seed, 0x5eed).split())
+}
 
 export function shapeOf(random: SimRandom): Shape {
   const hasQuorum = random.chance(0.75)
   const hosts = random.pick([3, 3, 4, 4, 5, 6])
   const zones = random.chance(0.8) ? hosts : random.between(3, hosts)
-  const allowed = FAULTS.filter((kind) => hasQuorum || !ACROSS_HOSTS.includes(kind))
+  const allowed = possible(FAULTS, hasQuorum)
   // Some worlds know one kind of trouble only, so that it meets the others' absence, too.
   const faults = random.chance(0.3) ? [random.pick(allowed)] : allowed.filter(() => random.chance(0.6))
   const shape: Shape = {
@@ -105,3 +121,60 @@ export function shapeOf(random: SimRandom): Shape {
   shape.copying = random.chance(0.3)
   return shape
 }
+
+/** A zone for each host, and all have disks. */
+const APART = { zones: 9, gateways: 0 }
+
+/**
+ * Worlds that the ordinary ones seldom come near: few copies and few kinds of faults, which then meet again and again; many hosts; much
+ * that is only a gateway.
+ */
+const HARD: readonly ((random: SimRandom) => Partial<Shape> & Pick<Shape, 'faults'>)[] = [
+  (random) => ({
+    ...{ copies: 2, disks: random.between(2, 3) },
+    faults: ['disk-dies', 'disk-dies', 'kill', 'isolate'],
+  }),
+  (random) => ({
+    ...{ copies: 2, disks: random.between(2, 3), faultEvery: random.pick([300, 1000, 3000]) },
+    faults: ['disk-dies', 'disk-error', 'disk-away', 'unplug', 'kill', 'pause', 'power', 'stop'],
+  }),
+  (random) => ({ copies: 2, faultEvery: random.pick([300, 1000]), faults: ['partition', 'isolate', 'kill', 'power'] }),
+  (random) => ({ copies: 2, faultEvery: random.pick([300, 1000]), faults: ['power', 'kill', 'one-way', 'break-link'] }),
+  (random) => ({ copies: 1, faultEvery: random.pick([300, 1000]), faults: ['kill', 'isolate', 'pause', 'power-all'] }),
+  (random) => ({
+    ...{ copies: 3, disks: random.between(2, 3) },
+    faults: ['disk-dies', 'disk-dies', 'disk-error', 'kill', 'isolate', 'power'],
+  }),
+  // Each object is everywhere
+  (random) => ({
+    ...{ ...APART, hosts: 3, copies: 3, disks: 2, faultEvery: random.pick([1000, 3000]) },
+    faults: ['disk-dies', 'disk-away', 'disk-error', 'kill', 'power-all', 'power', 'pause'],
+  }),
+  (random) => ({
+    ...{ ...APART, hosts: 6, gateways: 3, copies: random.pick([1, 2, 3]), disks: 2 },
+    faults: ['disk-dies', 'kill', 'isolate', 'pause', 'power', 'partition'],
+  }),
+  (random) => ({
+    ...{ ...APART, hosts: random.between(7, 9), copies: random.pick([2, 3]), volumes: 3 },
+    faults: ['kill', 'isolate', 'partition', 'power', 'pause', 'stop', 'bury', 'drain'],
+  }),
+  (random) => ({
+    ...{ copies: 2, disks: 2, takeovers: 0.3, copying: true },
+    faults: random.shuffle(['disk-dies', 'kill', 'pause', 'isolate', 'power']).slice(0, 2) as FaultKind[],
+  }),
+]
+
+function hardShape(seed: number): Partial<Shape> {
+  const random = new SimRandom(seed, 0x4a4d)
+  const { engine } = seedsShape(seed)
+  const forced = random.pick(HARD)(random)
+  return { ...forced, faults: possible(forced.faults, engine.hasQuorum) }
+}
+
+/** What is forced upon each seed's own shape. */
+export const WORLDS = {
+  ordinary: (_seed: number): Partial<Shape> => ({}),
+  hard: hardShape,
+}
+
+export type Worlds = keyof typeof WORLDS

@@ -17,7 +17,7 @@ import type { Process } from './process.js'
 import { SimRandom } from './random.js'
 import { watchRejections } from './rejections.js'
 import { Rot } from './rot.js'
-import { type Shape, shapeOf } from './shape.js'
+import { impossible, type Shape, shapeOf } from './shape.js'
 import { Trace, Verdict } from './trace.js'
 import { Violation } from './violation.js'
 import { Workload } from './workload.js'
@@ -69,6 +69,8 @@ export class World {
     this.random = new SimRandom(seed, 0x5eed)
     this.shape = { ...shapeOf(this.random.split()), ...overrides }
     const { shape } = this
+    const why = impossible(shape)
+    if (why !== '') throw new Error(`a world with ${JSON.stringify(overrides)}: ${why}`)
     this.network = new SimNetwork(this.scheduler, this.random.split(), this.verdict, shape.network)
     const names = Array.from({ length: shape.hosts }, (_, i) => `n${i + 1}`)
     this.hub = new EngineHub(this.scheduler, this.random.split(), shape.engine, names)
