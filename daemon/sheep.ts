@@ -9,7 +9,7 @@ import { journalLog } from '../lib/host/log.js'
 import { VERSION } from '../lib/host/version.js'
 import { readConfig } from './config-file.js'
 import { background, startInBackground } from './daemonize.js'
-import { GROUP, joinGroup } from './group.js'
+import { GROUP, giveToGroup } from './group.js'
 import type { NodeHooks, RunningNode } from './hooks.js'
 import { LogFile, RecentLines } from './log-file.js'
 import { hostFacts, parseOptions, type SheepOptions } from './options.js'
@@ -67,9 +67,9 @@ async function serve(
   inBackground: boolean,
   parse: () => ReturnType<typeof parseOptions>,
 ): Promise<string> {
-  joinGroup(hostFacts().groupId(GROUP))
   const daemon = new Daemon(options, inBackground, parse)
   const disks = attachStores(options.stores, options.sync)
+  for (const { path } of disks.attached) giveToGroup(path, hostFacts().groupId(GROUP))
   if (inBackground) process.chdir('/')
   if (!options.sync) daemon.log('warning', '-n: nothing is synced to disk, a power loss loses data')
   if (options.keyFile === '' && !isLoopback(options.listen.host)) {

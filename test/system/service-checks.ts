@@ -59,6 +59,7 @@ export async function guarded(cluster: SystemCluster): Promise<void> {
     const said = (await first.run('stat', ['-c', '%U %G %a', path])).trim()
     if (said !== wanted) throw new Error(`${path} is ${said}, not ${wanted}`)
   }
+  await byHand(first)
   const from = ['-a', first.address]
   await second.run('dog', [...from, 'node', 'list'])
   const other = '/root/other.key'
@@ -69,4 +70,14 @@ export async function guarded(cluster: SystemCluster): Promise<void> {
   const none = await second.try('dog', [...from, 'node', 'list'])
   await second.run('mv', ['/root/away.key', '/etc/sheepdog/cluster.key'])
   if (!/a client without the cluster key/.test(none.stderr)) throw new Error(`no key: ${none.stderr}`)
+}
+
+/** A daemon that root starts without systemd, beside the service: its socket is the group's as well. */
+async function byHand(host: Host): Promise<void> {
+  const store = '/var/tmp/by-hand'
+  await host.run('sheep', ['-c', `local:${store}-cluster`, '--dbus', 'none', '-b', '127.0.0.1', '-p', '7100', store])
+  const said = (await host.run('stat', ['-c', '%U %G %a', `${store}/sock`])).trim()
+  await host.run('dog', ['--socket', `${store}/sock`, 'node', 'kill', '0'])
+  await host.run('rm', ['-r', store, `${store}-cluster`])
+  if (said !== 'root sheepdog 660') throw new Error(`the socket of a daemon started by hand is ${said}`)
 }
