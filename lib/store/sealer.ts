@@ -103,10 +103,10 @@ export class Sealer {
       const sums = former?.sums ?? new Uint32Array(CHUNKS)
       const reader = new ChunkReader(disk, handle.fd, HEADER_BYTES, (read) => this.rest(read))
       for (let chunk = 0; chunk < CHUNKS; chunk++) {
-        if (chunk * 2 ** shift >= content) sums[chunk] = 0
-        // A rotten chunk that was written in part: what is rotten in it stays so.
-        else if (wasWritten(chunk) && file.rot?.has(chunk) !== true) {
-          const sum = await reader.sum(chunk, shift)
+        // A rotten chunk that was written in part: what is rotten in it stays so. And one that was not, behind the file's end, may be a
+        // part that was rotten where the copy was taken from.
+        if (wasWritten(chunk) && file.rot?.has(chunk) !== true) {
+          const sum = chunk * 2 ** shift >= content ? 0 : await reader.sum(chunk, shift)
           if (sum === UNREADABLE) {
             this.options.unreadable(file)
             return false
@@ -258,7 +258,9 @@ export class Sealer {
       const sums = await this.readSums(file, handle)
       if (sums === null || sums.sums[chunk] !== sumOf(bytes) || file.removed) return -ECANCELED
       const position = HEADER_BYTES + chunk * 2 ** sums.shift
-      const length = Math.min(bytes.length, this.options.disk.size(handle.fd) - position)
+      // The file may end before it, or in it: a copy lacks what was rotten where it was taken from.
+      const there = Math.min(bytes.length, this.options.disk.size(handle.fd) - position)
+      const length = Math.max(there, usedBytes(bytes))
       if (length > 0) {
         const put = await completed((done) => this.options.disk.write(handle.fd, bytes, 0, length, position, done))
         if (put < length) return put < 0 ? put : -5
@@ -335,4 +337,11 @@ export class Sealer {
   private rest(_bytes: number): Promise<void> {
     return new Promise((resolve) => this.options.clock.after(0, resolve))
   }
+}
+
+/** Up to the last one that is not zero */
+function usedBytes(bytes: Buffer): number {
+  let end = bytes.length
+  while (end > 0 && bytes[end - 1] === 0) end--
+  return end
 }

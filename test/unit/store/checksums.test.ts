@@ -200,3 +200,22 @@ test('a received copy is compared from the start; what its source knew to be rot
   t.is(await drain(after, again.mend(again.get(A)!, 1, Buffer.alloc(PAGE, 44))), 0)
   t.is(await read(after, again, 1), 44)
 })
+
+test('the last part of a received copy was rotten at its source, and is not in the file: it stays rotten until it is mended', async (t) => {
+  const disk = new MemoryDisk()
+  const store = await open(disk)
+  const staged = store.stage(A, false)
+  await call(disk, (done) => staged.write(Buffer.alloc(PAGE, 1), 0, PAGE, 0, done))
+  const right = Buffer.concat([Buffer.alloc(PAGE / 2, 44), Buffer.alloc(PAGE / 2)])
+  const damage = { shift: 12, chunks: [1], sums: [sumOf(right)] }
+  t.is(await call(disk, (done) => staged.commit(1, 1, done, { bytes: BYTES, damage })), 0)
+  const again = await open(disk.crash(true, () => false))
+  const after = again.disk as MemoryDisk
+  // Nobody has looked yet, and what is before it is written.
+  await seal(after, again, await write(after, again, 0, 5))
+  t.deepEqual(await rotten(after, again), [1])
+  t.is(await drain(after, again.mend(again.get(A)!, 1, right)), 0)
+  t.is(await read(after, again, 1), 44)
+  t.deepEqual(await rotten(after, again), [])
+  t.is(after.readFile(A_PATH)!.length, PAGE + PAGE + PAGE / 2)
+})
