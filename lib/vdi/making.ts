@@ -36,8 +36,8 @@ export function within<T>(clock: Clock, ms: number, promise: Promise<T>, error: 
 }
 
 export class Making {
-  /** `creating` entries, and given-up ones, that this process is at work on */
-  private readonly building = new Set<number>()
+  /** `creating` entries, and given-up ones, that this process is at work on: vid -> epoch of the entry */
+  private readonly building = new Map<number, number>()
   /** Reservations whose result has not reached this process: their entries are not interrupted ones */
   private reserving = 0
 
@@ -55,6 +55,16 @@ export class Making {
     return mine && this.reserving === 0 && !this.building.has(vid)
   }
 
+  /**
+   * To be asked after a build has waited for anything but its objects: while this node was out of the cluster the others may have given the
+   * entry up, freed its vid and given it again. SheepError busy.
+   */
+  mustBuild({ vid, epoch }: VdiEntry): void {
+    const entry = this.parts.registry().get(vid)
+    const mine = entry?.state === 'creating' && entry.creator === this.parts.self() && entry.epoch === epoch
+    if (!mine) throw interrupted(vid, gone(vid))
+  }
+
   /** Reserve, build within `msMax`, commit. Answers the live entry; rejects when it did not come to be. */
   async make(
     reserve: Reserve,
@@ -63,10 +73,10 @@ export class Making {
     commit: (vid: number) => VdiCommand,
   ): Promise<VdiEntry> {
     const { registry, clock, propose } = this.parts
-    const vid = await this.reserve(reserve)
-    const entry = registry().get(vid)
+    const entry = await this.reserve(reserve)
+    const { vid } = entry
     const building = { done: false }
-    const built = (entry === undefined ? Promise.reject(gone(vid)) : build(entry)).finally(() => {
+    const built = build(entry).finally(() => {
       building.done = true
     })
     try {
@@ -80,11 +90,16 @@ export class Making {
       })
       // On every member, before objects of a former working VDI are freed
       await propose(commit(vid), true)
-      this.building.delete(vid)
+      this.end(entry)
     } catch (error) {
+      // Freed by the others: what has the vid now, if anything, is not this one.
+      if (registry().get(vid)?.epoch !== entry.epoch) {
+        this.end(entry)
+        throw interrupted(vid, error)
+      }
       const ended = registry().get(vid)?.state !== 'creating'
-      if (await this.abort(vid)) {
-        const freed = built.catch(() => {}).then(() => this.free(vid))
+      if (await this.abort(entry)) {
+        const freed = built.catch(() => {}).then(() => this.free(entry))
         // A build that hangs is not waited for
         if (building.done) await freed
         // Whatever it met then is only how that showed.
@@ -96,24 +111,32 @@ export class Making {
     return made
   }
 
-  private async reserve(command: Reserve): Promise<number> {
+  private async reserve(command: Reserve): Promise<VdiEntry> {
     this.reserving++
     try {
       const { vid } = (await this.parts.propose(command)) as { vid: number }
-      this.building.add(vid)
-      return vid
+      const entry = this.parts.registry().get(vid)
+      if (entry === undefined) throw gone(vid)
+      this.building.set(vid, entry.epoch)
+      return entry
     } finally {
       this.reserving--
     }
   }
 
+  /** This process is at work on it no more. */
+  private end({ vid, epoch }: VdiEntry): void {
+    if (this.building.get(vid) === epoch) this.building.delete(vid)
+  }
+
   /** False when the commit had been delivered all the same. */
-  private async abort(vid: number): Promise<boolean> {
+  private async abort(entry: VdiEntry): Promise<boolean> {
+    const { vid } = entry
     try {
       await this.parts.propose({ op: 'abort', vid })
     } catch (error) {
       if (this.parts.registry().get(vid)?.state === 'live') {
-        this.building.delete(vid)
+        this.end(entry)
         return false
       }
       const { message } = asSheepError(error)
@@ -123,9 +146,11 @@ export class Making {
   }
 
   /** What was built and given up. `resumeInterrupted` does it when the abort or this failed. */
-  private async free(vid: number): Promise<void> {
-    this.building.delete(vid)
-    if (this.parts.registry().get(vid)?.state !== 'deleting') return
+  private async free(given: VdiEntry): Promise<void> {
+    const { vid, epoch } = given
+    this.end(given)
+    const entry = this.parts.registry().get(vid)
+    if (entry?.state !== 'deleting' || entry.epoch !== epoch) return
     try {
       await this.parts.reclaim.free(vid)
     } catch (error) {

@@ -127,6 +127,7 @@ export class VdiOperations {
           // The bulk of it while writes still go on
           await this.parts.io.flush(vid)
           await this.hold(vid)
+          this.making.mustBuild(child)
           await this.parts.io.flush(vid)
           await this.copyIndex(vid, child)
         },
