@@ -432,7 +432,7 @@ export class Gateway implements VolumeOpener {
         const { code } = asSheepError(error)
         const waited = clock.now() - begun
         const wait =
-          code === 'busy'
+          code === 'busy' || this.meansAnother(request, entry)
             ? waited <= BUSY_MS_MAX
             : code === 'locked' &&
               waited <= CLOSING_MS_MAX &&
@@ -443,6 +443,15 @@ export class Gateway implements VolumeOpener {
       }
       await sleep(clock, BUSY_RETRY_MS)
       entry = this.find(request.name, request.snapshot)
+    }
+  }
+
+  /** It was looked up before this node had heard of what comes before the lock in the order of all: a snapshot, a rollback. */
+  private meansAnother({ name, snapshot }: OpenRequest, { vid }: VdiEntry): boolean {
+    try {
+      return this.find(name, snapshot).vid !== vid
+    } catch {
+      return false
     }
   }
 
@@ -460,6 +469,8 @@ export class Gateway implements VolumeOpener {
       throw error
     }
     try {
+      if (this.meansAnother(request, entry))
+        throw new SheepError('busy', `"${entry.name}" has been snapshotted, rolled back or made anew meanwhile`)
       // Until then its former holder, if it lost the volume and did not close it, may have writes on the wire.
       await this.handOver.reachedEverywhere(topology.epoch)
       const isTarget = this.ownLock(session)?.mode === 'target'
@@ -498,7 +509,6 @@ export class Gateway implements VolumeOpener {
         handedOver: false,
         arriving: false,
         releasing: new Set(),
-        leftovers: false,
         quorum: new QuorumWait({
           clock,
           limit: () => volume.entry.onNoQuorum ?? cluster.onNoQuorum,
@@ -542,7 +552,7 @@ export class Gateway implements VolumeOpener {
     if (open === undefined) return
     this.forget(open)
     // Without the lock nothing of it is freed here any more.
-    await this.unlock(open.volume.vid, session, open.leftovers || open.releasing.size > 0)
+    await this.unlock(open.volume.vid, session, open.volume.leftovers || open.releasing.size > 0)
   }
 
   /** The lock must go even when the cluster pauses: a lock that stays keeps the VDI from everybody. */
@@ -571,7 +581,7 @@ export class Gateway implements VolumeOpener {
     if (open === undefined || former === undefined || former.state === 'live') return
     const releasing = release(open.volume.vid, [dataOid(owner, index)])
       .catch((error: unknown) => {
-        open.leftovers = true
+        open.volume.leftovers = true
         const { message } = asSheepError(error)
         log('info', `an object of deleted VDI ${owner.toString(16)} is freed when its descendant is closed: ${message}`)
       })

@@ -25,8 +25,6 @@ export interface OpenVolume {
   arriving: boolean
   /** Objects of deleted ancestors that are being freed */
   readonly releasing: Set<Promise<void>>
-  /** Freeing one of them failed: that is for each node to do, once this volume is closed */
-  leftovers: boolean
   /** How long its clients wait without quorum */
   readonly quorum: QuorumWait
 }

@@ -7,8 +7,10 @@
  * object: then the entry goes back, for the VDI's own object is still there. Not broken as far as this node knows after the entry is
  * written means that whoever deletes it later reads the entry: a broken lock counts once every member knows of it.
  */
+import { SheepError } from '../errors.js'
 import { READ, REMOVE } from '../replication/request.js'
 import { completed } from '../store/completed.js'
+import { within } from '../vdi/making.js'
 import { dataOid, type Oid } from '../vdi/oid.js'
 import type { ShareMode } from './types.js'
 import type { GatewayVolume } from './volume.js'
@@ -40,9 +42,7 @@ export async function shareObject(
   }
   volume.allocating.set(index, [])
   const result = await replace(volume, index, source, own, owner)
-  const waiting = volume.allocating.get(index) ?? []
-  volume.allocating.delete(index)
-  for (const piece of waiting) piece.begin()
+  for (const piece of volume.settled(index, result)) piece.begin()
   return result
 }
 
@@ -88,15 +88,15 @@ async function equal(volume: GatewayVolume, index: number, own: number, owner: n
     }
     return 0
   }
-  return new Promise((resolve, reject) => {
-    const timer = options.clock.after(COMPARE_MS_MAX, () => {
+  try {
+    return await within(options.clock, COMPARE_MS_MAX, compare(), () => {
       late = true
-      resolve(ETIMEDOUT)
+      return new SheepError('timeout', 'a copy is away')
     })
-    compare()
-      .finally(() => timer.cancel())
-      .then(resolve, reject)
-  })
+  } catch (error) {
+    if (late) return ETIMEDOUT
+    throw error
+  }
 }
 
 function read(

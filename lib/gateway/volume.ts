@@ -93,6 +93,10 @@ export class GatewayVolume implements FileVolume {
   readonly counters = { reads: 0, writes: 0, readBytes: 0, writeBytes: 0, flushes: 0 }
   /** Objects that wait for an index entry or a copy, with the pieces that wait for them */
   readonly allocating = new Map<number, Piece[]>()
+  /** There may be objects of this VDI that it does not refer to: each node is to look, once this volume is closed */
+  leftovers = false
+  /** Of `allocating`, those of which somebody has been told that the volume refers to them */
+  private readonly promised = new Set<number>()
   /** Index -> Clock.now() of the last write, for objects that may be in the intent logs */
   private readonly hot = new Map<number, number>()
   private readonly requests: VolumeRequest[] = []
@@ -318,7 +322,19 @@ export class GatewayVolume implements FileVolume {
 
   /** This VDI's own object `index` exists, or is being made or removed, by this volume's doing. */
   refersTo(index: number): boolean {
-    return this.allocating.has(index) || (index < this.index.length && this.index.get(index) === this.entry.vid)
+    if (!this.allocating.has(index)) return index < this.index.length && this.index.get(index) === this.entry.vid
+    this.promised.add(index)
+    return true
+  }
+
+  /** What was being made, or removed, is settled, with this result. Answers who has waited for it. */
+  settled(index: number, result: number): readonly Piece[] {
+    const waiting = this.allocating.get(index) as Piece[]
+    this.allocating.delete(index)
+    const promised = this.promised.delete(index)
+    // One who was told so keeps what a power loss, say, has brought back.
+    if (result < 0 || (promised && this.index.get(index) !== this.entry.vid)) this.leftovers = true
+    return waiting
   }
 
   // --- requests ---------------------------------------------------------------------------------------------------
@@ -779,8 +795,7 @@ class Piece implements Completion {
   /** The object's place in the index is settled: others may go on. */
   private allocated(result: number): void {
     const { volume, index, owner, stage } = this
-    const waiting = volume.allocating.get(index) as Piece[]
-    volume.allocating.delete(index)
+    const waiting = volume.settled(index, result)
     if (stage === Stage.Enter && owner !== 0 && volume.index.get(index) === volume.vid) {
       volume.options.unreferenced(owner, index)
     }

@@ -267,7 +267,10 @@ export class Reclaim {
         if (again) continue
         if (referred === null)
           throw new SheepError('busy', `vid ${owner} is open, and its gateway does not say what it refers to`)
-        return oids.filter((oid) => reached.includes(oid) || referred.has(indexOf(oid)))
+        const kept = oids.filter((oid) => reached.includes(oid) || referred.has(indexOf(oid)))
+        // An entry may have been cleared without an answer, and so not durably.
+        if (kept.length < oids.length) await this.flush([owner])
+        return kept
       }
       const referrers = entry.state === 'live' ? [entry] : nearestLiveBelow(registry(), owner)
       for (const referrer of referrers) {
@@ -282,8 +285,8 @@ export class Reclaim {
         rest = missed
       }
       if (shrinking && rest.length > 0) throw new SheepError('busy', `vid ${owner} is being shrunk`)
-      // What a descendant has just ceased to refer to no power loss may bring back. An own object's entry is durable before it goes.
-      if (entry.state === 'deleted' && rest.length > 0 && !again) {
+      // What one of them has just ceased to refer to no power loss may bring back.
+      if (rest.length > 0 && !again) {
         await this.flush(referrers.filter(({ snapshotTime }) => snapshotTime === 0).map(({ vid }) => vid))
       }
       // Somebody opened it while its index was read

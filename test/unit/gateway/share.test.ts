@@ -25,6 +25,11 @@ function world(own: number, owner: number, bytes: Partial<Record<number, string>
     entry: { copies: 2 },
     options: { clock, copiesOf: () => 2, unreferenced: (vid: number) => log.push(`unreferenced ${vid}`) },
     allocating: new Map(),
+    settled: (index: number) => {
+      const waiting = volume.allocating.get(index) ?? []
+      volume.allocating.delete(index)
+      return waiting
+    },
     forgotten: () => {},
     index: {
       get: (index: number) => entries.get(index) ?? 0,

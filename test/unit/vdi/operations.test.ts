@@ -277,6 +277,28 @@ test('the holder dies while it is held: the snapshot is taken all the same', asy
   await whole(t, world)
 })
 
+test('a snapshot whose node was out of the cluster while it waited for the writer makes nothing of a vid that is given again', async (t) => {
+  const world = await withVolume()
+  const [node, other] = world.nodes
+  const volume = await FakeVolume.open(world.nodes[2], 'vm', 'writer')
+  let child = 0
+  world.hold = async () => {
+    child = world.registry.pending('vm')?.vid as number
+    world.epoch++
+    world.registry.nodeLeft(node.id)
+    await other.view.propose({ type: 'vdi', command: { op: 'delete-begin', vid: child } })
+    await other.operations.reclaim.free(child)
+    world.epoch++
+    const begun = { op: 'snapshot-begin', vid: volume.vid, tag: 'b' } as const
+    t.deepEqual(await other.view.propose({ type: 'vdi', command: begun }), { vid: child })
+    return () => {}
+  }
+  await refused(t, node.operations.snapshot('vm', 'a'), 'busy')
+  t.false(world.objects.has(inodeOid(child)))
+  t.is(world.registry.get(child)?.state, 'creating')
+  t.is(world.registry.get(child)?.creator, other.id)
+})
+
 test('a build that hangs is given up, and its vid stays taken until it has ended', async (t) => {
   const world = await withVolume()
   const [node, other] = world.nodes
@@ -495,6 +517,25 @@ test('what a descendant has ceased to refer to is garbage only when no power los
   world.objects.remove(dataOid(vid, 0))
   world.objects.powerLoss()
   await t.notThrowsAsync(world.needed())
+})
+
+test('an entry that was cleared without an answer: its object is garbage only when no power loss brings the entry back', async (t) => {
+  for (const isOpen of [true, false]) {
+    const world = await withVolume()
+    const [{ io }] = world.nodes
+    const volume = await FakeVolume.open(world.nodes[1], 'vm', 'writer')
+    await io.flush(volume.vid)
+    await io.write(inodeOid(volume.vid), entryPosition(0), encodeIndex(Uint32Array.of(0)))
+    world.referred = async () => new Set([1, 2])
+    if (!isOpen) world.registry.nodeLeft('node-1')
+    t.deepEqual(await reachable(world, [dataOid(volume.vid, 0)]), [])
+    world.objects.remove(dataOid(volume.vid, 0))
+    world.objects.powerLoss()
+    t.deepEqual(
+      [...(await world.needed())].filter((oid) => !world.objects.has(oid)),
+      [],
+    )
+  }
 })
 
 test('shrinking that stops half-way says that it leaves something', async (t) => {
