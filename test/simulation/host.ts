@@ -51,6 +51,8 @@ export interface Sheep {
   unplug(path: string): Promise<string>
   /** Paths */
   workingDisks(): string[]
+  /** Paths of those that the node's state lists */
+  ownDisks(): string[]
   lostEpoch(): number
   /** Resolves when it takes part in the cluster, or waits for others */
   start(): Promise<void>

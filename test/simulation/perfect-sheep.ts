@@ -203,6 +203,7 @@ export function perfectSheep(flaw: Flaw, rarely: () => boolean): MakeSheep {
       plug: async () => {},
       unplug: async (path) => path,
       workingDisks: () => [],
+      ownDisks: () => [],
       lostEpoch: () => 0,
       start: async () => {
         // A former incarnation of this node holds nothing any more.

@@ -183,6 +183,8 @@ export class Planner {
     // One that is dead may not have been noticed yet: were the other one full there would be no room for new objects.
     if (working.length < 2 || host.disks.some((disk) => disk.dead || disk.crowded || disk.errors > 0)) return
     const path = random.pick(working)
+    // What was plugged in a moment ago does not count yet: without the others the node cannot start.
+    if (!host.sheep!.ownDisks().some((own) => own !== path && working.includes(own))) return
     const number = host.disks.findIndex((_, i) => diskPath(i) === path)
     const disk = host.disks[number]
     world.log(`${host.name} ${path}: ${kind}`)

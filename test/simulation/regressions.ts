@@ -150,4 +150,32 @@ export const REGRESSIONS: readonly { seed: number; worlds?: Worlds; cause: strin
     seed: 443007,
     cause: 'the simulator took the source of a migration for shut out though the first write of the target had failed',
   },
+  {
+    seed: 602058,
+    cause:
+      'a snapshot whose node was out of the cluster while it waited for the writer made the inode of a vid that others had freed',
+  },
+  {
+    seed: 603404,
+    cause:
+      'a node looked a name up that, in the order of all, a snapshot had given to another vid: it opened the snapshot',
+  },
+  {
+    seed: 603387,
+    cause: 'the simulator took the last disk that counted from a host whose other one had just been plugged in',
+  },
+  {
+    seed: 603622,
+    cause: 'the entry of an object was cleared, its gateway had no answer, and left the object without a word',
+  },
+  {
+    seed: 608298,
+    cause:
+      'what a power loss had brought back was kept since its object was being discarded, and nobody looked again afterwards',
+  },
+  {
+    seed: 730328,
+    cause:
+      'the last part of a copy was rotten at its source, so that its file ended before it: mending it wrote nothing, and counted as done',
+  },
 ]

@@ -52,6 +52,7 @@ export const sheep: MakeSheep = async (parts) => {
     plug: (path) => node.disks.plug(path),
     unplug: (path) => node.disks.unplug(path, false),
     lostEpoch: () => node.store.state.lostEpoch,
+    ownDisks: () => node.store.state.disks.map(({ path }) => path),
     workingDisks: () =>
       node.store
         .report()
