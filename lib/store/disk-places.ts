@@ -397,7 +397,9 @@ export class DiskPlaces {
       hint: 'replace it; dog node md plug brings it, or a new one, back',
     })
     const abandoned = store.abandon()
-    this.pendingLoss = true
+    // Before this process has been in an epoch nobody can say yet which the last one is that the disk has served in. Later epochs that begin
+    // without this node's knowledge, while it stands still, are none.
+    this.pendingLoss ||= epoch() === 0
     this.saveAll({ ...this.node, lostEpoch: Math.max(this.node.lostEpoch, epoch()) })
     lost(path, reason)
     try {

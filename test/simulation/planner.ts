@@ -20,6 +20,8 @@ export class Planner {
   /** A script says what happens to hosts: neither clients nor administrators add to it */
   scripted = false
   readonly #troubled = new Set<Host>()
+  /** Those that have been told to give their share up, and have not answered yet */
+  readonly #draining = new Set<Host>()
   /** Ends of faults that are under way, with whom they trouble until then */
   readonly #undo = new Map<() => void, readonly Host[]>()
   #partitioned = false
@@ -44,6 +46,22 @@ export class Planner {
     return this.#living.filter((host) => !host.gatewayOnly)
   }
 
+  /** Those that have a share, or may have one soon; who is drained has none until it starts anew, or is told so. */
+  get #sharing(): Host[] {
+    let newest = this.#living[0].sheep?.cluster.epoch ?? null
+    for (const { sheep } of this.#living) {
+      const epoch = sheep?.cluster.epoch ?? null
+      if ((epoch?.number ?? 0) > (newest?.number ?? 0)) newest = epoch
+    }
+    const drained = new Set(newest?.nodes.filter((node) => node.vnodes === 0).map((node) => node.name))
+    return this.#storing.filter((host) => !drained.has(host.name) && !this.#draining.has(host))
+  }
+
+  /** So many copies there are of everything when all is well. */
+  get #copies(): number {
+    return Math.min(this.world.shape.copies, new Set(this.#sharing.map(({ zone }) => zone)).size)
+  }
+
   /** Every host serves in one epoch and has all its share. */
   healthy(): boolean {
     const living = this.#living
@@ -65,9 +83,8 @@ export class Planner {
 
   /** So many hosts are away that there may be objects which none of the others has. */
   allCopiesMayBeAway(): boolean {
-    const zones = new Set(this.#storing.map((host) => host.zone)).size
     const away = this.#living.filter((host) => !host.serving).length
-    return away >= Math.min(this.world.shape.copies, zones)
+    return away >= this.#copies
   }
 
   /** Does one thing, or none; returns when to ask again, ms. */
@@ -144,7 +161,10 @@ export class Planner {
     const zones = new Set(nodes.filter((node) => node.vnodes > 0 && node.id !== id).map((node) => node.zone)).size
     if (!host.serving || id === undefined || (drained && zones < world.shape.copies)) return
     world.log(`${host.name} is ${drained ? 'drained' : 'to take its share again'}`)
-    void host.request('drain', (sheep) => sheep.cluster.propose({ type: 'drain', node: id, drained }))
+    if (drained) this.#draining.add(host)
+    void host
+      .request('drain', (sheep) => sheep.cluster.propose({ type: 'drain', node: id, drained }))
+      .then(() => drained && this.#draining.delete(host))
   }
 
   /** Recovery is held, or released, at some pace. */
@@ -176,9 +196,8 @@ export class Planner {
   #diskTrouble(kind: FaultKind, host: Host): void {
     const { random, world } = this
     if (!this.healthy()) this.#doubtUnrecovered()
-    const zones = new Set(this.#living.map(({ zone }) => zone)).size
     const others = [...this.#troubled].filter((other) => other !== host).length
-    if (others + 1 >= Math.min(world.shape.copies, zones) || !host.serving) return
+    if (others + 1 >= this.#copies || !host.serving) return
     const working = host.sheep!.workingDisks()
     // One that is dead may not have been noticed yet: were the other one full there would be no room for new objects.
     if (working.length < 2 || host.disks.some((disk) => disk.dead || disk.crowded || disk.errors > 0)) return
@@ -265,8 +284,7 @@ export class Planner {
     for (const host of hosts) this.#troubled.add(host)
     this.#doubtUnrecovered()
     for (const host of hosts) host.cutPower()
-    const zones = new Set(this.#storing.map((host) => host.zone)).size
-    if (this.#troubled.size >= Math.min(this.world.shape.copies, zones)) {
+    if (this.#troubled.size >= this.#copies) {
       this.world.log('what was not flushed may be lost')
       this.world.workload.powerLoss()
     }
@@ -355,7 +373,8 @@ export class Planner {
     const buried = world.hosts.filter((each) => each.buried).length
     const remaining = this.#living.length - 1
     if (!this.healthy() || this.#undo.size > 0) return
-    if (buried + 1 >= world.shape.copies || remaining * 2 <= world.hosts.length || this.#storing.length < 3) return
+    const keepers = this.#sharing.filter((other) => other !== host).length
+    if (buried + 1 >= world.shape.copies || remaining * 2 <= world.hosts.length || keepers < 2) return
     world.log(`${host.name} burns down`)
     host.cutPower()
     host.buried = true

@@ -178,4 +178,13 @@ export const REGRESSIONS: readonly { seed: number; worlds?: Worlds; cause: strin
     cause:
       'the last part of a copy was rotten at its source, so that its file ended before it: mending it wrote nothing, and counted as done',
   },
+  {
+    seed: 732538,
+    cause:
+      'a disk failed, and its node stood still: it counted as having served with it in the epochs that others began meanwhile',
+  },
+  {
+    seed: 732941,
+    cause: 'the simulator burnt a host while another had given its share up, and took the disk with the only copy',
+  },
 ]

@@ -189,8 +189,19 @@ test('a disk that does not count yet does not serve alone', async (t) => {
   t.deepEqual(rig.lost, ['all'])
 })
 
+test('a disk fails, and the node stands still for some epochs: it has not served in those', async (t) => {
+  const rig = new Rig([new MemoryDisk(), new MemoryDisk()])
+  const set = await rig.open(0, 1)
+  set.started(4)
+  set.epochBegins(5)
+  await drain(rig.disks, set.unplug('/d1'))
+  set.epochBegins(9)
+  t.is(set.state.lostEpoch, 5)
+})
+
 test('a disk that fails as the node starts is named; one that fails before it serves counts as lost', async (t) => {
   const rig = new Rig([new MemoryDisk(), new MemoryDisk()])
+  rig.epoch = 0
   await drain(rig.disks, (await rig.open(0, 1)).close())
   // An object on one disk, and what says that it is doubted on the other: it is to be written beside it.
   const [first, second] = rig.disks
