@@ -13,6 +13,8 @@ export interface NodeHooks {
   fatal(error: Error): never
   /** Asks main to leave in order and exit 0: `dog cluster shutdown`, `dog node kill`. Returns at once. */
   requestStop(reason: string): void
+  /** The store is open: what follows takes no longer for a large one. */
+  opened(): void
   /** A descriptor that the service manager keeps under this name; null none. Asked once */
   inherited(name: string): number | null
 }

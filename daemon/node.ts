@@ -105,6 +105,7 @@ export async function createNode(
     fatal: (error) => hooks.fatal(error),
     stopRequested: (reason) => hooks.requestStop(reason),
   })
+  hooks.opened()
   const latency = options.metrics === null ? null : new Latency()
   node.gateway.latency = latency
   try {

@@ -1,11 +1,13 @@
 /**
- * What systemd is told of this process (sd_notify(3)): that it is ready, how things stand (`systemctl status`), that it is alive
+ * What systemd is told of this process (sd_notify(3)): that its start takes long, that it is ready, how things stand (`systemctl status`), that it is alive
  * (WatchdogSec=), that it stops. Silent when systemd did not start it.
  */
 import type { Log } from '../lib/host/interfaces.js'
 import { closeOnExec, sendDatagram } from '../lib/host/native.js'
 
 const STATUS_MS = 1_000
+/** Without a word for so long, a start that goes on counts as stuck: the unit's own TimeoutStartSec */
+const OPENING_MS = 180_000
 /** sd_listen_fds(3): the first descriptor that is handed over */
 const LISTEN_FDS_START = 3
 const DESCRIPTORS_MAX = 64
@@ -34,8 +36,26 @@ export class ServiceManager {
     return new ServiceManager(socket, ours && /^\d+$/.test(usec) ? Number(usec) / 1_000 : 0, log, handed)
   }
 
+  /**
+   * The store is being opened, and that takes as long as there are objects whose headers must be read: until `opened` the start may take
+   * longer than TimeoutStartSec says (EXTEND_TIMEOUT_USEC).
+   */
+  opening(): void {
+    const more = () => this.tell(`EXTEND_TIMEOUT_USEC=${OPENING_MS * 1000}\nSTATUS=reading the store`)
+    more()
+    this.timer = setInterval(more, OPENING_MS / 12)
+    this.timer.unref()
+  }
+
+  /** What follows is to be ready within OPENING_MS, but for the last pause between two such words. */
+  opened(): void {
+    if (this.timer !== null) clearInterval(this.timer)
+    this.timer = null
+  }
+
   /** @param status one line: what the process does or waits for */
   ready(status: () => string): void {
+    this.opened()
     this.said = status()
     this.tell(`READY=1\nSTATUS=${this.said}`)
     const period = this.watchdogMs > 0 ? Math.min(STATUS_MS, this.watchdogMs / 3) : STATUS_MS

@@ -118,8 +118,10 @@ class Daemon {
       recentLog: (lines) => this.recent.newest(lines),
       fatal: (error) => this.fatal(error),
       requestStop: (reason) => void this.stop(reason),
+      opened: () => this.manager?.opened(),
       inherited: (name) => this.manager?.inherited(name) ?? null,
     }
+    this.manager?.opening()
     try {
       // Loaded here, for what the unit runs before and after the daemon needs none of it, and open files wait meanwhile.
       const { createNode } = await import('./node.js')
