@@ -23,6 +23,8 @@ export const mutations = {
   trustLostDisk: false,
   /** Believe the copies on a disk that was away as those of the others */
   trustReturningDisk: false,
+  /** Of what nobody has who is here, zeros are the truth, though its holders are away and nobody has given it up */
+  zerosForLost: false,
   /** Take a copy though changes that went by here may not be done yet where it is taken from */
   takeUnsettled: false,
   /** What a node lacks proves that it was never written, also when it has let changes go by */

@@ -60,11 +60,10 @@ export const clusterHandlers: Handlers<'cluster'> = {
   }),
 
   'cluster.lost': async (services, { name }, progress) => {
-    const entries = services.volumes.list().filter((entry) => name === '' || entry.name === name)
-    if (name !== '' && entries.length === 0) {
+    if (name !== '' && !services.volumes.list().some((entry) => entry.name === name)) {
       throw new SheepError('not-found', `no VDI "${name}"`, 'dog vdi list shows what there is')
     }
-    return { objects: await services.lost(entries, progress) }
+    return { objects: await services.lost(name, progress) }
   },
 
   'cluster.acceptLost': async (services, { objects, zeros }) => ({

@@ -238,6 +238,8 @@ export interface LostObject {
   oid: string
   /** Names of VDIs and snapshots that refer to it; some of them when there are many */
   volumes: string[]
+  /** Of a VDI that is being deleted: its inode */
+  deleting: boolean
   /** -1 for the inode object */
   index: number
   /** Within the volume, bytes */
@@ -264,7 +266,7 @@ export interface ControlServices {
   /** Compares all replicas of all objects of these VDIs, repairs when asked. `progress` counts bytes */
   check(entries: readonly VdiEntry[], repair: boolean, progress: Progress): Promise<CheckReport>
   /** Of these VDIs, what can be read by nobody as it was last. `progress` counts objects */
-  lost(entries: readonly VdiEntry[], progress: Progress): Promise<LostObject[]>
+  lost(name: string, progress: Progress): Promise<LostObject[]>
   /** From now on what is left of these counts; which of them were lost. */
   acceptLost(objects: readonly string[], zeros: boolean): Promise<string[]>
   /** `index` -1: the inode object */

@@ -9,7 +9,11 @@ import { formatSize } from './size.js'
 import type { Column } from './table.js'
 
 const COLUMNS: readonly Column<LostObject>[] = [
-  { title: 'Volume', text: ({ volumes }) => volumes.join(','), raw: ({ volumes }) => volumes.join(',') },
+  {
+    title: 'Volume',
+    text: ({ volumes, deleting }) => `${volumes.join(',')}${deleting ? ' (being deleted)' : ''}`,
+    raw: ({ volumes }) => volumes.join(','),
+  },
   {
     title: 'Offset',
     align: 'right',
@@ -56,18 +60,31 @@ export async function lost(session: Session, [name = '']: readonly string[], opt
     const hint = 'start the nodes and plug in the disks that have them; if those are gone for good: --accept'
     throw new SheepError('io', `${objects.length} ${are} lost or away`, hint)
   }
-  if (objects.length > 0 && options.yes !== true) {
+  const damaged = objects.filter(isDamagedIndex)
+  const rest = objects.filter((object) => !isDamagedIndex(object))
+  if (rest.length > 0 && options.yes !== true) {
     if (session.forPeople) session.print(answer, COLUMNS, objects)
-    await confirm(warning(objects, zeros), '--yes')
+    await confirm(warning(rest, zeros), '--yes')
   }
   const accepted: string[] = []
-  for (let at = 0; at < objects.length; at += ACCEPT_MAX) {
-    const batch = objects.slice(at, at + ACCEPT_MAX).map(({ oid }) => oid)
+  for (let at = 0; at < rest.length; at += ACCEPT_MAX) {
+    const batch = rest.slice(at, at + ACCEPT_MAX).map(({ oid }) => oid)
     accepted.push(...(await session.call('cluster.acceptLost', { objects: batch, zeros }, 'giving up')).objects)
   }
   const what = zeros ? 'zeros' : 'what is left, or zeros,'
   const text = accepted.length === 0 ? 'Nothing was lost.' : `${accepted.length} given up: ${what} in place of each.`
-  session.report({ objects: accepted }, text)
+  if (accepted.length > 0 || damaged.length === 0) session.report({ objects: accepted }, text)
+  if (damaged.length === 0) return
+  const names = damaged.flatMap(({ volumes }) => volumes).join(', ')
+  throw new SheepError(
+    'io',
+    `a part of the index of ${names} cannot be read, and is not given up: zeros in it would make data disappear`,
+    'start the nodes that have a copy; or roll back to a snapshot (dog vdi rollback), or delete it (dog vdi delete)',
+  )
+}
+
+function isDamagedIndex({ reason, index }: LostObject): boolean {
+  return reason === 'unreadable' && index < 0
 }
 
 function warning(all: readonly LostObject[], zeros: boolean): string {
@@ -75,11 +92,14 @@ function warning(all: readonly LostObject[], zeros: boolean): string {
   const objects = all.filter(({ reason }) => reason !== 'unreadable')
   const older = zeros ? 0 : objects.filter(({ left }) => left !== null).length
   const empty = objects.filter(({ left, index }) => index >= 0 && (zeros || left === null)).length
-  const ruined = objects.filter(({ left, index }) => index < 0 && (zeros || left === null))
+  const indexes = objects.filter(({ left, index }) => index < 0 && (zeros || left === null))
+  const ruined = indexes.filter(({ deleting }) => !deleting)
+  const freed = indexes.filter(({ deleting }) => deleting)
   const parts = []
   if (older > 0) parts.push(`${older} of these objects will have older bytes than were written`)
   if (partly > 0) parts.push(`what cannot be read of ${partly} will be zeros`)
   if (empty > 0) parts.push(`${empty} will be zeros`)
   if (ruined.length > 0) parts.push(`${ruined.flatMap(({ volumes }) => volumes).join(', ')} can only be deleted`)
+  if (freed.length > 0) parts.push(`the deletion of ${freed.flatMap(({ volumes }) => volumes).join(', ')} will end`)
   return `${parts.join(', ')}; what the nodes and disks that are away have of them will not count when they come back.`
 }

@@ -7,11 +7,11 @@
 import { ACCEPTED_MAX } from '../cluster/shape.js'
 import type { Acceptance, ClusterView } from '../cluster/types.js'
 import type { LostObject, Progress } from '../control/services.js'
-import { SheepError } from '../errors.js'
+import { asSheepError, SheepError } from '../errors.js'
 import type { Gateway } from '../gateway/gateway.js'
 import type { Inquiry } from '../replication/inquiry.js'
 import type { Topology } from '../replication/topology.js'
-import { type CopyReport, decide } from '../replication/validity.js'
+import { type CopyReport, decide, type Verdict } from '../replication/validity.js'
 import { entriesFor } from '../vdi/inode.js'
 import { readIndex } from '../vdi/inode-io.js'
 import { dataOid, indexOf, inodeOid, KIND_INODE, kindOf, type Oid, oidFromHex, oidToHex, vidOf } from '../vdi/oid.js'
@@ -35,14 +35,27 @@ interface Place {
   index: number
 }
 
+interface Whereabouts {
+  reason: LostObject['reason']
+  /** Ids */
+  nodes: readonly string[]
+}
+
 export class Lost {
   constructor(private readonly parts: LostParts) {}
 
-  /** Of these VDIs and snapshots. SheepError busy when the epoch changes meanwhile, halted. */
-  async find(entries: readonly VdiEntry[], progress: Progress): Promise<LostObject[]> {
+  /**
+   * Of the VDIs and snapshots of this name, '' all. Of one that is being deleted its inode only: without that nobody can free the rest.
+   * SheepError busy when the epoch changes meanwhile, halted.
+   */
+  async find(name: string, progress: Progress): Promise<LostObject[]> {
     this.mustRun()
+    const { registry } = this.parts.cluster
+    const named = (entry: VdiEntry) => name === '' || entry.name === name
+    const entries = registry.live().filter(named)
+    const deleting = [...registry.all()].filter((entry) => entry.state === 'deleting' && named(entry))
     const places = new Map<Oid, Place>()
-    for (const entry of entries) places.set(inodeOid(entry.vid), { entries: [entry], index: -1 })
+    for (const entry of [...entries, ...deleting]) places.set(inodeOid(entry.vid), { entries: [entry], index: -1 })
     const lost = await this.examine(places, progress)
     const unreadable = new Set(lost.map(({ oid }) => oid))
     const data = new Map<Oid, Place>()
@@ -50,7 +63,11 @@ export class Lost {
       // Without its inode nobody can tell what a VDI has.
       if (progress.cancelled || unreadable.has(oidToHex(inodeOid(entry.vid)))) continue
       const count = entriesFor(entry.size, entry.blockSizeShift)
-      const index = await readIndex(this.parts.gateway.io, entry.vid, 0, count)
+      const index = await this.indexOf(entry, count)
+      if (index === null) {
+        lost.push(await this.damaged(entry))
+        continue
+      }
       for (let i = 0; i < index.length; i++) {
         if (index[i] === 0) continue
         const place = data.get(dataOid(index[i], i))
@@ -61,7 +78,29 @@ export class Lost {
     return [...lost, ...(await this.examine(data, progress))]
   }
 
-  /** Gives up what these objects have lost, of those that are still lost; which they were. SheepError invalid, busy, halted. */
+  /** Null: some of it cannot be read. */
+  private async indexOf({ vid }: VdiEntry, count: number): Promise<Uint32Array | null> {
+    try {
+      return await readIndex(this.parts.gateway.io, vid, 0, count)
+    } catch (error) {
+      if (asSheepError(error).code !== 'io') throw error
+      return null
+    }
+  }
+
+  /** A copy is here, but nobody can read all of it. */
+  private async damaged(entry: VdiEntry): Promise<LostObject> {
+    const { topology, inquiry } = this.parts
+    const oid = inodeOid(entry.vid)
+    const [said] = await inquiry.askMany([oid], topology.epoch)
+    const nodes = said.filter(({ present }) => present).map(({ node }) => node)
+    return this.describe(oid, { entries: [entry], index: -1 }, { reason: 'unreadable', nodes }, said)
+  }
+
+  /**
+   * Gives up what these objects have lost, of those that are still lost; which they were. Not a part of an index that cannot be read:
+   * zeros there would say that nothing is there. SheepError invalid, busy, halted.
+   */
   async accept(objects: readonly string[], zeros: boolean): Promise<string[]> {
     this.mustRun()
     const places = new Map<Oid, Place>()
@@ -72,7 +111,8 @@ export class Lost {
       if (entry !== undefined)
         places.set(oid, { entries: [entry], index: kindOf(oid) === KIND_INODE ? -1 : indexOf(oid) })
     }
-    const still = (await this.examine(places)).map(({ oid }) => oid)
+    const lost = await this.examine(places)
+    const still = lost.filter((one) => one.index >= 0 || one.reason !== 'unreadable').map(({ oid }) => oid)
     for (let at = 0; at < still.length; at += ACCEPTED_MAX) {
       const acceptance: Acceptance = { objects: still.slice(at, at + ACCEPTED_MAX), zeros }
       await this.parts.cluster.propose({ type: 'accept', ...acceptance }, true)
@@ -108,11 +148,12 @@ export class Lost {
     if (copies === 0 || said.length === 0) return null
     // Whoever is asked comes to the same answer. What the power took is waited for two minutes, and then no longer.
     const verdict = decide(topology, oid, copies, said[0], said.slice(1), false)
-    const gap = verdict.kind === 'gap' ? verdict.node : verdict.kind === 'keep' && said[0].gap ? said[0].node : ''
-    if (gap === '' && (verdict.kind === 'keep' || verdict.kind === 'take')) return null
-    // Of data it is about to be made.
-    if (verdict.kind === 'zeros' && index >= 0) return null
-    const nodes = gap !== '' ? [gap] : verdict.kind === 'wait' || verdict.kind === 'lost' ? verdict.nodes : []
+    const where = placeOf(verdict, said[0], index)
+    if (where === null) return null
+    return this.describe(oid, { entries, index }, where, said)
+  }
+
+  private describe(oid: Oid, { entries, index }: Place, where: Whereabouts, said: readonly CopyReport[]): LostObject {
     const left = said.filter(({ present }) => present).sort((a, b) => b.validThrough - a.validThrough)
     const size = 2 ** entries[0].blockSizeShift
     return {
@@ -120,9 +161,9 @@ export class Lost {
       volumes: entries.slice(0, NAMES_MAX).map(referenceOf),
       index,
       offset: Math.max(0, index) * size,
-      reason:
-        gap !== '' ? 'unreadable' : verdict.kind === 'wait' ? 'away' : verdict.kind === 'lost' ? 'disk' : 'nobody',
-      nodes: nodes.map((id) => this.nodeName(id)),
+      deleting: entries[0].state === 'deleting',
+      reason: where.reason,
+      nodes: where.nodes.map((id) => this.nodeName(id)),
       left:
         left.slice(0, 1).map(({ node, validThrough }) => ({ node: this.nodeName(node), epoch: validThrough }))[0] ??
         null,
@@ -136,6 +177,27 @@ export class Lost {
       if (node !== undefined) return node.name
     }
     return id
+  }
+}
+
+/** Where the newest copy is, in place of all who want it. Null: here. */
+function placeOf(verdict: Verdict, own: CopyReport, index: number): Whereabouts | null {
+  switch (verdict.kind) {
+    case 'take':
+      return null
+    case 'keep':
+      return own.gap ? { reason: 'unreadable', nodes: [own.node] } : null
+    case 'gap':
+      return { reason: 'unreadable', nodes: [verdict.node] }
+    case 'wait':
+      return { reason: 'away', nodes: verdict.nodes }
+    case 'lost':
+      return { reason: 'disk', nodes: verdict.nodes }
+    case 'absent':
+      return { reason: 'nobody', nodes: [] }
+    case 'zeros':
+      // Of data it is about to be made.
+      return index < 0 ? { reason: 'nobody', nodes: [] } : null
   }
 }
 

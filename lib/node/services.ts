@@ -61,7 +61,7 @@ export function controlServices(node: SheepNode, facts: ProcessFacts): ControlSe
     vdis: vdiService(node),
     node: (id) => nodeService(node, facts, id),
     check: (entries, repair, progress) => node.checker.check(entries, repair, progress),
-    lost: (entries, progress) => node.lost.find(entries, progress),
+    lost: (name, progress) => node.lost.find(name, progress),
     acceptLost: (objects, zeros) => node.lost.accept(objects, zeros),
     locate: (entry, index) => locate(node, entry, index),
   }

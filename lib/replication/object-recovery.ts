@@ -149,9 +149,8 @@ export class ObjectRecovery {
     }
     const kept = store.get(oid)
     if (kept === undefined) return false
-    // What was away must not outrank it when it comes back.
     const accepted = own.validThrough < (topology.accepted(oid)?.epoch ?? 0)
-    if (accepted && replica.activeEpoch === epoch) store.setWriteEpoch(kept, epoch)
+    if (accepted && replica.activeEpoch === epoch && !(await this.markAccepted(kept, epoch))) return false
     return this.keep(task, epoch, kept)
   }
 
@@ -164,6 +163,15 @@ export class ObjectRecovery {
     task.waitingFor = [node]
     if (!topology.holds(task.oid, copies, node)) resumeAll(task, LOST)
     return false
+  }
+
+  /** What was away must not outrank it when it comes back, not even when the power goes now. */
+  private async markAccepted(object: StoredObject, epoch: number): Promise<boolean> {
+    const { store, topology } = this.options
+    store.setWriteEpoch(object, epoch)
+    const result = await completed((done) => store.syncObject(object, done))
+    if (result < 0) throw diskTrouble(result)
+    return topology.epoch === epoch && !object.removed
   }
 
   /** Its last copy was given up: it is made anew, empty, on each replica. Of a VDI's inode zeros would be no inode. */

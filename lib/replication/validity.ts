@@ -100,6 +100,7 @@ export function decide(
   if (counts(own)) present.push(own)
   // Nobody here has it; but who held it in some epoch may be away.
   if (present.length === 0) {
+    if (mutations.zerosForLost && topology.epoch > 1) return { kind: 'zeros' }
     const unheard = firstUnheardEpoch(topology, oid, copies, 0, own, others, patient)
     if (unheard !== null) return unheard
     if (accepted !== undefined) return { kind: 'zeros' }

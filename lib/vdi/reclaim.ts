@@ -34,6 +34,9 @@ import type { VdiCommand, VdiEntry, VdiLock } from './types.js'
 /** Objects in one ObjectIo.remove. */
 export const REMOVE_BATCH = 1024
 
+/** Where the index cannot be read as a whole, so many entries are read at once: 512 bytes. */
+const PART_ENTRIES = 128
+
 /** Inodes flushed at once. */
 const FLUSHES_AT_ONCE = 8
 
@@ -186,16 +189,19 @@ export class Reclaim {
   }
 
   /** What a VDI that goes refers to. A missing inode: nothing, it was removed before or never written. */
+  /** What cannot be read of it nobody will free; when that is all of it, it is away: SheepError io. */
   private async readOwn(entry: VdiEntry): Promise<{ index: Uint32Array; vmStateObjects: number }> {
     const { io, log } = this.parts
     let bytes: Buffer
     try {
       bytes = await io.read(inodeOid(entry.vid), 0, INDEX_OFFSET)
     } catch (error) {
-      if (asSheepError(error).code === 'no-object') return { index: new Uint32Array(0), vmStateObjects: 0 }
-      throw error
+      const { code } = asSheepError(error)
+      if (code === 'no-object') return { index: new Uint32Array(0), vmStateObjects: 0 }
+      if (code !== 'io') throw error
+      bytes = Buffer.alloc(0)
     }
-    const index = await readIndex(io, entry.vid, 0, entriesFor(entry.size, entry.blockSizeShift))
+    const index = await readParts(io, entry, log)
     try {
       const header = decodeHeader(bytes)
       return { index, vmStateObjects: entriesFor(header.vmStateSize, header.blockSizeShift) }
@@ -293,5 +299,44 @@ export class Reclaim {
       again ||= rest.length > 0 && registry().lockOf(owner)?.mode === 'write'
     }
     return reached
+  }
+}
+
+/**
+ * The index of a VDI that is deleted, zeros where the disk cannot read it. What is its own goes with the vid; what only that part of the
+ * index had of an ancestor stays until that goes. SheepError io: nothing of the inode can be read.
+ */
+async function readParts(io: ObjectIo, entry: VdiEntry, log: Log): Promise<Uint32Array> {
+  const count = entriesFor(entry.size, entry.blockSizeShift)
+  let failure: unknown
+  try {
+    return await readIndex(io, entry.vid, 0, count)
+  } catch (error) {
+    if (asSheepError(error).code !== 'io') throw error
+    failure = error
+  }
+  const index = new Uint32Array(count)
+  let unread = 0
+  for (let at = 0; at < count; at += PART_ENTRIES) {
+    const end = Math.min(at + PART_ENTRIES, count)
+    try {
+      index.set(await readIndex(io, entry.vid, at, end), at)
+    } catch (error) {
+      if (asSheepError(error).code !== 'io') throw error
+      unread += end - at
+    }
+  }
+  if (unread === count && !(await isReadable(io, entry.vid))) throw failure
+  log('warning', `${unread} entries of the index of a VDI being deleted cannot be read`, { vid: entry.vid })
+  return index
+}
+
+async function isReadable(io: ObjectIo, vid: number): Promise<boolean> {
+  try {
+    await io.read(inodeOid(vid), 0, PART_ENTRIES * 4)
+    return true
+  } catch (error) {
+    if (asSheepError(error).code !== 'io') throw error
+    return false
   }
 }

@@ -5,9 +5,11 @@
 import test from 'ava'
 import type { LostObject } from '../../lib/control/services.js'
 import type { Volume } from '../../lib/gateway/types.js'
-import { oidFromHex } from '../../lib/vdi/oid.js'
+import { inodeOid, oidFromHex } from '../../lib/vdi/oid.js'
 import { auditDisks } from '../simulation/audit.js'
+import type { File } from '../simulation/disk.js'
 import type { Host, Sheep } from '../simulation/host.js'
+import { pathOf } from '../simulation/rot.js'
 import { type Play, play } from './play.js'
 
 const OBJECT = 2 ** 16
@@ -186,3 +188,68 @@ test.serial('of one copy only: served but for that, listed, and given up', async
   )
   t.pass()
 })
+
+for (const resting of [false, true]) {
+  test.serial(
+    `a part of the index, ${resting ? 'whose checksum is known' : 'just written'}: listed, not given up, since zeros would drop data; the volume can be deleted`,
+    async (t) => {
+      t.timeout(5 * 60_000)
+      await play(
+        async (on) => {
+          const { hosts } = on
+          const client = hosts[0]
+          const volume = await create(client, 2)
+          const vid = volume.entry.vid
+          const path = pathOf(inodeOid(vid))
+          const having = hosts.filter((host) => host.diskWith(path) !== null)
+          const away = having.find((host) => host !== client) as Host
+          const last = having.find((host) => host !== away) as Host
+          await write(client, volume, 1, 0, OBJECT)
+          if (resting) await ask(client, 'close', () => volume.close())
+          await on.within(
+            30_000,
+            'its checksum is taken',
+            () => !resting || last.sheep?.resting(inodeOid(vid)) === true,
+          )
+          away.kill(0)
+          away.buried = true
+          // With the first entries, where the header ends
+          const disk = last.diskWith(path)
+          if (disk?.spoil(disk.file(path) as File, HEADER + PAGE) !== true) throw new Error(`${path} does not spoil`)
+          if (!resting) await ask(client, 'close', () => volume.close())
+          await alone(
+            on,
+            hosts.filter((host) => host !== away),
+          )
+          let lost: LostObject[] = []
+          await on.within(30_000, 'somebody has tried to read it', () => {
+            void lostAt(client).then(
+              (found) => {
+                lost = found
+              },
+              () => {},
+            )
+            return lost.length > 0
+          })
+          if (lost.map(({ index, reason }) => `${index} ${reason}`).join() !== '-1 unreadable') {
+            throw new Error(`wrong: ${JSON.stringify(lost)}`)
+          }
+          const accepted = await ask(client, 'accept', (sheep) => sheep.acceptLost([lost[0].oid], false))
+          if (accepted.length > 0) throw new Error('zeros in an index count as given up')
+          await ask(client, 'delete', (sheep) => sheep.vdis.delete('vm', '', { report: () => {}, cancelled: false }))
+          await recovered(on, 'after it was deleted')
+          if ((await lostAt(client)).length > 0) throw new Error('something is still lost')
+          away.buried = false
+          away.start()
+          await recovered(on, 'with the one that was away')
+          await on.sleep(40_000)
+          const problem = auditDisks(on.world)
+          if (problem !== '') throw new Error(problem)
+        },
+        { hosts: 4, zones: 4, copies: 2, volumes: 0, gateways: 0, disks: 1 },
+        [1, 2, 3],
+      )
+      t.pass()
+    },
+  )
+}

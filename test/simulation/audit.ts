@@ -21,9 +21,9 @@ import { Violation } from './violation.js'
 import type { World } from './world.js'
 
 /** wire-protocol.md, "Inode object". */
-const INODE_INDEX = 4664
+export const INODE_INDEX = 4664
 /** lib/store/types.ts: a file's bytes begin behind its header. */
-const FILE_HEADER = 4096
+export const FILE_HEADER = 4096
 
 /** '' or what is wrong. */
 export function auditDisks(world: World): string {

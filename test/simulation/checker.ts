@@ -29,6 +29,7 @@ export interface Write {
 export interface Read {
   readonly first: number
   readonly count: number
+  readonly begun: number
   readonly expected: Int32Array
   /** cells about which there was more to know at issue */
   readonly open: Map<number, Expectation>
@@ -86,6 +87,9 @@ export class Lineage {
   readonly #watchers = new Set<Lineage>()
   /** Reads of a second client that are under way */
   readonly #besides = new Set<Read>()
+  readonly #failed: Write[] = []
+  /** What was given up, and when */
+  readonly #given: { time: number; cells: ReadonlyMap<number, { stamps: readonly number[] }> }[] = []
 
   constructor(
     readonly name: string,
@@ -129,6 +133,7 @@ export class Lineage {
   /** Failed, or its gateway died: it may have happened, and until somebody reads it may seem to happen later. */
   failWrite(write: Write): void {
     write.state = 'failed'
+    this.#failed.push(write)
     this.#time++
     for (let i = write.first; i < write.first + write.count; i++) {
       const cell = this.#cell(i)
@@ -160,7 +165,7 @@ export class Lineage {
       })
     }
     const expected = this.#stable.slice(first, first + count)
-    const read: Read = { first, count, expected, open, since: beside ? [] : null }
+    const read: Read = { first, count, begun: this.#time, expected, open, since: beside ? [] : null }
     if (beside) this.#besides.add(read)
     return read
   }
@@ -178,6 +183,7 @@ export class Lineage {
       const stamp = stampOf(bytes, i * this.cellSize, this.cellSize, index)
       const expectation = read.open.get(index)
       if (read.since?.some((write) => write.stamp === stamp && covers(write, index))) continue
+      if (this.#wasGiven(index, stamp, read.begun)) continue
       const problem =
         stamp === TORN
           ? `holds ${describeCell(bytes, i * this.cellSize, this.cellSize)}`
@@ -241,6 +247,45 @@ export class Lineage {
       cell.durable = possible
       cell.later = []
     }
+  }
+
+  /**
+   * What these cells held may be lost: from now on a read may find what `left` says of each. Call the result when nobody may read
+   * anything else any more. What is in flight then takes effect all the same, and so may what failed before.
+   */
+  giveUp(first: number, count: number, left: (cell: number) => readonly number[]): () => void {
+    this.#time++
+    const last = Math.min(first + count, this.cells)
+    const given = new Map<number, { stamps: readonly number[]; generation: number }>()
+    for (let i = first; i < last; i++) {
+      const cell = this.#cell(i)
+      // A gateway goes on with what its client has given up, and with what was under way in a power loss.
+      const late = [...this.#failed.filter((write) => covers(write, i)), ...cell.flying]
+      const stamps = unite(
+        left(i),
+        late.filter((write) => write.sequence <= cell.visibleSequence || write.state === 'failed').map(stampOfWrite),
+      )
+      this.#see(cell, unite(cell.visible, stamps), cell.visibleSequence)
+      cell.durable = cell.visible
+      cell.later = [...cell.flying]
+      given.set(i, { stamps, generation: cell.generation })
+    }
+    this.#given.push({ time: this.#time, cells: given })
+    return () => {
+      for (const [i, { stamps, generation }] of given) {
+        const cell = this.#open.get(i)
+        // Somebody has read it meanwhile, or written.
+        if (cell === undefined || cell.generation !== generation) continue
+        this.#see(cell, [...stamps], cell.visibleSequence)
+        cell.durable = cell.visible
+        this.#close(i, cell)
+      }
+    }
+  }
+
+  /** It was lost while the read was under way. */
+  #wasGiven(index: number, stamp: number, since: number): boolean {
+    return this.#given.some(({ time, cells }) => time > since && cells.get(index)?.stamps.includes(stamp))
   }
 
   // operations

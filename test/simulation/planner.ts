@@ -15,6 +15,9 @@ import { SimRandom } from './random.js'
 import type { FaultKind } from './shape.js'
 import type { World } from './world.js'
 
+/** Within which the faults that are under way end. */
+const HEALING_MS = 3000
+
 export class Planner {
   faults = 0
   /** A script says what happens to hosts: neither clients nor administrators add to it */
@@ -26,6 +29,8 @@ export class Planner {
   readonly #undo = new Map<() => void, readonly Host[]>()
   #partitioned = false
   #over = false
+  /** When all faults have ended */
+  #healed = 0
   /** Of what administrators do to recovery; most leave it alone */
   readonly #throttle: SimRandom
   readonly #throttles: boolean
@@ -81,6 +86,45 @@ export class Planner {
     return true
   }
 
+  /** A fault is under way. Of what is left after healing only that is, that a host is looked after again and again. */
+  get #busy(): boolean {
+    return this.#over ? this.world.scheduler.now < this.#healed : this.#undo.size > 0
+  }
+
+  /** Healthy, and no fault is under way. */
+  calm(): boolean {
+    return this.healthy() && !this.#busy && (this.#over || this.#troubled.size === 0)
+  }
+
+  /** Every host that is left serves, in one epoch with all of them, and no fault is under way. */
+  standing(): boolean {
+    const living = this.#living
+    const epoch = living[0].sheep?.cluster.epoch
+    if (this.#busy || this.world.hub.unsettled || epoch?.nodes.length !== living.length) return false
+    return living.every((host) => host.serving && host.sheep?.cluster.epoch?.number === epoch.number)
+  }
+
+  /** Hosts whose copies may lack writes. */
+  doubted(): ReadonlySet<Host> {
+    if (!this.healthy()) this.#doubtUnrecovered()
+    return this.#troubled
+  }
+
+  /** For good, unless it is given back. */
+  takeAway(host: Host, withPower: boolean): void {
+    if (withPower) host.cutPower()
+    else host.process?.die()
+    host.buried = true
+    this.#troubled.add(host)
+  }
+
+  /** It starts after so many ms, and is waited for from now on. */
+  giveBack(host: Host, ms: number): void {
+    host.buried = false
+    this.#troubled.add(host)
+    this.world.scheduler.after(ms, () => host.start())
+  }
+
   /** So many hosts are away that there may be objects which none of the others has. */
   allCopiesMayBeAway(): boolean {
     const away = this.#living.filter((host) => !host.serving).length
@@ -93,6 +137,7 @@ export class Planner {
     const { random } = this
     this.healthy()
     if (this.#throttles && !this.scripted) this.#settings(this.#throttle.chance(0.3))
+    this.world.loss.step()
     const { faults, faultEvery } = this.world.shape
     if (faults.length > 0) {
       this.faults++
@@ -401,7 +446,9 @@ export class Planner {
     this.#over = true
     for (const host of this.#living) host.process?.dieAfter(-1)
     this.#revive()
-    for (const undo of [...this.#undo.keys()]) this.world.scheduler.after(this.random.float() * 3000, undo)
+    const { scheduler } = this.world
+    this.#healed = scheduler.now + HEALING_MS
+    for (const undo of [...this.#undo.keys()]) scheduler.after(this.random.float() * HEALING_MS, undo)
   }
 
   /** After healing, what is down for long is started: an administrator looks again now and then. */

@@ -187,4 +187,10 @@ export const REGRESSIONS: readonly { seed: number; worlds?: Worlds; cause: strin
     seed: 732941,
     cause: 'the simulator burnt a host while another had given its share up, and took the disk with the only copy',
   },
+  {
+    seed: 86,
+    worlds: 'lossy',
+    cause:
+      'the inode of a VDI that was being deleted was lost: nobody could free it, nothing said so, and recovery never ended',
+  },
 ]

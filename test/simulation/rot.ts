@@ -6,11 +6,11 @@
 import { CHUNKS, sumOf } from '../../lib/store/checksums.js'
 import { decodeChecksums } from '../../lib/store/header.js'
 import { type Oid, oidFromHex, oidToHex } from '../../lib/vdi/oid.js'
+import { FILE_HEADER } from './audit.js'
 import type { Host } from './host.js'
 import type { SimRandom } from './random.js'
 import type { World } from './world.js'
 
-const FILE_HEADER = 4096
 const FLIPS_MAX = 20
 
 export class Rot {
@@ -117,7 +117,8 @@ export class Rot {
   }
 }
 
-function pathOf(oid: Oid): string {
+/** On the disk that has it. */
+export function pathOf(oid: Oid): string {
   const name = oidToHex(oid)
   return `obj/${name.slice(-2)}/${name}`
 }

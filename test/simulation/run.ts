@@ -4,7 +4,7 @@
  * --seed N     replays one seed and prints its trace
  * --seeds N    runs N seeds, from --start (default 1), in --workers processes (default 2); prints seeds per second; a
  *              failing seed prints its trace's end and the line that replays it
- * --worlds W   'hard': with few copies and few kinds of faults, or many hosts (shape.ts)
+ * --worlds W   'hard': with few copies and few kinds of faults, or many hosts; 'lossy': with disasters (shape.ts, loss.ts)
  * --mutations  switches on each deliberate bug in turn and expects each to be found within 200 seeds
  * --regressions  runs the seeds that once failed
  * --mutate M   with one deliberate bug on
@@ -26,6 +26,8 @@ const USAGE =
 const MUTATION_SEEDS_MAX = 200
 /** Where one that does harm in few worlds is looked for, so that the search is short */
 const MUTATION_STARTS: Partial<Record<keyof typeof mutations, number>> = { trustLostDisk: 401 }
+/** Where the bug can do harm, when not in ordinary worlds */
+const MUTATION_WORLDS: Partial<Record<keyof typeof mutations, Worlds>> = { zerosForLost: 'lossy' }
 const TRACE_LINES_SHOWN = 60
 
 type Mutation = keyof typeof mutations
@@ -146,7 +148,7 @@ async function allMutations(start: number | null): Promise<boolean> {
     let found: Result | null = null
     let tried = 0
     const first = start ?? MUTATION_STARTS[name] ?? 1
-    await range([first, first + MUTATION_SEEDS_MAX, 1], 'ordinary', (result) => {
+    await range([first, first + MUTATION_SEEDS_MAX, 1], MUTATION_WORLDS[name] ?? 'ordinary', (result) => {
       tried++
       if (result.violation) found = result
       return found === null

@@ -111,7 +111,7 @@ export class Session {
     const closing = this.host.request(`close ${this.lineage.name}`, () => this.volume.close())
     const outcome = await Promise.race([closing, this.over.then(() => ({ state: 'gone' as const }))])
     if (outcome.state === 'done' && !this.ended && flush) this.lineage.endFlush(flush)
-    if (outcome.state === 'failed' && !this.revoked && !this.ended) {
+    if (outcome.state === 'failed' && !this.revoked && !this.ended && !this.world.loss.isOpen) {
       this.world.unexpected(`close of ${this.lineage.name}`, outcome.error)
     }
     this.#finish()
@@ -174,6 +174,7 @@ export class Session {
         this.acknowledged++
         this.lineage.endWrite(write)
       },
+      [first, count],
     )
   }
 
@@ -191,6 +192,7 @@ export class Session {
         if (result >= 0) this.lineage.endRead(read!, buffer, `at ${this.#process.name}`)
         else this.lineage.dropRead(read!)
       },
+      [first, count],
     )
   }
 
@@ -213,7 +215,13 @@ export class Session {
     return this.beside || this.world.planner.allCopiesMayBeAway() ? null : this.lineage.beginFlush()
   }
 
-  #request(what: string, call: (done: Completion) => void, answered: (result: number) => void): Promise<void> {
+  /** `cells`: that it is about, first and count; null all */
+  #request(
+    what: string,
+    call: (done: Completion) => void,
+    answered: (result: number) => void,
+    cells: readonly [number, number] | null = null,
+  ): Promise<void> {
     if (this.ended) return Promise.resolve()
     const { world } = this
     const text = `${what} of ${this.lineage.name}`
@@ -241,7 +249,7 @@ export class Session {
       // The answer may have been on its way when the lock went; nobody waits for it any more.
       if (this.#fenced) return
       answered(result)
-      if (result < 0) this.#refused(text, result)
+      if (result < 0) this.#refused(text, result, cells)
     })
     return Promise.race([answer, this.over])
   }
@@ -252,13 +260,21 @@ export class Session {
     return onNoQuorum > 0
   }
 
+  #mayBeLost(cells: readonly [number, number] | null): boolean {
+    const { loss } = this.world
+    if (cells === null) return loss.isOpen
+    const { cellSize } = this.lineage
+    return loss.mayFail(this.volume.entry, cells[0] * cellSize, cells[1] * cellSize)
+  }
+
   /** Requests wait for what is missing; they fail for few reasons. */
-  #refused(text: string, result: number): void {
+  #refused(text: string, result: number, cells: readonly [number, number] | null): void {
     if (result === ENOSPC && this.world.shape.tight) return
     if (result === EIO && this.#mayFail()) {
       this.world.workload.failedWithoutQuorum++
       return
     }
+    if (result === EIO && this.#mayBeLost(cells)) return
     if (this.revoked || result === ESHUTDOWN) {
       this.abandon()
       return

@@ -31,6 +31,8 @@ export interface Shape {
   onNoQuorum: number
   /** Of each host */
   disks: number
+  /** All that hold some object may go at once, for good */
+  disasters: boolean
   /** Clients copy by reading and writing, and what is equal comes to be shared */
   copying: boolean
 }
@@ -109,6 +111,7 @@ export function shapeOf(random: SimRandom): Shape {
     disks: 1,
     onNoQuorum: 0,
     copying: false,
+    disasters: false,
   }
   // Drawn last, so that the other worlds are what they were before there were several disks.
   if (random.chance(0.3)) {
@@ -171,10 +174,23 @@ function hardShape(seed: number): Partial<Shape> {
   return { ...forced, faults: possible(forced.faults, engine.hasQuorum) }
 }
 
+/** So many hosts that the rest still has quorum when all that hold an object are gone. */
+function lossyShape(seed: number): Partial<Shape> {
+  const random = new SimRandom(seed, 0x1055e)
+  const { engine, faults } = seedsShape(seed)
+  const copies = random.pick([1, 1, 2, 2, 2, 3])
+  return {
+    ...{ disasters: true, copies, hosts: 2 * copies + random.between(1, 2), zones: 9, gateways: 0, disks: 1 },
+    engine: { ...engine, hasQuorum: true },
+    faults: random.chance(0.3) ? [] : faults.filter((kind) => kind !== 'bury'),
+  }
+}
+
 /** What is forced upon each seed's own shape. */
 export const WORLDS = {
   ordinary: (_seed: number): Partial<Shape> => ({}),
   hard: hardShape,
+  lossy: lossyShape,
 }
 
 export type Worlds = keyof typeof WORLDS

@@ -61,7 +61,7 @@ export const sheep: MakeSheep = async (parts) => {
     start: () => node.start(),
     stop: () => node.stop(),
     resting: (oid) => node.store.get(oid)?.intent === false,
-    lost: () => node.lost.find(node.gateway.list(), { report: () => {}, cancelled: false }),
+    lost: () => node.lost.find('', { report: () => {}, cancelled: false }),
     acceptLost: (objects, zeros) => node.lost.accept(objects, zeros),
     startScrub: () => node.scrub.start(),
     scrubbing: () => node.scrub.progress().state !== 'idle',

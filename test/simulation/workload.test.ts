@@ -12,6 +12,7 @@ async function run(seed: number, flaw: Flaw): Promise<Result> {
     {
       duration: 8000,
       settle: 100,
+      engine: { hasQuorum: true, latency: 0.1, tokenTimeout: 200 },
       faults: ['kill', 'stop', 'power', 'power-all', 'pause', 'slow-disk'],
     },
   )

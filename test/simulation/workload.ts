@@ -131,8 +131,11 @@ export class Actor {
     return [this.#lineage, ...this.snapshots.values(), ...(this.#taking ? [this.#taking] : [])]
   }
 
-  get #bytes(): number {
-    return this.#lineage.cells * this.#lineage.cellSize
+  /** Of "name" or "name@tag", as the registry calls it. Null: it is not this actor's, or being changed. */
+  lineageNamed(reference: string): Lineage | null {
+    const [name, tag] = reference.split('@')
+    if (name !== this.name || this.#taking) return null
+    return tag === undefined ? this.#lineage : (this.snapshots.get(tag) ?? null)
   }
 
   async run(): Promise<void> {
@@ -283,10 +286,8 @@ export class Actor {
         const volume = outcome.value
         if (volume.size !== lineage.cells * lineage.cellSize) {
           // A daemon that has not heard of a resize yet: only the owner of the lock may be trusted.
-          this.#world.verdict.report(
-            'size',
-            `${this.name}: ${volume.size}, must be ${lineage.cells * lineage.cellSize}`,
-          )
+          const must = lineage.cells * lineage.cellSize
+          this.#world.verdict.report('size', `${this.name}: ${volume.size}, must be ${must}`)
         }
         return new Session(this.#world, host, volume, lineage)
       }
@@ -305,7 +306,7 @@ export class Actor {
 
   #mayWait(error: unknown, since: number): boolean {
     if (!(error instanceof SheepError)) return false
-    if (PATIENCE.has(error.code)) return true
+    if (PATIENCE.has(error.code) || (error.code === 'io' && this.#world.loss.isOpen)) return true
     const hearsay = error.code === 'not-found' || error.code === 'no-tag'
     return hearsay && this.#world.scheduler.now - since < HEARSAY_MS
   }
@@ -363,7 +364,8 @@ export class Actor {
   async #create(): Promise<void> {
     const { onNoQuorum: time } = this.#world.shape
     const onNoQuorum = time > 0 && Number(this.name.slice(1)) % 2 === 0 ? 0 : null
-    await this.#make(this.name, this.#bytes, onNoQuorum, () => this.random.chance(0.15))
+    const { cells, cellSize } = this.#lineage
+    await this.#make(this.name, cells * cellSize, onNoQuorum, () => this.random.chance(0.15))
   }
 
   #make(name: string, size: number, onNoQuorum: number | null, preallocate: () => boolean): Promise<unknown> {
@@ -478,8 +480,7 @@ export class Actor {
     const lineage = this.snapshots.get(tag)!
     const session = await this.#openAt(tag, lineage, false)
     if (!session) return
-    const [first, count] = [0, lineage.cells]
-    await this.#patiently(session, session.read(first, Math.min(count, 2048)))
+    await this.#patiently(session, session.read(0, Math.min(lineage.cells, 2048)))
     if (!session.ended) await session.close()
   }
 

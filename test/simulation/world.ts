@@ -11,6 +11,7 @@ import { auditDisks } from './audit.js'
 import { Scheduler } from './clock.js'
 import { EngineHub } from './engine.js'
 import { Host, type MakeSheep } from './host.js'
+import { Loss } from './loss.js'
 import { SimNetwork } from './network.js'
 import { Planner } from './planner.js'
 import type { Process } from './process.js'
@@ -51,6 +52,7 @@ export class World {
   readonly workload: Workload
   readonly planner: Planner
   readonly rot: Rot
+  readonly loss: Loss
   /** In place of the planner's faults: what happens while the clients work, until it resolves */
   script: ((world: World) => Promise<void>) | null = null
   /** Compare the disks at the end */
@@ -88,6 +90,7 @@ export class World {
     )
     this.workload = new Workload(this, this.random.split())
     this.planner = new Planner(this, this.random.split())
+    this.loss = new Loss(this)
     this.rot = new Rot(this, new SimRandom(seed, 0xb17))
   }
 
@@ -168,6 +171,7 @@ export class World {
     this.planner.heal()
     await this.#until('clients end', work)
     await this.#until('recovery is released', this.planner.release())
+    if (this.shape.disasters) await this.#until('what is lost is given up', this.loss.settled())
     await this.#until('everything is recovered', this.#recovered())
     if (this.audit && this.rot.random.chance(0.5)) await this.#rot()
     this.log('---- verifying')

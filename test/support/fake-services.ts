@@ -12,7 +12,7 @@ import type {
 } from '../../lib/control/services.js'
 import { SheepError } from '../../lib/errors.js'
 import type { Clock } from '../../lib/host/interfaces.js'
-import type { VdiEntry, VdiLock, VdiMigration } from '../../lib/vdi/types.js'
+import type { VdiLock, VdiMigration } from '../../lib/vdi/types.js'
 import { MemoryOpener } from './memory-volume.js'
 
 const MIB = 2 ** 20
@@ -218,8 +218,8 @@ export class FakeServices implements ControlServices {
     }
   }
 
-  async lost(entries: readonly VdiEntry[]): Promise<LostObject[]> {
-    return this.lostObjects.filter(({ volumes }) => entries.some(({ name }) => volumes.includes(name)))
+  async lost(name: string): Promise<LostObject[]> {
+    return this.lostObjects.filter(({ volumes }) => name === '' || volumes.includes(name))
   }
 
   async acceptLost(objects: readonly string[], zeros: boolean): Promise<string[]> {

@@ -1,0 +1,233 @@
+/**
+ * Disasters: all that hold some object are gone at once, hosts or disks, and an administrator gives up what was lost (`dog cluster lost
+ * --accept`). Until then nobody may read anything else in its place; afterwards what is left of it counts, or zeros, the same for all, and
+ * stays so when some of what was gone returns. What was not lost must be as if nothing had happened.
+ *
+ * All this is drawn from a stream of its own, in worlds that have disasters.
+ */
+import type { LostObject } from '../../lib/control/services.js'
+import { SheepError } from '../../lib/errors.js'
+import { Ring } from '../../lib/placement/ring.js'
+import { dataOid, inodeOid, KIND_DATA, KIND_INODE, kindOf, type Oid, oidFromHex } from '../../lib/vdi/oid.js'
+import type { VdiEntry } from '../../lib/vdi/types.js'
+import { FILE_HEADER, INODE_INDEX } from './audit.js'
+import type { Lineage } from './checker.js'
+import type { Host } from './host.js'
+import { SimRandom } from './random.js'
+import { pathOf } from './rot.js'
+import { stampOf } from './stamps.js'
+import type { World } from './world.js'
+
+/** A list that is as long may leave out some (lib/node/lost.ts). */
+const NAMES_MAX = 4
+
+/** Which objects have all their copies where everything went, or where it may not have been. */
+interface Disaster {
+  ring: Ring
+  /** Ids of nodes */
+  gone: ReadonlySet<string>
+}
+
+export class Loss {
+  readonly random: SimRandom
+  /** Objects that were given up */
+  given = 0
+  readonly #disasters: Disaster[] = []
+  /** Buried by a disaster */
+  #gone: Host[] = []
+  #strikes: number
+  #administration: Promise<void> = Promise.resolve()
+  /** Something may be lost that nobody has given up yet */
+  #open = false
+
+  constructor(readonly world: World) {
+    this.random = new SimRandom(world.seed, 0x1055)
+    this.#strikes = world.shape.disasters ? this.random.between(1, 2) : 0
+  }
+
+  /** Asked by the planner at each of its steps. */
+  step(): void {
+    const { random, world } = this
+    if (this.#strikes === 0 || this.#open || !random.chance(0.2)) return
+    // Now and then amid other trouble: then whoever is in trouble may not have had the others' writes yet.
+    if (!world.planner.calm() && !random.chance(0.1)) return
+    const holders = this.#someHolders()
+    if (holders === null) return
+    this.#strikes--
+    this.#open = true
+    this.#strike(holders)
+    this.#administration = this.#administer()
+  }
+
+  /** Everything that was lost has been given up, or is back. */
+  settled(): Promise<void> {
+    return this.#administration
+  }
+
+  get isOpen(): boolean {
+    return this.#open
+  }
+
+  /** A request for these bytes of a volume may fail: what it needs may be lost. */
+  mayFail(entry: VdiEntry, position: number, length: number): boolean {
+    if (!this.#open) return false
+    const size = 2 ** entry.blockSizeShift
+    for (let i = Math.floor(position / size); i * size < position + length; i++) {
+      const owners = [entry.vid, ...this.#ownersOf(entry.vid, i)]
+      if (owners.some((vid) => this.#mayBeLost(dataOid(vid, i)))) return true
+    }
+    return false
+  }
+
+  #mayBeLost(oid: Oid): boolean {
+    const { copies } = this.world.shape
+    return this.#disasters.some(({ ring, gone }) => ring.replicas(oid, copies).every(({ id }) => gone.has(id)))
+  }
+
+  /** As any copy of the VDI's index says, wherever it is. */
+  #ownersOf(vid: number, index: number): number[] {
+    const path = pathOf(inodeOid(vid))
+    const found: number[] = []
+    for (const disk of this.world.hosts.flatMap((host) => host.disks)) {
+      const at = FILE_HEADER + INODE_INDEX + index * 4
+      const inode = disk.content(path)
+      if (inode !== null && inode.length >= at + 4) found.push(inode.readUInt32LE(at))
+    }
+    return found.filter((owner) => owner !== 0)
+  }
+
+  /** Of some object of the data; those hosts can go while the others still have quorum, and all VDIs' indexes. Null: there is none. */
+  #someHolders(): Host[] | null {
+    const { hosts, shape } = this.world
+    const living = hosts.filter((host) => !host.buried && host.serving)
+    const holders = new Map<Oid, Host[]>()
+    for (const host of living) {
+      for (const path of host.usedDisks.flatMap((disk) => disk.paths())) {
+        const name = /^obj\/[0-9a-f]{2}\/([0-9a-f]{16})$/.exec(path)?.[1]
+        if (name === undefined) continue
+        const oid = oidFromHex(name)
+        holders.set(oid, [...(holders.get(oid) ?? []), host])
+      }
+    }
+    const oids = [...holders.keys()].sort((a, b) => a - b)
+    const inodes = oids.filter((oid) => kindOf(oid) === KIND_INODE)
+    const members = new Set(living[0]?.sheep?.cluster.epoch?.nodes.map(({ name }) => name))
+    // Enough for quorum, and to start without the others.
+    const enough = (without: readonly Host[]) => {
+      const left = hosts.filter((host) => !host.buried && !without.includes(host))
+      return left.length * 2 > hosts.length && left.filter(({ name }) => members.has(name)).length * 2 > members.size
+    }
+    const candidates = oids
+      .filter((oid) => kindOf(oid) === KIND_DATA)
+      .map((oid) => holders.get(oid) as Host[])
+      .filter((gone) => gone.length === shape.copies && enough(gone))
+      .filter((gone) => inodes.every((oid) => (holders.get(oid) as Host[]).some((host) => !gone.includes(host))))
+    return candidates.length === 0 ? null : this.random.pick(candidates)
+  }
+
+  #strike(holders: readonly Host[]): void {
+    const { random, world } = this
+    const nodes = world.hosts.find((host) => host.serving)?.sheep?.cluster.epoch?.nodes ?? []
+    const doubted = [...world.planner.doubted(), ...holders]
+    const idOf = (host: Host) => nodes.find(({ name }) => name === host.name)?.id ?? ''
+    this.#disasters.push({ ring: new Ring(nodes), gone: new Set(doubted.map(idOf)) })
+    const withPower = random.chance(0.5)
+    world.log(`disaster: ${holders.map(({ name }) => name)} ${withPower ? 'burn down' : 'fall silent'}`)
+    for (const host of holders) world.planner.takeAway(host, withPower)
+    if (withPower) world.workload.powerLoss()
+    this.#gone.push(...holders)
+  }
+
+  async #administer(): Promise<void> {
+    const { random, world } = this
+    await world.sleep(random.exponential(random.pick([2000, 20_000])))
+    // It counts if it is back before anything is given up.
+    if (random.chance(0.2)) this.#bringBack([random.pick(this.#gone)])
+    for (;;) {
+      await world.sleep(random.exponential(1000))
+      if (!world.planner.standing()) continue
+      const lost = await this.#ask('cluster lost', (sheep) => sheep.lost())
+      if (lost === null || !world.planner.standing()) continue
+      if (lost.length > 0) await this.#giveUp(lost)
+      else if (world.planner.calm()) break
+    }
+    world.log('nothing is lost any more')
+    this.#open = false
+    this.#disasters.length = 0
+    if (random.chance(0.6)) this.#bringBack(this.#gone.filter(() => random.chance(0.7)))
+  }
+
+  async #giveUp(lost: readonly LostObject[]): Promise<void> {
+    const { random, world } = this
+    for (const one of lost) {
+      if (!this.#mayBeLost(oidFromHex(one.oid))) {
+        world.verdict.report('lost', `${JSON.stringify(one)} is listed as lost, and cannot be`)
+        return
+      }
+    }
+    const chosen = random.chance(0.3) ? lost.filter(() => random.chance(0.5)) : lost
+    if (chosen.length === 0) return
+    const zeros = random.chance(0.3)
+    const ends = chosen.map((one) => ({ one, settle: this.#doubt(one, zeros) }))
+    const accepted = await this.#ask('cluster lost --accept', (sheep) =>
+      sheep.acceptLost(
+        chosen.map(({ oid }) => oid),
+        zeros,
+      ),
+    )
+    world.log(`given up${zeros ? ', as zeros' : ''}: ${accepted}`)
+    for (const { one, settle } of ends) {
+      if (!accepted?.includes(one.oid)) continue
+      this.given++
+      for (const end of settle) end()
+    }
+  }
+
+  /** From now on what is left of it may be read, until it is certain that nothing else may. */
+  #doubt({ oid, index, volumes }: LostObject, zeros: boolean): (() => void)[] {
+    const { hosts, shape } = this.world
+    const size = 2 ** shape.blockSizeShift
+    const copies: Buffer[] = []
+    for (const host of zeros ? [] : hosts.filter((each) => !each.buried)) {
+      const path = pathOf(oidFromHex(oid))
+      const content = host.diskWith(path)?.content(path)
+      if (content) copies.push(Buffer.concat([content.subarray(FILE_HEADER), Buffer.alloc(size)], size))
+    }
+    const named = this.#lineagesOf(volumes)
+    const ends = (named ?? this.world.workload.actors.flatMap((actor) => actor.lineages())).map((lineage) => {
+      const first = (index * size) / lineage.cellSize
+      const left = (cell: number): number[] =>
+        copies.length === 0
+          ? [0]
+          : copies.map((bytes) => stampOf(bytes, (cell - first) * lineage.cellSize, lineage.cellSize, cell))
+      return lineage.giveUp(first, size / lineage.cellSize, left)
+    })
+    return named === null ? [] : ends
+  }
+
+  /** Null: nobody can tell. */
+  #lineagesOf(names: readonly string[]): Lineage[] | null {
+    const { actors } = this.world.workload
+    const found = names.flatMap(
+      (name) => actors.map((actor) => actor.lineageNamed(name)).find((one) => one !== null) ?? [],
+    )
+    // One is being renamed, or not all are named.
+    return names.length >= NAMES_MAX || found.length < names.length ? null : found
+  }
+
+  #bringBack(hosts: readonly Host[]): void {
+    const { random, world } = this
+    this.#gone = this.#gone.filter((host) => !hosts.includes(host))
+    for (const host of hosts) world.planner.giveBack(host, random.exponential(3000))
+  }
+
+  /** Null: not now. */
+  async #ask<T>(what: string, call: Parameters<typeof Host.prototype.request<T>>[1]): Promise<T | null> {
+    const { random, world } = this
+    const host = random.pick(world.hosts.filter((each) => each.serving))
+    const outcome = await host.request(what, call)
+    if (outcome.state === 'done') return outcome.value
+    if (outcome.state === 'failed' && !(outcome.error instanceof SheepError)) world.unexpected(what, outcome.error)
+    return null
+  }
+}
