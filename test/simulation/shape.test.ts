@@ -6,12 +6,12 @@ import { World } from './world.js'
 const SEEDS = 2000
 
 for (const [kind, forced] of Object.entries(WORLDS)) {
-  test(`${kind} worlds are possible ones, with faults in nearly all of them`, (t) => {
+  test(`${kind} worlds are possible ones, with faults or disasters in nearly all of them`, (t) => {
     let withFaults = 0
     for (let seed = 1; seed <= SEEDS; seed++) {
       const shape: Shape = { ...seedsShape(seed), ...forced(seed) }
       t.is(impossible(shape), '', `seed ${seed}`)
-      if (shape.faults.length > 0) withFaults++
+      if (shape.faults.length > 0 || shape.disasters) withFaults++
     }
     t.true(withFaults > SEEDS * 0.95, String(withFaults))
   })
