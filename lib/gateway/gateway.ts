@@ -24,7 +24,7 @@ import { MigrationTarget } from './migration-target.js'
 import { RoutedIo } from './object-io.js'
 import { type OpenVolume, SharedVolume } from './open-volume.js'
 import { QuorumWait } from './quorum-wait.js'
-import { Router } from './router.js'
+import { ESHUTDOWN, Router } from './router.js'
 import type { FileVolume, OpenRequest, VolumeOpener } from './types.js'
 import { GatewayVolume } from './volume.js'
 
@@ -642,7 +642,11 @@ export class Gateway implements VolumeOpener {
       await Promise.all(open.releasing)
       const result = await new Promise<number>((resolve) => open.volume.flush({ complete: resolve }))
       if (result < 0) {
-        this.releaseHold(open)
+        this.releaseHere(hold)
+        if (result === ESHUTDOWN) {
+          const what = `the node that has ${open.volume.entry.name} open fell out of the cluster, or stops`
+          throw new SheepError('busy', what, 'try again in a moment')
+        }
         throw new SheepError('io', `flushing ${open.volume.entry.name} failed with errno ${-result}`)
       }
       if (open.hold !== hold) throw new SheepError('busy', `the hold of ${open.volume.entry.name} has ended meanwhile`)

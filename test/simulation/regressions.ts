@@ -193,4 +193,10 @@ export const REGRESSIONS: readonly { seed: number; worlds?: Worlds; cause: strin
     cause:
       'the inode of a VDI that was being deleted was lost: nobody could free it, nothing said so, and recovery never ended',
   },
+  {
+    seed: 745134,
+    worlds: 'hard',
+    cause:
+      'a snapshot answered an I/O error when the node that has the volume open had been out of the cluster for a moment',
+  },
 ]
