@@ -321,9 +321,14 @@ export const scenarios: readonly Scenario[] = [
       await finish(cluster, name)
       await Promise.all(cluster.hosts.map((host) => host.powerOff()))
       await first.boot()
+      await until('its daemon to answer', 60_000, async () => (await cluster.status(first)) !== 'down')
+      const quorum = (await first.try('corosync-quorumtool', ['-s'])).stdout
+      if (!/Quorate: +No/.test(quorum) || !/Flags: .*2Node .*WaitForAll/.test(quorum))
+        throw new Error(`corosync does not wait for all:\n${quorum}`)
       await sleep(8_000)
       const alone = await cluster.status(first)
-      if (alone === 'running') throw new Error('a host started alone, though the other may have gone on without it')
+      if (alone === 'running' || alone === 'down')
+        throw new Error(`a host that started alone is ${alone}, though the other may have gone on without it`)
       await second.boot()
       await cluster.healthy()
     },
