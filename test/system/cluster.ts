@@ -48,7 +48,7 @@ const initCopies = 3
 
 /** What a scenario asks of its cluster */
 export interface Setting {
-  /** Default 3; 0: three without anything of Sheepdog, in no cluster */
+  /** Default 3; 0: four without anything of Sheepdog, in no cluster */
   hosts?: number
   /** What its hosts have above the basic system */
   layer?: Layer | null
@@ -66,7 +66,7 @@ export class SystemCluster {
     this.hosts = bed.hosts
   }
 
-  /** Fewer than four are set up by hand, four by `dog cluster init`; 0: three that have nothing of Sheepdog. */
+  /** Fewer than four are set up by hand, four by `dog cluster init`; 0: four that have nothing of Sheepdog. */
   static of({ hosts = 3, layer = null }: Setting, say: (text: string) => void): Promise<SystemCluster> {
     if (hosts === 0) return SystemCluster.bare(layer, say)
     return hosts === initHosts ? SystemCluster.init(layer, say) : SystemCluster.make(hosts, layer, say)
@@ -78,7 +78,7 @@ export class SystemCluster {
   }
 
   private static async bare(layer: Layer | null, say: (text: string) => void): Promise<SystemCluster> {
-    const bed = await Bed.make({ hosts: 3, layer, bare: true, say, setUp: namesFor })
+    const bed = await Bed.make({ hosts: initHosts, layer, bare: true, say, setUp: namesFor })
     const cluster = new SystemCluster(bed, layer, say)
     cluster.hosts = []
     return cluster

@@ -7,6 +7,7 @@ import { guestAgentScenario, guestsScenario } from './guests-scenario.js'
 import type { Host } from './host.js'
 import { libvirtScenario } from './libvirt-scenario.js'
 import { packageScenario } from './package-scenario.js'
+import { readmeScenario } from './readme-scenario.js'
 import { allAtOnce, finish, goesOn, type Scenario, volume } from './scenario.js'
 import { bound, guarded, reload } from './service-checks.js'
 import { virshScenario } from './virsh-scenario.js'
@@ -41,6 +42,7 @@ export const scenarios: readonly Scenario[] = [
   volumesScenario,
   virshScenario,
   packageScenario,
+  readmeScenario,
   guestsScenario,
   guestAgentScenario,
   virtInstallScenario,
