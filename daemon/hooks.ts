@@ -13,6 +13,8 @@ export interface NodeHooks {
   fatal(error: Error): never
   /** Asks main to leave in order and exit 0: `dog cluster shutdown`, `dog node kill`. Returns at once. */
   requestStop(reason: string): void
+  /** Resolves when main begins to stop, which may be before the node has started: nothing then waits for anybody else. */
+  readonly stopped: Promise<void>
   /** The store is open: what follows takes no longer for a large one. */
   opened(): void
   /** A descriptor that the service manager keeps under this name; null none. Asked once */
@@ -21,7 +23,7 @@ export interface NodeHooks {
 
 /**
  * What main needs of a node. createNode resolves once the node serves, or clearly waits for something that only people
- * or other hosts can bring (format, missing nodes).
+ * or other hosts can bring (format, missing nodes), or when it is to stop.
  */
 export interface RunningNode {
   readonly cluster: { readonly status: ClusterStatus; readonly statusReason: string }

@@ -124,7 +124,7 @@ export async function createNode(
     )
     if (options.metrics !== null) metrics = await startMetrics(options.metrics, services(node), latency as Latency)
     if (options.dbus !== null) dbus = onBus(node, services(node), options.dbus)
-    await settled(node, clock)
+    await settled(node, clock, hooks)
     // The others refuse it: that is for its administrator, not something to wait out.
     if (node.cluster.failure !== null) throw node.cluster.failure
     if (formsItself(options, node, disks.unusable.length)) await formAlone(node)
@@ -133,7 +133,7 @@ export async function createNode(
     if (options.registerPool) {
       pool = registerPool(node, volumes?.place ?? POOL_PATH)
       // Who starts the service may use the pool at once. At boot libvirt itself waits for this daemon.
-      await Promise.race([pool.looked, new Promise<void>((resolve) => clock.after(POOL_MS, resolve))])
+      await Promise.race([pool.looked, hooks.stopped, new Promise<void>((resolve) => clock.after(POOL_MS, resolve))])
     }
   } catch (error) {
     pool?.stop()
@@ -208,10 +208,14 @@ function engineOf({ cluster }: SheepOptions, log: NodeHooks['log']): Engine {
   return new CorosyncEngine({ group: cluster.group, log })
 }
 
-/** Serving, or waiting for what only people or other nodes can bring. */
-async function settled(node: SheepNode, clock: RealClock): Promise<void> {
+/** Serving, or waiting for what only people or other nodes can bring; or to be stopped. */
+async function settled(node: SheepNode, clock: RealClock, hooks: NodeHooks): Promise<void> {
   const deadline = clock.now() + READY_MS
-  while (node.cluster.status === 'joining') {
+  let stopped = false
+  void hooks.stopped.then(() => {
+    stopped = true
+  })
+  while (node.cluster.status === 'joining' && !stopped) {
     if (clock.now() > deadline) {
       throw new SheepError('timeout', `not joined after ${READY_MS / 1000} s: ${node.cluster.statusReason}`)
     }

@@ -90,6 +90,11 @@ class Daemon {
   private readonly file: LogFile | null
   private node: RunningNode | null = null
   private stopping = false
+  private tellStopped = (): void => {}
+  private readonly stopped = new Promise<void>((resolve) => {
+    this.tellStopped = resolve
+  })
+  private starting: Promise<RunningNode> | null = null
   private readonly manager: ServiceManager | null
 
   constructor(
@@ -118,6 +123,7 @@ class Daemon {
       recentLog: (lines) => this.recent.newest(lines),
       fatal: (error) => this.fatal(error),
       requestStop: (reason) => void this.stop(reason),
+      stopped: this.stopped,
       opened: () => this.manager?.opened(),
       inherited: (name) => this.manager?.inherited(name) ?? null,
     }
@@ -125,7 +131,8 @@ class Daemon {
     try {
       // Loaded here, for what the unit runs before and after the daemon needs none of it, and open files wait meanwhile.
       const { createNode } = await import('./node.js')
-      this.node = await createNode(this.options, disks, hooks, VERSION)
+      this.starting = createNode(this.options, disks, hooks, VERSION)
+      this.node = await this.starting
     } catch (error) {
       if (error instanceof SheepError) throw error
       if (error instanceof DiskError) throw new SheepError('system', error.message, 'see its permissions, and dmesg')
@@ -144,7 +151,7 @@ class Daemon {
 
   /** systemd, where it started this one: ready, and from now on how things stand. */
   tellManager(): void {
-    this.manager?.ready(() => this.describe())
+    if (!this.stopping) this.manager?.ready(() => this.describe())
   }
 
   private handleSignals(): void {
@@ -174,7 +181,8 @@ class Daemon {
       this.log('error', `it did not stop in order within ${STOP_MS / 1000} s; what was acknowledged is on disk`)
       process.exit(1)
     }, STOP_MS)
-    await this.node?.stop()
+    this.tellStopped()
+    await (this.node ?? (await this.starting?.catch(() => null)))?.stop()
     clearTimeout(timer)
     if (this.options.pidFile !== '') rmSync(this.options.pidFile, { force: true })
     this.log('notice', 'stopped')

@@ -45,7 +45,8 @@ export async function mountVolumes({ volumes, stores, logLevel }: SheepOptions):
 /** Before and after the daemon stops: unmounts, unless it is started again at once. SheepError. */
 export async function unmountVolumes({ volumes, logLevel }: SheepOptions): Promise<void> {
   if (volumes === null || startsAgain(unitOf(), process.env)) return
-  await unmountFor(volumes.place, journalLog({ level: () => logLevel }))
+  // systemd.exec(5): EXIT_CODE is there once the daemon is not.
+  await unmountFor(volumes.place, journalLog({ level: () => logLevel }), process.env.EXIT_CODE === undefined)
 }
 
 function startsAgain(unit: string, { SERVICE_RESULT: result, EXIT_STATUS: status = '' }: NodeJS.ProcessEnv): boolean {

@@ -35,10 +35,10 @@ export async function mountAnew(place: string, state: string, log: Log): Promise
   return fd
 }
 
-/** Files that are open there fail from now on. */
-export async function unmountFor(place: string, log: Log): Promise<void> {
-  if (!isMounted(place) || (await unmount(place, false))) return
-  log('warning', `files in ${place} are open: they fail from now on`)
+/** Files that are open there fail from now on. @param served by somebody who still answers: umount(8) waits for him */
+export async function unmountFor(place: string, log: Log, served: boolean): Promise<void> {
+  if (!isMounted(place) || (served && (await unmount(place, false)))) return
+  if (served) log('warning', `files in ${place} are open: they fail from now on`)
   await unmount(place, true)
 }
 

@@ -90,7 +90,7 @@ export async function startFuse(options: FuseOptions, parts: FilesParts): Promis
     close: async () => {
       if (handed === null) {
         const wasMounted = isMounted(place)
-        await unmountFor(place, log)
+        await unmountFor(place, log, true)
         if (wasMounted) await Promise.race([ended, after(ENDED_MS_MAX)])
       }
       device.close()

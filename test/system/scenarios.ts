@@ -9,7 +9,7 @@ import { libvirtScenario } from './libvirt-scenario.js'
 import { packageScenario } from './package-scenario.js'
 import { readmeScenario } from './readme-scenario.js'
 import { allAtOnce, finish, goesOn, type Scenario, volume } from './scenario.js'
-import { bound, guarded, reload } from './service-checks.js'
+import { bound, endsSoon, guarded, reload } from './service-checks.js'
 import { virshScenario } from './virsh-scenario.js'
 import { virtInstallScenario, virtManagerScenario } from './virt-tools-scenario.js'
 import { volumesScenario } from './volumes-scenario.js'
@@ -82,6 +82,7 @@ export const scenarios: readonly Scenario[] = [
       await cluster.healthy()
       await reload(cluster, first)
       await bound(cluster, first)
+      await endsSoon(cluster, third)
       const start = performance.now()
       await third.run('systemctl', ['restart', 'sheepdog'])
       cluster.say(`  an orderly restart took ${Math.round(performance.now() - start)} ms`)

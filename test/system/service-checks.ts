@@ -81,3 +81,32 @@ async function byHand(host: Host): Promise<void> {
   await host.run('rm', ['-r', store, `${store}-cluster`])
   if (said !== 'root sheepdog 660') throw new Error(`the socket of a daemon started by hand is ${said}`)
 }
+
+/** Libvirt's daemon hangs while ours starts, and ours is stopped; then ours is killed and leaves what does not heed SIGTERM. Neither waits. */
+export async function endsSoon(cluster: SystemCluster, host: Host): Promise<void> {
+  const seconds = 10
+  await host.run('systemctl', ['start', 'libvirtd'])
+  await host.run('systemctl', ['kill', '--signal=STOP', 'libvirtd'])
+  await host.run('systemctl', ['restart', '--no-block', 'sheepdog'])
+  await until('the start to be under way', 20_000, async () => {
+    return (await host.run('systemctl', ['show', 'sheepdog', '-P', 'MainPID'])).trim() !== '0'
+  })
+  await host.run('sleep', ['1.5'])
+  const stopped = await cluster.took('systemctl stop', async () => {
+    await host.run('systemctl', ['stop', 'sheepdog'])
+    return true
+  })
+  const result = (await host.run('systemctl', ['show', 'sheepdog', '-P', 'Result'])).trim()
+  await host.run('systemctl', ['kill', '--signal=CONT', 'libvirtd'])
+  await host.run('systemctl', ['start', 'sheepdog'])
+  await cluster.healthy()
+  const deaf = "trap '' TERM; echo $$ > /sys/fs/cgroup/system.slice/sheepdog.service/cgroup.procs; exec sleep 100"
+  await host.run('systemd-run', ['--quiet', '--collect', 'sh', '-c', deaf])
+  await host.run('systemctl', ['kill', '--signal=KILL', '--kill-whom=main', 'sheepdog'])
+  const back = await cluster.took('the daemon to be back', async () => (await cluster.status(host)) === 'running')
+  await cluster.healthy()
+  await host.run('systemctl', ['stop', 'libvirtd.socket', 'libvirtd-ro.socket', 'libvirtd-admin.socket', 'libvirtd'])
+  cluster.say(`  stopped while it started and libvirt hung: ${stopped} ms; back after kill -9: ${back} ms`)
+  if (stopped > seconds * 1000 || result !== 'success') throw new Error(`systemctl stop: ${stopped} ms, ${result}`)
+  if (back > seconds * 1000) throw new Error(`a process that it left kept the next one away for ${back} ms`)
+}
