@@ -25,6 +25,8 @@ export const mutations = {
   trustReturningDisk: false,
   /** Of what nobody has who is here, zeros are the truth, though its holders are away and nobody has given it up */
   zerosForLost: false,
+  /** A flush succeeds when what it was for is on disk as those have it who are here, whatever they lost with their power */
+  believeFlush: false,
   /** Take a copy though changes that went by here may not be done yet where it is taken from */
   takeUnsettled: false,
   /** What a node lacks proves that it was never written, also when it has let changes go by */

@@ -20,6 +20,8 @@ export interface NodeInfo {
   lost?: number
   /** Ids of the disks that it came with when it last joined */
   disks?: string[]
+  /** Its host's boot when it last joined: differs after whatever may have lost writes that were not synced */
+  boot?: string
 }
 
 /** Why a node is not in the cluster any more, for people: nothing is decided by it, and members may know different ones. */

@@ -4,7 +4,8 @@
  *
  * A node that leaves takes nothing with it as long as another one that did the same write stays: that one is asked, and
  * whoever takes the object from it has it on disk. When all of them have left, the flush waits until the object is there
- * again, on disk: else it would promise what nobody has.
+ * again, on disk: else it would promise what nobody has. And when all of them have lost what was not on their disks before one that has
+ * kept it was back, what was acknowledged may be gone: that flush fails, and so does every later one, until the volume is opened anew.
  */
 import type { Clock, Completion } from '../host/interfaces.js'
 import { mutations } from '../mutations.js'
@@ -23,7 +24,14 @@ export interface FlusherOptions {
   /** Of those, the ones that have what was written: a change may have gone by the others */
   holdersOf: (oid: Oid) => readonly string[]
   copiesOf: (vid: number) => number
+  /** Of a node that is here: it changes when the node may have lost what was not on its disks. '' it is not here */
+  standingOf: (node: string) => string
+  /** Completed writes of this object may be gone: flushes fail from now on. Called once */
+  lost: (oid: Oid) => void
 }
+
+/** Those who had what was written, and their standing then */
+type Holders = ReadonlyMap<string, string>
 
 export class Flusher {
   /** Clock.now() when the last successful flush began: what completed before it is durable */
@@ -36,9 +44,12 @@ export class Flusher {
   private unflushed = new Map<Oid, readonly string[]>()
   /** The same, of the flush that runs */
   private covering = new Map<Oid, readonly string[]>()
-  /** Of those, the ones that nobody is left of */
-  private readonly orphans = new Set<Oid>()
-  private securing = new Set<Oid>()
+  /** Of those, the ones that nobody is left of -> who had them */
+  private readonly orphans = new Map<Oid, Holders>()
+  private securing = new Map<Oid, Holders>()
+  /** Of this epoch's nodes */
+  private standings: Holders
+  private hasLost = false
   private waiting: Completion[] = []
   private running: Completion[] = []
   private pending = 0
@@ -47,7 +58,9 @@ export class Flusher {
   /** As the last one who asked knew it: a snapshot gives the volume a new one */
   private vid = 0
 
-  constructor(private readonly options: FlusherOptions) {}
+  constructor(private readonly options: FlusherOptions) {
+    this.standings = this.standingsNow()
+  }
 
   /** A write of this object completed on its replicas. */
   touched(oid: Oid): void {
@@ -73,17 +86,46 @@ export class Flusher {
   epochChanged(stayed: (node: string) => boolean): void {
     this.dirtyNodes = null
     this.marked.clear()
+    const former = this.standings
+    this.standings = this.standingsNow()
     for (const objects of [this.unflushed, this.covering]) {
       for (const [oid, nodes] of objects) {
         const rest = nodes.filter(stayed)
         if (rest.length === 0) {
           objects.delete(oid)
-          this.orphans.add(oid)
+          this.orphans.set(oid, new Map(nodes.map((node) => [node, former.get(node) ?? ''])))
         } else if (rest.length < nodes.length) {
           objects.set(oid, rest)
         }
       }
     }
+    for (const objects of [this.orphans, this.securing]) {
+      // Whoever is back first may be believed, and what it lacks be gone for the others too.
+      for (const [oid, holders] of objects) if (this.isBack(holders) && !this.isKept(holders)) this.lose(oid)
+    }
+  }
+
+  private standingsNow(): Holders {
+    const { storeNodes, standingOf } = this.options
+    return new Map(storeNodes().map((node) => [node, standingOf(node)]))
+  }
+
+  private isBack(holders: Holders): boolean {
+    for (const node of holders.keys()) if (this.standings.has(node)) return true
+    return false
+  }
+
+  /** One of them is here, and has lost nothing since. */
+  private isKept(holders: Holders): boolean {
+    for (const [node, standing] of holders) if (this.standings.get(node) === standing) return true
+    return false
+  }
+
+  private lose(oid: Oid): void {
+    // The gateway knows the index, and writes all of it again.
+    if (this.hasLost || oid === inodeOid(vidOf(oid)) || mutations.believeFlush) return
+    this.hasLost = true
+    this.options.lost(oid)
   }
 
   /** Nobody is left of those who have what was written to it. */
@@ -92,6 +134,10 @@ export class Flusher {
   }
 
   flush(vid: number, index: IndexTable, done: Completion): void {
+    if (this.hasLost) {
+      done.complete(EIO)
+      return
+    }
     this.vid = vid
     this.waiting.push(done)
     if (this.pending === 0) this.start(index)
@@ -130,6 +176,7 @@ export class Flusher {
   }
 
   private flushed(index: IndexTable, changes: number): void {
+    if (this.hasLost) this.result = EIO
     if (this.result >= 0 && this.orphans.size > 0) {
       this.secure(index, changes)
       return
@@ -149,16 +196,19 @@ export class Flusher {
   /** Writes nothing to these objects, durably: that ends when all their replicas have what is valid, on disk. */
   private secure(index: IndexTable, changes: number): void {
     const { router, copiesOf } = this.options
-    const oids = [...this.orphans]
+    this.securing = new Map(this.orphans)
     this.orphans.clear()
-    this.securing = new Set(oids)
-    this.pending = oids.length
-    for (const oid of oids) {
+    this.pending = this.securing.size
+    for (const [oid, holders] of [...this.securing]) {
       const done: Completion = {
         complete: (result) => {
-          if (result < 0 && this.securing.has(oid)) {
-            this.orphans.add(oid)
-            this.result = result === NO_OBJECT || result === LOST ? EIO : result
+          if (this.securing.delete(oid)) {
+            if (result < 0) {
+              this.orphans.set(oid, holders)
+              this.result = result === NO_OBJECT || result === LOST ? EIO : result
+            } else if (!this.isKept(holders)) {
+              this.lose(oid)
+            }
           }
           if (--this.pending === 0) this.flushed(index, changes)
         },

@@ -2,7 +2,7 @@
  * Opens VDIs for front-ends: takes and keeps the cluster-wide lock, loads the index, and passes on what the cluster
  * says meanwhile (snapshots, resizes, a lost lock). One volume object per VDI and daemon; clients that may share one do.
  */
-import type { ClusterCommand, ClusterView } from '../cluster/types.js'
+import type { ClusterCommand, ClusterView, NodeInfo } from '../cluster/types.js'
 import { asSheepError, SheepError } from '../errors.js'
 import type { Clock, Log, Random } from '../host/interfaces.js'
 import type { CallHandler } from '../replication/peer-session.js'
@@ -492,6 +492,7 @@ export class Gateway implements VolumeOpener {
         storeNodes: this.storeNodes,
         replicasOf,
         holdersOf: (oid) => replicasOf(oid).filter((node) => !this.router.wentBy.has(oid, node)),
+        standingOf: (node) => standingOf(this.options.topology.node(node)),
         unreferenced: (owner, index) => this.unreferenced(session, owner, index),
         clean: (oids, ended) => this.clean(oids, ended),
         closed: () => this.closed(session),
@@ -704,4 +705,9 @@ function vidIn(argument: unknown): number {
   const vid = (argument as { vid?: unknown } | null)?.vid
   if (typeof vid !== 'number') throw new SheepError('invalid', 'the call names no vid')
   return vid
+}
+
+/** Of its host's power, and of its disks. '' it is not here */
+function standingOf(node: NodeInfo | undefined): string {
+  return node === undefined ? '' : `${node.boot ?? ''} ${node.lost ?? 0}`
 }

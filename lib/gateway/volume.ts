@@ -17,7 +17,7 @@ import { PIECE_MAX } from '../replication/peer-session.js'
 import { EIO, LOST, NO_OBJECT, READ, REMOVE, WRITE, ZERO } from '../replication/request.js'
 import { completed } from '../store/completed.js'
 import { entriesFor } from '../vdi/inode.js'
-import { dataOid, inodeOid, type Oid, vidOf } from '../vdi/oid.js'
+import { dataOid, inodeOid, type Oid, oidToHex, vidOf } from '../vdi/oid.js'
 import type { VdiEntry } from '../vdi/types.js'
 import { CopyOnWrite } from './copy-on-write.js'
 import { Flusher } from './flusher.js'
@@ -54,6 +54,8 @@ export interface VolumeOptions {
   replicasOf: (oid: Oid) => readonly string[]
   /** Of those, the ones that have what this node wrote in this epoch */
   holdersOf: (oid: Oid) => readonly string[]
+  /** As of FlusherOptions */
+  standingOf: (node: string) => string
   /** Object `index` of `owner` is referred to by this VDI no more; frees it when nothing else refers to it */
   unreferenced: (owner: number, index: number) => void
   /** Tells the replicas of these objects that they are flushed, and quiet; `ended`: nobody will write them for now */
@@ -115,7 +117,20 @@ export class GatewayVolume implements FileVolume {
     this.router = new VolumeRouter(options.router)
     this.index = new IndexTable(this.router, options.entry.vid, options.entry.copies, options.entries)
     this.index.onWritten = () => this.flusher.touched(inodeOid(this.entry.vid))
-    this.flusher = new Flusher({ ...options, self: options.router.options.self, router: this.router })
+    this.flusher = new Flusher({
+      ...options,
+      ...{ self: options.router.options.self, router: this.router },
+      lost: (oid) => {
+        options.log(
+          'error',
+          `${this.entry.name}: what was written may be gone: its flushes fail until it is opened anew`,
+          {
+            object: oidToHex(oid),
+            hint: 'all hosts that had it lost their power or a disk before it was flushed; check its file system',
+          },
+        )
+      },
+    })
     this.copyOnWrite = new CopyOnWrite(this.router)
     this.gate = options.target
     if (!this.readOnly) this.sweepLater()

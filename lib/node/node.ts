@@ -144,6 +144,7 @@ export class SheepNode implements ClusterListener {
       get disks() {
         return store.diskIds
       },
+      boot: parts.disks.disks[0]?.attached.disk.bootId ?? '',
     }
     node = new SheepNode({ ...parts, self }, store)
     // By its last disk, as it was read

@@ -27,7 +27,10 @@ const MUTATION_SEEDS_MAX = 200
 /** Where one that does harm in few worlds is looked for, so that the search is short */
 const MUTATION_STARTS: Partial<Record<keyof typeof mutations, number>> = { trustLostDisk: 401 }
 /** Where the bug can do harm, when not in ordinary worlds */
-const MUTATION_WORLDS: Partial<Record<keyof typeof mutations, Worlds>> = { zerosForLost: 'lossy' }
+const MUTATION_WORLDS: Partial<Record<keyof typeof mutations, Worlds>> = {
+  zerosForLost: 'lossy',
+  believeFlush: 'power',
+}
 const TRACE_LINES_SHOWN = 60
 
 type Mutation = keyof typeof mutations

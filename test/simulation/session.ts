@@ -40,6 +40,7 @@ export class Session {
     readonly lineage: Lineage,
   ) {
     this.#process = host.process!
+    this.#powerLosses = world.workload.powerLosses
     this.over = new Promise((resolve) => {
       this.#end = resolve
     })
@@ -49,7 +50,18 @@ export class Session {
     }
   }
 
+  readonly #powerLosses: number
+
   readonly #died = (): void => this.#finish()
+
+  /** All that had a write of it may have lost that, before it was flushed. */
+  #writesMayBeLost(): boolean {
+    const { workload, shape } = this.world
+    return (
+      workload.powerLosses > this.#powerLosses ||
+      shape.faults.some((kind) => kind.startsWith('disk-') || kind === 'unplug')
+    )
+  }
 
   /** What is in flight may have happened or not. */
   #finish(): void {
@@ -110,7 +122,8 @@ export class Session {
     const flush = this.#beginFlush()
     const closing = this.host.request(`close ${this.lineage.name}`, () => this.volume.close())
     const outcome = await Promise.race([closing, this.over.then(() => ({ state: 'gone' as const }))])
-    if (outcome.state === 'done' && !this.ended && flush) this.lineage.endFlush(flush)
+    // Who closes is not told that the flush failed.
+    if (outcome.state === 'done' && !this.ended && flush && !this.#writesMayBeLost()) this.lineage.endFlush(flush)
     if (outcome.state === 'failed' && !this.revoked && !this.ended && !this.world.loss.isOpen) {
       this.world.unexpected(`close of ${this.lineage.name}`, outcome.error)
     }
@@ -275,6 +288,11 @@ export class Session {
       return
     }
     if (result === EIO && this.#mayBeLost(cells)) return
+    if (result === EIO && /^flush| fua /.test(text) && this.#writesMayBeLost()) {
+      this.world.workload.flushesFailed++
+      this.abandon()
+      return
+    }
     if (this.revoked || result === ESHUTDOWN) {
       this.abandon()
       return

@@ -186,11 +186,27 @@ function lossyShape(seed: number): Partial<Shape> {
   }
 }
 
+/** Hosts lose their power while those of their clients do not, and few have what was written. */
+function powerShape(seed: number): Partial<Shape> {
+  const random = new SimRandom(seed, 0x90e4)
+  const { engine } = seedsShape(seed)
+  const copies = random.pick([1, 1, 2])
+  return {
+    ...{ copies, hosts: random.between(4, 6), zones: 9, gateways: random.between(1, 2), disks: 1 },
+    engine: { ...engine, hasQuorum: true },
+    ...{
+      faultEvery: random.pick([300, 1000, 3000]),
+      faults: random.pick([['power'], ['power', 'power', 'kill', 'isolate']]),
+    },
+  }
+}
+
 /** What is forced upon each seed's own shape. */
 export const WORLDS = {
   ordinary: (_seed: number): Partial<Shape> => ({}),
   hard: hardShape,
   lossy: lossyShape,
+  power: powerShape,
 }
 
 export type Worlds = keyof typeof WORLDS

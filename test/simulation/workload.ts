@@ -35,6 +35,8 @@ export class Workload {
   closing = false
   /** Of all hosts at once */
   powerLosses = 0
+  /** Clients whose writes were lost with the power of all that had them */
+  flushesFailed = 0
   #stamp = 0
   #names = 0
   readonly actors: Actor[] = []

@@ -15,6 +15,8 @@ function setup(placed: (oid: Oid) => readonly string[] = () => ['a', 'b']) {
   const present = new Set(NODES)
   /** Changes go by them */
   const passing = new Set<string>()
+  const boots = new Map<string, number>()
+  const lost: Oid[] = []
   let time = 0
   const flusher = new Flusher({
     self: 'a',
@@ -24,6 +26,8 @@ function setup(placed: (oid: Oid) => readonly string[] = () => ['a', 'b']) {
     replicasOf: placed,
     holdersOf: (oid) => placed(oid).filter((node) => !passing.has(node)),
     copiesOf: () => 2,
+    standingOf: (node) => `boot ${boots.get(node) ?? 0}`,
+    lost: (oid) => lost.push(oid),
   })
   const index = new IndexTable(router.asVolumeRouter, VID, 2, new Uint32Array(16))
   const results: number[] = []
@@ -38,7 +42,7 @@ function setup(placed: (oid: Oid) => readonly string[] = () => ['a', 'b']) {
     answer()
     results.length = 0
   }
-  return { router, present, passing, flusher, index, results, flush, asked, answer, settle }
+  return { router, present, passing, boots, lost, flusher, index, results, flush, asked, answer, settle }
 }
 
 test('the first flush asks every node, the next only those that took writes', (t) => {
@@ -140,6 +144,58 @@ test('when all who had a write have left, the flush waits until the object is th
   t.deepEqual(results, [0])
   flush()
   t.is(router.submitted.length, 1, 'once is enough')
+})
+
+test('when all who had a write have lost their power, flushes fail until the volume is opened anew', (t) => {
+  const { router, boots, lost, flusher, flush, answer, results, settle } = setup()
+  settle()
+  flusher.touched(dataOid(VID, 3))
+  flusher.epochChanged((node) => node !== 'a')
+  flusher.epochChanged((node) => node !== 'b')
+  boots.set('a', 1)
+  flusher.epochChanged(() => true)
+  t.deepEqual(lost, [], 'b has kept it')
+  boots.set('b', 1)
+  flusher.epochChanged(() => true)
+  t.deepEqual(lost, [dataOid(VID, 3)])
+  flush()
+  answer()
+  flusher.touched(dataOid(VID, 4))
+  flush()
+  answer()
+  t.deepEqual(results, [EIO, EIO])
+  t.is(router.submitted.length, 0)
+})
+
+test('one that lost its power is back first: it may have been believed before the other is there', (t) => {
+  const { present, boots, lost, flusher, flush, results, answer, settle } = setup()
+  settle()
+  flusher.touched(dataOid(VID, 3))
+  for (const node of ['a', 'b']) present.delete(node)
+  flusher.epochChanged((node) => present.has(node))
+  t.deepEqual(lost, [])
+  flush()
+  present.add('a')
+  boots.set('a', 1)
+  flusher.epochChanged((node) => node !== 'a')
+  present.add('b')
+  flusher.epochChanged((node) => node !== 'b')
+  t.deepEqual(lost, [dataOid(VID, 3)])
+  answer()
+  t.deepEqual(results, [EIO])
+})
+
+test('it is on disk as somebody else had it: none of those who had the write is here', (t) => {
+  const { router, present, lost, flusher, flush, results, answer, settle } = setup()
+  settle()
+  flusher.touched(dataOid(VID, 3))
+  for (const node of ['a', 'b']) present.delete(node)
+  flusher.epochChanged((node) => present.has(node))
+  flush()
+  answer()
+  router.submitted[0].done.complete(0)
+  t.deepEqual(results, [EIO])
+  t.deepEqual(lost, [dataOid(VID, 3)])
 })
 
 test('one by which the write went does not have it', (t) => {

@@ -29,6 +29,7 @@ function world(owner: number) {
     storeNodes: () => [],
     replicasOf: () => [],
     holdersOf: () => [],
+    standingOf: () => '',
     unreferenced: (vid) => unreferenced.push(vid),
     clean: async () => {},
     closed: async () => {},
