@@ -648,7 +648,12 @@ export class Gateway implements VolumeOpener {
           const what = `the node that has ${open.volume.entry.name} open fell out of the cluster, or stops`
           throw new SheepError('busy', what, 'try again in a moment')
         }
-        throw new SheepError('io', `flushing ${open.volume.entry.name} failed with errno ${-result}`)
+        const what = `flushing ${open.volume.entry.name} failed with errno ${-result}`
+        throw new SheepError(
+          'io',
+          what,
+          'its log (dog node log) says why; whoever has it open may have to open it anew',
+        )
       }
       if (open.hold !== hold) throw new SheepError('busy', `the hold of ${open.volume.entry.name} has ended meanwhile`)
     }

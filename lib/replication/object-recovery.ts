@@ -1,7 +1,7 @@
 /** Recovery of one object: asks who may be believed about it (validity.ts), and keeps, takes, mends or drops our copy. */
 import { assert } from '../assert.js'
 import { asSheepError, SheepError } from '../errors.js'
-import type { Clock, Log } from '../host/interfaces.js'
+import type { Clock, Completion, Log } from '../host/interfaces.js'
 import { mutations } from '../mutations.js'
 import { sumOf } from '../store/checksums.js'
 import { completed } from '../store/completed.js'
@@ -383,9 +383,12 @@ export class ObjectRecovery {
       const former = store.get(oid)
       // What clients may write into at this very moment has checksums when it rests.
       const left = damage === null ? null : await this.fillFromFormer(oid, damage, filling)
-      if (task.cancelled || replica.activeEpoch < epoch || !this.isOurs(oid)) return false
+      // In a later epoch a gateway may be gone that had a write under way: others may have it, and decided so without this copy.
+      if (task.cancelled || topology.epoch !== epoch || replica.activeEpoch !== epoch || !this.isOurs(oid)) return false
       const received = heir && left === null ? null : { bytes: bytesOf(oid), damage: left }
-      const result = await completed((done) => staged.commit(writeEpoch, heir ? 0 : epoch, done, received))
+      const result = await this.commit(task, epoch, staged, (done) => {
+        staged.commit(writeEpoch, heir ? 0 : epoch, done, received)
+      })
       committed = true
       // Cancelled while it was being synced (removed, or created anew): nothing was put in place.
       if (task.cancelled) return false
@@ -411,6 +414,30 @@ export class ObjectRecovery {
       if (!committed) staged.abort()
       // Of a copy that is given up they have gone by: their gateways must have the answers before they are asked about them.
       await filling.idle()
+    }
+  }
+
+  /**
+   * Counted as requests are: the next epoch begins here only when the copy is in its place, and doubted, durably. It is the former
+   * epoch's, and nobody has been told of it: see take().
+   */
+  private async commit(
+    task: Task,
+    epoch: number,
+    staged: StagedObject,
+    start: (done: Completion) => void,
+  ): Promise<number> {
+    const { store, replica, topology } = this.options
+    replica.began()
+    try {
+      const result = await completed(start)
+      const object = store.get(task.oid)
+      if (result < 0 || !staged.placed || object === undefined || topology.epoch === epoch) return result
+      replica.doubt(object, epoch + 1)
+      replica.hot.add(object)
+      return object.intent ? result : await completed((done) => store.addIntent(object, done))
+    } finally {
+      replica.ended()
     }
   }
 

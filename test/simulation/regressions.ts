@@ -199,4 +199,19 @@ export const REGRESSIONS: readonly { seed: number; worlds?: Worlds; cause: strin
     cause:
       'a snapshot answered an I/O error when the node that has the volume open had been out of the cluster for a moment',
   },
+  {
+    seed: 602350,
+    cause:
+      'the checker: who reads beside the writer may be answered by another once that one is cut off, with what it was writing or without',
+  },
+  {
+    seed: 603510,
+    cause:
+      'a copy that was being taken was believed in the next epoch: a gateway had gone meanwhile, and others had a write of its that this copy lacked',
+  },
+  {
+    seed: 10,
+    worlds: 'power',
+    cause: 'a flush succeeded though all that had the writes had lost their power, and them',
+  },
 ]

@@ -309,6 +309,11 @@ export class Actor {
   #mayWait(error: unknown, since: number): boolean {
     if (!(error instanceof SheepError)) return false
     if (PATIENCE.has(error.code) || (error.code === 'io' && this.#world.loss.isOpen)) return true
+    // What all lost with their power before it was flushed: whoever has it open has to open it anew.
+    if (error.code === 'io' && error.message.startsWith('flushing') && this.#world.workload.powerLosses > 0) {
+      this.#session?.abandon()
+      return true
+    }
     const hearsay = error.code === 'not-found' || error.code === 'no-tag'
     return hearsay && this.#world.scheduler.now - since < HEARSAY_MS
   }
