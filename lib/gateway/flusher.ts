@@ -26,6 +26,8 @@ export interface FlusherOptions {
   copiesOf: (vid: number) => number
   /** Of a node that is here: it changes when the node may have lost what was not on its disks. '' it is not here */
   standingOf: (node: string) => string
+  /** This epoch began because an administrator gave up what was written to it and is away */
+  givenUp: (oid: Oid) => boolean
   /** Completed writes of this object may be gone: flushes fail from now on. Called once */
   lost: (oid: Oid) => void
 }
@@ -101,7 +103,9 @@ export class Flusher {
     }
     for (const objects of [this.orphans, this.securing]) {
       // Whoever is back first may be believed, and what it lacks be gone for the others too.
-      for (const [oid, holders] of objects) if (this.isBack(holders) && !this.isKept(holders)) this.lose(oid)
+      for (const [oid, holders] of objects) {
+        if ((this.isBack(holders) && !this.isKept(holders)) || this.options.givenUp(oid)) this.lose(oid)
+      }
     }
   }
 
@@ -206,8 +210,6 @@ export class Flusher {
             if (result < 0) {
               this.orphans.set(oid, holders)
               this.result = result === NO_OBJECT || result === LOST ? EIO : result
-            } else if (!this.isKept(holders)) {
-              this.lose(oid)
             }
           }
           if (--this.pending === 0) this.flushed(index, changes)

@@ -56,6 +56,7 @@ export interface VolumeOptions {
   holdersOf: (oid: Oid) => readonly string[]
   /** As of FlusherOptions */
   standingOf: (node: string) => string
+  givenUp: (oid: Oid) => boolean
   /** Object `index` of `owner` is referred to by this VDI no more; frees it when nothing else refers to it */
   unreferenced: (owner: number, index: number) => void
   /** Tells the replicas of these objects that they are flushed, and quiet; `ended`: nobody will write them for now */

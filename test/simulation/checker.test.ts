@@ -110,9 +110,9 @@ test('power loss: the last flushed, or any written since', (t) => {
   const build = () => {
     const r = rig()
     r.write(1, 0, 3)
-    r.lineage.endFlush(r.lineage.beginFlush())
+    r.lineage.endFlush(r.lineage.beginFlush(0))
     r.write(2, 0, 1)
-    const flush = r.lineage.beginFlush()
+    const flush = r.lineage.beginFlush(0)
     r.write(3, 0, 1) // not covered
     r.write(4, 1, 1, true) // FUA
     r.lineage.endFlush(flush)
@@ -134,7 +134,7 @@ test('a flush makes durable what was read before it, though its writer died', (t
   write(1, 0, 1)
   lineage.failWrite(lineage.beginWrite(2, 0, 1))
   t.true(reads(2))
-  lineage.endFlush(lineage.beginFlush())
+  lineage.endFlush(lineage.beginFlush(0))
   lineage.powerLoss()
   t.false(reads(1))
   t.true(reads(2))
@@ -166,7 +166,7 @@ test('a snapshot holds what was complete before it and may hold what ran meanwhi
 test('resize: new cells are zeros, also where there was something before', (t) => {
   const { lineage, write, reads } = rig(4)
   write(1, 0, 4)
-  lineage.endFlush(lineage.beginFlush())
+  lineage.endFlush(lineage.beginFlush(0))
   lineage.resize(2)
   lineage.resize(4)
   t.true(reads(1, 1, 0, 0))

@@ -48,6 +48,8 @@ interface Expectation {
 
 export interface Flush {
   readonly issued: number
+  /** When its client began */
+  readonly since: number
 }
 
 class Cell {
@@ -61,6 +63,8 @@ class Cell {
   /** Issued after what is durable, oldest first */
   later: Write[] = []
   flying: Write[] = []
+  /** Was read until a power loss that may have taken it, and since when: a flush that succeeds says that it is there. null: nothing was */
+  owed: { stamp: number; since: number } | null = null
 
   constructor(stamp: number) {
     this.visible = [stamp]
@@ -218,14 +222,23 @@ export class Lineage {
 
   // durability
 
-  beginFlush(): Flush {
-    return { issued: ++this.#time }
+  get time(): number {
+    return this.#time
+  }
+
+  beginFlush(since: number): Flush {
+    return { issued: ++this.#time, since }
   }
 
   endFlush(flush: Flush): void {
     this.#time++
     for (const [index, cell] of [...this.#open]) {
-      if (cell.visibleSince <= flush.issued) {
+      const { owed } = cell
+      if (owed !== null && owed.since > flush.since && cell.visibleSince <= flush.issued) {
+        this.#see(cell, [owed.stamp], cell.visibleSequence)
+        cell.durable = cell.visible
+        cell.later = [...cell.flying]
+      } else if (cell.visibleSince <= flush.issued) {
         cell.durable = cell.visible
         cell.later = [...cell.flying]
       } else {
@@ -245,7 +258,10 @@ export class Lineage {
         cell.durable,
         cell.later.map((write) => write.stamp),
       )
+      const certain = cell.visible.length === 1 && cell.flying.length === 0 && possible.length > 1
+      const owed = certain ? { stamp: cell.visible[0], since: cell.visibleSince } : cell.owed
       this.#see(cell, possible, this.#time)
+      cell.owed = owed
       cell.durable = possible
       cell.later = []
     }
@@ -355,6 +371,7 @@ export class Lineage {
   }
 
   #see(cell: Cell, visible: number[], sequence: number): void {
+    cell.owed = null
     cell.visible = visible
     cell.visibleSequence = sequence
     cell.visibleSince = this.#time

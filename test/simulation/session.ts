@@ -41,6 +41,7 @@ export class Session {
   ) {
     this.#process = host.process!
     this.#powerLosses = world.workload.powerLosses
+    this.#since = lineage.time
     this.over = new Promise((resolve) => {
       this.#end = resolve
     })
@@ -51,6 +52,7 @@ export class Session {
   }
 
   readonly #powerLosses: number
+  readonly #since: number
 
   readonly #died = (): void => this.#finish()
 
@@ -225,7 +227,7 @@ export class Session {
 
   /** Null when it promises nothing: it does not wait for objects that no host has who is there, nor for what another client wrote. */
   #beginFlush(): Flush | null {
-    return this.beside || this.world.planner.allCopiesMayBeAway() ? null : this.lineage.beginFlush()
+    return this.beside || this.world.planner.allCopiesMayBeAway() ? null : this.lineage.beginFlush(this.#since)
   }
 
   /** `cells`: that it is about, first and count; null all */

@@ -208,7 +208,7 @@ class Rig {
     const covered = slots.map((slot) => ({
       slot,
       content: slot.now,
-      flush: slot.now?.beginFlush(),
+      flush: slot.now?.beginFlush(0),
       adopted: slot.adopted,
     }))
     this.log(`sync vdi ${vid}`)
@@ -231,7 +231,7 @@ class Rig {
 
   #syncObject(object: StoredObject, slot: Slot): void {
     const content = slot.now!
-    const flush = content.beginFlush()
+    const flush = content.beginFlush(0)
     const { adopted } = slot
     this.store!.syncObject(
       object,
@@ -262,7 +262,7 @@ class Rig {
     const written = this.#done((result) => {
       if (result < 0) this.verdict.report('stage', String(result))
       content.endWrite(write)
-      const flush = content.beginFlush()
+      const flush = content.beginFlush(0)
       content.endFlush(flush)
       if (this.random.chance(0.2)) {
         slot.busy = false

@@ -17,6 +17,8 @@ const poolLimit = 60_000
 const adapted: Record<string, string> = {
   'dog cluster top': "{ sleep 2; printf q; } | script -qec 'dog cluster top' /dev/null",
   'dog node md plug DIR': 'mkdir /srv/disk2 && dog node md plug /srv/disk2',
+  // Named, not told to be typed
+  'dog cluster init': 'dog cluster init host1 host2 host3',
   'apt install': 'apt install --reinstall ./sheepdog_*.deb',
 }
 const installMachine = ' --virt-type qemu --network none --graphics none --noautoconsole'

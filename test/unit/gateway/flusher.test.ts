@@ -17,6 +17,7 @@ function setup(placed: (oid: Oid) => readonly string[] = () => ['a', 'b']) {
   const passing = new Set<string>()
   const boots = new Map<string, number>()
   const lost: Oid[] = []
+  const givenUp = new Set<Oid>()
   let time = 0
   const flusher = new Flusher({
     self: 'a',
@@ -27,6 +28,7 @@ function setup(placed: (oid: Oid) => readonly string[] = () => ['a', 'b']) {
     holdersOf: (oid) => placed(oid).filter((node) => !passing.has(node)),
     copiesOf: () => 2,
     standingOf: (node) => `boot ${boots.get(node) ?? 0}`,
+    givenUp: (oid) => givenUp.has(oid),
     lost: (oid) => lost.push(oid),
   })
   const index = new IndexTable(router.asVolumeRouter, VID, 2, new Uint32Array(16))
@@ -42,7 +44,7 @@ function setup(placed: (oid: Oid) => readonly string[] = () => ['a', 'b']) {
     answer()
     results.length = 0
   }
-  return { router, present, passing, boots, lost, flusher, index, results, flush, asked, answer, settle }
+  return { router, present, passing, boots, lost, givenUp, flusher, index, results, flush, asked, answer, settle }
 }
 
 test('the first flush asks every node, the next only those that took writes', (t) => {
@@ -185,17 +187,20 @@ test('one that lost its power is back first: it may have been believed before th
   t.deepEqual(results, [EIO])
 })
 
-test('it is on disk as somebody else had it: none of those who had the write is here', (t) => {
-  const { router, present, lost, flusher, flush, results, answer, settle } = setup()
+test('none of those who had the write is here: whoever has taken it since has it, unless it was given up', (t) => {
+  const { router, present, givenUp, lost, flusher, flush, results, answer, settle } = setup()
   settle()
-  flusher.touched(dataOid(VID, 3))
+  for (const oid of [dataOid(VID, 3), dataOid(VID, 4)]) flusher.touched(oid)
   for (const node of ['a', 'b']) present.delete(node)
   flusher.epochChanged((node) => present.has(node))
   flush()
   answer()
   router.submitted[0].done.complete(0)
+  givenUp.add(dataOid(VID, 4))
+  flusher.epochChanged(() => true)
+  t.deepEqual(lost, [dataOid(VID, 4)])
+  router.submitted[1].done.complete(0)
   t.deepEqual(results, [EIO])
-  t.deepEqual(lost, [dataOid(VID, 3)])
 })
 
 test('one by which the write went does not have it', (t) => {

@@ -30,6 +30,7 @@ function world(owner: number) {
     replicasOf: () => [],
     holdersOf: () => [],
     standingOf: () => '',
+    givenUp: () => false,
     unreferenced: (vid) => unreferenced.push(vid),
     clean: async () => {},
     closed: async () => {},
