@@ -13,6 +13,7 @@ import { Filling } from './filling.js'
 import type { Inquiry } from './inquiry.js'
 import type { PassedWrites } from './passed-writes.js'
 import type { Peers } from './peers.js'
+import { outside } from './ranges.js'
 import type { Replica } from './replica.js'
 import { ENOSPC, LOST, NO_OBJECT, WRONG_EPOCH } from './request.js'
 import { resumeAll, type Task } from './task.js'
@@ -482,23 +483,6 @@ function differsInFlight(own: CopyReport, source: CopyReport, epoch: number): bo
 
 function isWithin(nodes: readonly string[], others: readonly string[]): boolean {
   return nodes.every((node) => others.includes(node))
-}
-
-/** What lies outside the rotten chunks. Of those the checksums go along, and nothing else: the disk may not be able to read them. */
-export function outside(extents: readonly [number, number][], { shift, chunks }: Damage): [number, number][] {
-  const parts: [number, number][] = []
-  for (const [offset, length] of extents) {
-    let at = offset
-    for (const chunk of chunks) {
-      const start = chunk * 2 ** shift
-      const end = start + 2 ** shift
-      if (end <= at || start >= offset + length) continue
-      if (start > at) parts.push([at, start - at])
-      at = end
-    }
-    if (at < offset + length) parts.push([at, offset + length - at])
-  }
-  return parts
 }
 
 function names(topology: Topology, nodes: readonly string[]): string {

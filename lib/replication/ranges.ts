@@ -1,3 +1,5 @@
+import type { Damage } from '../store/types.js'
+
 /** A set of bytes as sorted ranges that neither overlap nor touch. */
 export class Ranges {
   private readonly starts: number[] = []
@@ -41,4 +43,21 @@ export class Ranges {
     }
     return low
   }
+}
+
+/** What lies outside the rotten chunks. Of those the checksums go along, and nothing else: the disk may not be able to read them. */
+export function outside(extents: readonly [number, number][], { shift, chunks }: Damage): [number, number][] {
+  const parts: [number, number][] = []
+  for (const [offset, length] of extents) {
+    let at = offset
+    for (const chunk of chunks) {
+      const start = chunk * 2 ** shift
+      const end = start + 2 ** shift
+      if (end <= at || start >= offset + length) continue
+      if (start > at) parts.push([at, start - at])
+      at = end
+    }
+    if (at < offset + length) parts.push([at, offset + length - at])
+  }
+  return parts
 }

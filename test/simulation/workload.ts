@@ -7,23 +7,12 @@ import { SheepError } from '../../lib/errors.js'
 import { Lineage } from './checker.js'
 import { copySnapshot, rewrite } from './copying.js'
 import type { Host, Outcome, Sheep } from './host.js'
+import { asksForPatience } from './patience.js'
 import type { SimRandom } from './random.js'
 import { Session } from './session.js'
 import { migrate, type Owner, takeAway } from './takeover.js'
 import type { World } from './world.js'
 
-/** Answers that ask for patience. */
-const PATIENCE = new Set([
-  'locked',
-  'busy',
-  'starting-up',
-  'wait-for-format',
-  'wait-for-join',
-  'halted',
-  'timeout',
-  'unreachable',
-  'shutting-down',
-])
 /** A daemon may not have heard yet of what was answered elsewhere: it has so long, ms. */
 const HEARSAY_MS = 60_000
 const CLONES_MAX = 2
@@ -308,7 +297,7 @@ export class Actor {
 
   #mayWait(error: unknown, since: number): boolean {
     if (!(error instanceof SheepError)) return false
-    if (PATIENCE.has(error.code) || (error.code === 'io' && this.#world.loss.isOpen)) return true
+    if (asksForPatience(error) || (error.code === 'io' && this.#world.loss.isOpen)) return true
     // What all lost with their power before it was flushed: whoever has it open has to open it anew.
     if (error.code === 'io' && error.message.startsWith('flushing') && this.#world.workload.powerLosses > 0) {
       this.#session?.abandon()
