@@ -7,7 +7,7 @@ import type { NodeInfo } from '../lib/cluster/types.js'
 import { DEFAULT_BLOCK_SIZE_SHIFT } from '../lib/control/cluster-handlers.js'
 import type { ControlServices, RequestCounts } from '../lib/control/services.js'
 import { Dbus } from '../lib/dbus/dbus.js'
-import { asSheepError, SheepError } from '../lib/errors.js'
+import { asSheepError, hintField, SheepError } from '../lib/errors.js'
 import type { FilesParts } from '../lib/fuse/parts.js'
 import { type FuseServer, startFuse } from '../lib/fuse/server.js'
 import { Latency } from '../lib/gateway/latency.js'
@@ -196,9 +196,9 @@ async function startVolumes(options: SheepOptions, hooks: NodeHooks, parts: File
     const descriptor = hooks.inherited(VOLUMES_DESCRIPTOR)
     return await startFuse({ place: volumes.place, state: mountStateIn(stores[0]), descriptor }, parts)
   } catch (error) {
-    const { message, hint } = asSheepError(error)
+    const failure = asSheepError(error)
     if (volumes.asked) throw error
-    hooks.log('warning', `no volumes as files: ${message}`, { hint })
+    hooks.log('warning', `no volumes as files: ${failure.message}`, hintField(failure))
     return null
   }
 }

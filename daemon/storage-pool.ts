@@ -1,9 +1,13 @@
 /** The volumes' directory as a storage pool of this host's libvirt (lib/libvirt/registrar.ts). */
 import { readFileSync } from 'node:fs'
+import type { ClusterStatus } from '../lib/cluster/types.js'
 import { socketsSeen, systemUris } from '../lib/libvirt/daemons.js'
 import { Libvirt } from '../lib/libvirt/libvirt.js'
 import { PoolRegistrar } from '../lib/libvirt/registrar.js'
 import type { SheepNode } from '../lib/node/node.js'
+
+/** The states in which the volumes' directory is answered for: in others opening it fails after a while. */
+const ANSWERING: ReadonlySet<ClusterStatus> = new Set(['running', 'halted'])
 
 export function registerPool(node: SheepNode, directory: string): PoolRegistrar {
   const { clock, log } = node.parts
@@ -12,7 +16,7 @@ export function registerPool(node: SheepNode, directory: string): PoolRegistrar 
     clock,
     log,
     libvirtSeen: () => socketsSeen('storage'),
-    mounted: () => isMounted(directory),
+    served: () => isMounted(directory) && ANSWERING.has(node.cluster.status),
     connect: () => Libvirt.open(systemUris('storage')),
   })
   node.cluster.listeners.push(registrar)

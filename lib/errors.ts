@@ -69,6 +69,11 @@ export function isErrorCode(code: string): code is ErrorCode {
   return Object.hasOwn(ERRORS, code)
 }
 
+/** For a log's line, which has no field for what there is nothing to say of. */
+export function hintField({ hint }: SheepError): { hint: string } | undefined {
+  return hint === '' ? undefined : { hint }
+}
+
 /** Any thrown value as a SheepError, so that edges have one shape to report. */
 export function asSheepError(error: unknown): SheepError {
   if (error instanceof SheepError) return error

@@ -5,7 +5,7 @@
  * this member has on disk.
  */
 import { assert } from '../assert.js'
-import { asSheepError, SheepError } from '../errors.js'
+import { asSheepError, hintField, SheepError } from '../errors.js'
 import { type Clock, DiskError, type Log, type Random, type Timer } from '../host/interfaces.js'
 import { Registry } from '../vdi/registry.js'
 import type { Engine, EngineView, LeaveReason, MemberId } from './engine.js'
@@ -557,7 +557,7 @@ export class Cluster implements ClusterView {
   private end(error: SheepError, leave: boolean): void {
     if (this.status === 'stopped') return
     this.failed = error
-    this.options.log('error', error.message, error.hint === '' ? undefined : { hint: error.hint })
+    this.options.log('error', error.message, hintField(error))
     this.halt(error)
     if (!leave) return
     this.options.engine.leave().catch((failure: unknown) => {

@@ -13,6 +13,7 @@ type Pointer = unknown
 type Native = (...values: any[]) => any
 
 /** virErrorNumber */
+const ERR_INTERNAL_ERROR = 1
 const ERR_NO_SUPPORT = 3
 const ERR_NO_DOMAIN = 42
 const ERR_NO_STORAGE_POOL = 49
@@ -99,6 +100,9 @@ const CODES: Record<number, ErrorCode> = {
   [ERR_NO_SUPPORT]: 'unsupported',
 }
 
+/** libvirt refuses to look while it makes, copies or fills a volume, and has no code of its own for that (storage_driver.c). */
+const REFRESH_CODES: Record<number, ErrorCode> = { ...CODES, [ERR_INTERNAL_ERROR]: 'busy' }
+
 const NO_AGENT = [
   ERR_NO_SUPPORT,
   ERR_CONFIG_UNSUPPORTED,
@@ -109,11 +113,11 @@ const NO_AGENT = [
 const AUTH = [ERR_OPERATION_DENIED, ERR_AUTH_FAILED, ERR_AUTH_CANCELLED, ERR_AUTH_UNAVAILABLE, ERR_AUTH_DENIED]
 
 /** What this thread's last failed call says. */
-function lastError(what: string): SheepError {
+function lastError(what: string, codes = CODES): SheepError {
   const { virGetLastErrorCode, virGetLastErrorMessage } = library()
   const code: number = virGetLastErrorCode()
   const hint = AUTH.includes(code) ? 'run it as root, or as a member of the group libvirt' : ''
-  return new SheepError(CODES[code] ?? 'system', `libvirt: ${what}: ${virGetLastErrorMessage()}`, hint)
+  return new SheepError(codes[code] ?? 'system', `libvirt: ${what}: ${virGetLastErrorMessage()}`, hint)
 }
 
 export class Connection {
@@ -182,7 +186,7 @@ export class Connection {
     const lib = library()
     return this.withPool(name, false, (pool) => {
       if (lib.virStoragePoolIsActive(pool) !== 1) return false
-      checked(lib.virStoragePoolRefresh(pool, 0), `refreshing pool ${name}`)
+      checked(lib.virStoragePoolRefresh(pool, 0), `refreshing pool ${name}`, REFRESH_CODES)
       return true
     })
   }
@@ -311,8 +315,8 @@ function flagsOf(definitions: readonly Definition[]): number {
   return definitions.reduce((flags, definition) => flags | AFFECT[definition], 0)
 }
 
-function checked(result: number, what: string): number {
-  if (result < 0) throw lastError(what)
+function checked(result: number, what: string, codes = CODES): number {
+  if (result < 0) throw lastError(what, codes)
   return result
 }
 

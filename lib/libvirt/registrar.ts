@@ -3,7 +3,7 @@
  * starts first, and has it look again when volumes change. Nothing waits for it: what libvirt does or fails to do is only logged.
  */
 import type { ClusterCommand, ClusterListener } from '../cluster/types.js'
-import { asSheepError } from '../errors.js'
+import { asSheepError, hintField } from '../errors.js'
 import type { Clock, Log, Timer } from '../host/interfaces.js'
 import { directoryOfPool, POOL_NAME, poolXml } from './domain-xml.js'
 import type { Libvirt } from './libvirt.js'
@@ -28,8 +28,8 @@ export interface RegistrarParts {
   log: Log
   /** Changes with each start of libvirt's daemon; '' it is not there */
   libvirtSeen(): string
-  /** The directory is mounted now */
-  mounted(): boolean
+  /** The directory is mounted, and who opens it is told what is there: libvirt does so at once */
+  served(): boolean
   /** SheepError */
   connect(): Promise<PoolCalls>
 }
@@ -69,7 +69,9 @@ export class PoolRegistrar implements ClusterListener {
 
   epochChanged(): void {}
 
-  statusChanged(): void {}
+  statusChanged(): void {
+    this.work()
+  }
 
   commandApplied(command: ClusterCommand): void {
     if (command.type !== 'vdi' || !LISTED.has(command.command.op)) return
@@ -96,7 +98,7 @@ export class PoolRegistrar implements ClusterListener {
     if (this.working !== null || this.stopped) return
     const { clock } = this.parts
     const seen = this.parts.libvirtSeen()
-    if (seen === '' || seen === this.uselessWith || !this.parts.mounted()) return
+    if (seen === '' || seen === this.uselessWith || !this.parts.served()) return
     const register = seen !== this.registeredWith
     const refresh = this.ours && this.dirty && clock.now() >= this.refreshed + REFRESH_MS
     if ((!register && !refresh) || clock.now() < this.nextTry) return
@@ -170,7 +172,14 @@ export class PoolRegistrar implements ClusterListener {
 
   private failed(error: unknown, seen: string): void {
     if (this.stopped) return
-    const { code, message, hint } = asSheepError(error)
+    const failure = asSheepError(error)
+    const { code, message } = failure
+    if (code === 'busy') {
+      // It copies a volume, say, which may take an hour: the look that waits for it is no failure.
+      this.parts.log('debug', `${message}; it is asked again`)
+      this.refreshed = this.parts.clock.now()
+      return
+    }
     this.libvirt?.close()
     this.libvirt = null
     if (code === 'unsupported') this.uselessWith = seen
@@ -182,7 +191,7 @@ export class PoolRegistrar implements ClusterListener {
     }
     this.nextTry = this.parts.clock.now() + this.retryMs
     this.retryMs = Math.min(this.retryMs * 2, RETRY_MS_MAX)
-    if (message !== this.complaint) this.parts.log('notice', `${message}; volumes do not need it`, { hint })
+    if (message !== this.complaint) this.parts.log('notice', `${message}; volumes do not need it`, hintField(failure))
     this.complaint = message
   }
 }

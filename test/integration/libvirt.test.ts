@@ -83,7 +83,7 @@ if (why !== '') {
         clock: new RealClock(),
         log: (_, message) => said.push(message),
         libvirtSeen: () => 'there',
-        mounted: () => true,
+        served: () => true,
         connect: async () => {
           libvirt = await Libvirt.open([SYSTEM])
           await before(libvirt)

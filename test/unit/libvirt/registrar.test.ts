@@ -44,11 +44,14 @@ class World {
   readonly clock = new ManualClock()
   readonly calls: string[] = []
   readonly logged: string[] = []
+  readonly fields: unknown[] = []
   seen = 'socket 1'
-  mounted = true
+  served = true
   pool: PoolInfo | null = null
   /** What the next calls fail with */
   failure: SheepError | null = null
+  /** libvirt is at work in the pool */
+  busy = false
   connects = 0
   open = 0
   registrar!: PoolRegistrar
@@ -57,9 +60,12 @@ class World {
     this.registrar = new PoolRegistrar({
       directory,
       clock: this.clock,
-      log: (level, message) => this.logged.push(`${level}: ${message}`),
+      log: (level, message, fields) => {
+        this.logged.push(`${level}: ${message}`)
+        this.fields.push(fields)
+      },
       libvirtSeen: () => this.seen,
-      mounted: () => this.mounted,
+      served: () => this.served,
       connect: async () => this.connect(),
     })
     return this
@@ -93,6 +99,7 @@ class World {
       async call(name: string, ...given: string[]) {
         world.calls.push(name)
         if (world.failure !== null) throw world.failure
+        if (world.busy && name === 'poolRefresh') throw new SheepError('busy', 'it has asynchronous jobs running')
         if (name === 'poolInfo') return world.pool
         if (name === 'poolDefine') world.pool = { xml: given[0], active: false, autostart: false, persistent: true }
         if (world.pool === null) return false
@@ -119,20 +126,50 @@ test('libvirt is there first: the pool is defined, starts, and starts by itself 
 test('libvirt comes later, and again; and the mount later than both', async (t) => {
   const world = new World()
   world.seen = ''
-  world.mounted = false
+  world.served = false
   world.start()
   await world.clock.pass(60_000)
   t.is(world.connects, 0)
   world.seen = 'socket 1'
   await world.clock.pass(10_000)
   t.is(world.connects, 0, 'a directory that is no mount has no volumes')
-  world.mounted = true
+  world.served = true
   await world.clock.pass(10_000)
   t.true(world.pool?.active)
   world.pool = null
   world.seen = 'socket 2'
   await world.clock.pass(10_000)
   t.is(world.count('poolDefine'), 2, 'a libvirt that forgot it is told again')
+})
+
+test('while the cluster waits, libvirt is told nothing; as soon as it runs, it is', async (t) => {
+  const world = new World()
+  world.served = false
+  world.start()
+  await world.registrar.looked
+  await world.clock.pass(600_000)
+  t.deepEqual([world.connects, world.logged], [0, []])
+  world.served = true
+  world.registrar.statusChanged()
+  await world.clock.pass(0)
+  t.true(world.pool?.active)
+})
+
+test('a pool in which libvirt is at work is asked again, every few seconds, without a word', async (t) => {
+  const world = new World().start()
+  await world.clock.pass(20_000)
+  const [before, said] = [world.count('poolRefresh'), world.logged.length]
+  world.busy = true
+  world.change('ready')
+  await world.clock.pass(600_000)
+  const during = world.count('poolRefresh') - before
+  t.true(during >= 150 && during <= 250, `${during} looks in 10 minutes`)
+  t.true(world.logged.slice(said).every((line) => line.startsWith('debug: ')))
+  world.busy = false
+  await world.clock.pass(REFRESH_LIMIT_MS)
+  t.is(world.count('poolRefresh') - before, during + 1, 'soon after libvirt is done')
+  await world.clock.pass(60_000)
+  t.is(world.open, 0)
 })
 
 test('a pool of ours that is there: started where it starts by itself, left off where somebody wants it off', async (t) => {
@@ -190,11 +227,11 @@ test('what fails is tried again ever more seldom, said once, and ends when it wo
   world.start()
   await world.clock.pass(600_000)
   t.true(world.connects >= 8 && world.connects <= 20, `${world.connects} tries in 10 minutes`)
-  t.is(world.logged.length, 1)
+  t.deepEqual([world.logged.length, world.fields[0]], [1, undefined], 'no field for a hint that there is none of')
   world.failure = null
   await world.clock.pass(60_000)
   t.true(world.pool?.active)
-  world.failure = new SheepError('system', 'pool sheepdog has asynchronous jobs running')
+  world.failure = new SheepError('system', 'libvirt: refreshing pool sheepdog: cannot open its directory')
   world.change('ready')
   await world.clock.pass(5_000)
   world.failure = null
