@@ -86,14 +86,15 @@ function fence(machine: Membership): void {
 function disks(
   machine: Membership,
   sender: string,
-  { space, lost }: Extract<ClusterCommand, { type: 'disks' }>,
+  { space, lost, plugged }: Extract<ClusterCommand, { type: 'disks' }>,
   by: number,
 ): SheepError | 'later' {
   if (!Number.isSafeInteger(space) || space < 0) return new SheepError('invalid', 'space is a number of bytes')
   const { epoch } = machine.history!
-  const nodes = epoch.nodes.map((node) => (node.id === sender ? withSpace(node, space) : node))
-  const changed = nodes.map((node) => (lost && node.id === sender ? { ...node, lost: epoch.number + 1 } : node))
-  machine.makeEpoch(changed, [], by, machine.established.keys(), null)
+  const next = epoch.number + 1
+  const since = { ...(lost ? { lost: next } : {}), ...(plugged ? { plugged: next } : {}) }
+  const nodes = epoch.nodes.map((node) => (node.id === sender ? { ...withSpace(node, space), ...since } : node))
+  machine.makeEpoch(nodes, [], by, machine.established.keys(), null)
   return 'later'
 }
 

@@ -57,7 +57,7 @@ const summaryNode = { id, name: text, host: text, port: between(0, 65_535) }
 const node = object({
   ...summaryNode,
   ...{ socket: optional(text), zone: text, space: amount, vnodes: between(0, 65_535) },
-  ...{ disks: optional(list(id)), boot: optional(text) },
+  ...{ disks: optional(list(id)), boot: optional(text), lost: optional(count), plugged: optional(count) },
 })
 const epochNumber = between(1, 0xffffffff)
 /** In one epoch's record, which every member keeps: an administrator with more makes several. */

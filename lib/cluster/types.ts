@@ -18,6 +18,8 @@ export interface NodeInfo {
   vnodes: number
   /** The last epoch that began because this node had lost a disk */
   lost?: number
+  /** The last epoch that began because a disk came to it, new or one that had been away */
+  plugged?: number
   /** Ids of the disks that it came with when it last joined */
   disks?: string[]
   /** Its host's boot when it last joined: differs after whatever may have lost writes that were not synced */
@@ -82,8 +84,9 @@ export type ClusterCommand =
   | { type: 'recovery'; held: boolean | null; limit: number | null }
   /** ms that requests of volumes without a word of their own wait for the quorum before they fail; 0: for ever */
   | { type: 'on-no-quorum'; ms: number }
-  /** The sender's disks have changed: begins an epoch in which it offers `space`. `lost`: some of what it had is gone */
-  | { type: 'disks'; space: number; lost: boolean }
+  /** The sender's disks have changed: begins an epoch in which it offers `space`. `lost`: some of what it had is gone. `plugged`: one
+   *  came */
+  | { type: 'disks'; space: number; lost: boolean; plugged: boolean }
   /** The node gives its share to the others, and keeps what it has until they have it; or takes its share again. Until it starts anew */
   | { type: 'drain'; node: string; drained: boolean }
   /** Begins an epoch in which what is left of these objects counts: at most ACCEPTED_MAX. The result is null */

@@ -24,16 +24,28 @@ export interface FlusherOptions {
   /** Of those, the ones that have what was written: a change may have gone by the others */
   holdersOf: (oid: Oid) => readonly string[]
   copiesOf: (vid: number) => number
-  /** Of a node that is here: it changes when the node may have lost what was not on its disks. '' it is not here */
-  standingOf: (node: string) => string
+  /** null: the node is not here */
+  standingOf: (node: string) => Standing | null
   /** This epoch began because an administrator gave up what was written to it and is away */
   givenUp: (oid: Oid) => boolean
   /** Completed writes of this object may be gone: flushes fail from now on. Called once */
   lost: (oid: Oid) => void
 }
 
-/** Those who had what was written, and their standing then */
-type Holders = ReadonlyMap<string, string>
+/** What changes when a node may have lost what was not on its disks (architecture.md, "Flush"). */
+export interface Standing {
+  boot: string
+  /** The last epochs that began because a disk had gone, and had come: 0 none since the node joined */
+  lost: number
+  plugged: number
+}
+
+/** One who had what was written, and its standing then. `doubtful`: it has lost a disk since, with or without that */
+interface Holder extends Standing {
+  doubtful: boolean
+}
+
+type Holders = Map<string, Holder>
 
 export class Flusher {
   /** Clock.now() when the last successful flush began: what completed before it is durable */
@@ -50,7 +62,7 @@ export class Flusher {
   private readonly orphans = new Map<Oid, Holders>()
   private securing = new Map<Oid, Holders>()
   /** Of this epoch's nodes */
-  private standings: Holders
+  private standings: ReadonlyMap<string, Standing>
   private hasLost = false
   private waiting: Completion[] = []
   private running: Completion[] = []
@@ -95,34 +107,41 @@ export class Flusher {
         const rest = nodes.filter(stayed)
         if (rest.length === 0) {
           objects.delete(oid)
-          this.orphans.set(oid, new Map(nodes.map((node) => [node, former.get(node) ?? ''])))
+          this.orphans.set(oid, holdersOf(nodes, former))
         } else if (rest.length < nodes.length) {
           objects.set(oid, rest)
         }
       }
     }
     for (const objects of [this.orphans, this.securing]) {
-      // Whoever is back first may be believed, and what it lacks be gone for the others too.
-      for (const [oid, holders] of objects) {
-        if ((this.isBack(holders) && !this.isKept(holders)) || this.options.givenUp(oid)) this.lose(oid)
-      }
+      for (const [oid, holders] of objects) if (this.isGone(holders) || this.options.givenUp(oid)) this.lose(oid)
     }
   }
 
-  private standingsNow(): Holders {
+  private standingsNow(): ReadonlyMap<string, Standing> {
     const { storeNodes, standingOf } = this.options
-    return new Map(storeNodes().map((node) => [node, standingOf(node)]))
+    const standings = new Map<string, Standing>()
+    for (const node of storeNodes()) {
+      const standing = standingOf(node)
+      if (standing !== null) standings.set(node, standing)
+    }
+    return standings
   }
 
-  private isBack(holders: Holders): boolean {
-    for (const node of holders.keys()) if (this.standings.has(node)) return true
-    return false
-  }
-
-  /** One of them is here, and has lost nothing since. */
-  private isKept(holders: Holders): boolean {
-    for (const [node, standing] of holders) if (this.standings.get(node) === standing) return true
-    return false
+  /**
+   * One of them is here and may have lost it, and none that has not: whoever is back first may be believed, and what it lacks be gone
+   * for the others too. Whether one that lost a disk still has it is known to the replicas, until a disk comes to it or it starts anew.
+   */
+  private isGone(holders: Holders): boolean {
+    let gone = false
+    for (const [node, holder] of holders) {
+      const now = this.standings.get(node)
+      if (now === undefined) continue
+      if (now.boot !== holder.boot || now.plugged !== holder.plugged || now.lost < holder.lost) gone = true
+      else if (now.lost > holder.lost) holders.set(node, { ...now, doubtful: true })
+      else if (!holder.doubtful) return false
+    }
+    return gone
   }
 
   private lose(oid: Oid): void {
@@ -230,3 +249,12 @@ export class Flusher {
 }
 
 const EMPTY = new Uint8Array(0)
+
+function holdersOf(nodes: readonly string[], standings: ReadonlyMap<string, Standing>): Holders {
+  const holders: Holders = new Map()
+  for (const node of nodes) {
+    const standing = standings.get(node)
+    if (standing !== undefined) holders.set(node, { ...standing, doubtful: false })
+  }
+  return holders
+}

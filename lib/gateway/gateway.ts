@@ -18,6 +18,7 @@ import { formatReference } from '../vdi/name.js'
 import { dataOid, inodeOid, KIND_INODE, kindOf, type Oid, vidOf } from '../vdi/oid.js'
 import { type Registry, referenceOf } from '../vdi/registry.js'
 import type { VdiCommand, VdiEntry, VdiLock } from '../vdi/types.js'
+import type { Standing } from './flusher.js'
 import { HandOver } from './hand-over.js'
 import type { Latency } from './latency.js'
 import { MigrationTarget } from './migration-target.js'
@@ -714,6 +715,6 @@ function vidIn(argument: unknown): number {
 }
 
 /** Of its host's power, and of its disks. '' it is not here */
-function standingOf(node: NodeInfo | undefined): string {
-  return node === undefined ? '' : `${node.boot ?? ''} ${node.lost ?? 0}`
+function standingOf(node: NodeInfo | undefined): Standing | null {
+  return node === undefined ? null : { boot: node.boot ?? '', lost: node.lost ?? 0, plugged: node.plugged ?? 0 }
 }

@@ -20,7 +20,7 @@ import { entriesFor } from '../vdi/inode.js'
 import { dataOid, inodeOid, type Oid, oidToHex, vidOf } from '../vdi/oid.js'
 import type { VdiEntry } from '../vdi/types.js'
 import { CopyOnWrite } from './copy-on-write.js'
-import { Flusher } from './flusher.js'
+import { Flusher, type Standing } from './flusher.js'
 import { IndexTable } from './index-table.js'
 import type { Latency } from './latency.js'
 import { type Gate, MigrationTarget } from './migration-target.js'
@@ -55,7 +55,7 @@ export interface VolumeOptions {
   /** Of those, the ones that have what this node wrote in this epoch */
   holdersOf: (oid: Oid) => readonly string[]
   /** As of FlusherOptions */
-  standingOf: (node: string) => string
+  standingOf: (node: string) => Standing | null
   givenUp: (oid: Oid) => boolean
   /** Object `index` of `owner` is referred to by this VDI no more; frees it when nothing else refers to it */
   unreferenced: (owner: number, index: number) => void

@@ -31,6 +31,7 @@ export interface DisksParts {
 export class Disks {
   /** The cluster is to hear of it */
   private changed = false
+  private plugged = false
   private retry: Timer | null = null
   private looking: Timer
   private stopped = false
@@ -58,6 +59,7 @@ export class Disks {
       throw error
     }
     this.changed = true
+    this.plugged = true
     this.announce()
   }
 
@@ -109,13 +111,16 @@ export class Disks {
     const { store, cluster, topology, self, log, clock } = this.parts
     const lost = store.state.lostEpoch >= topology.epoch
     if (this.stopped || topology.epoch === 0 || (!lost && !this.changed)) return
+    const { plugged } = this
     this.changed = false
+    this.plugged = false
     this.retry?.cancel()
     this.retry = null
     const space = self.space === 0 ? 0 : store.space().total
-    cluster.propose({ type: 'disks', space, lost }).catch((error: unknown) => {
+    cluster.propose({ type: 'disks', space, lost, plugged }).catch((error: unknown) => {
       log('debug', `telling of changed disks: ${asSheepError(error).message}`)
       this.changed = true
+      this.plugged ||= plugged
       this.retry = clock.after(RETRY_MS, () => this.announce())
     })
   }

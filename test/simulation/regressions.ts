@@ -214,4 +214,9 @@ export const REGRESSIONS: readonly { seed: number; worlds?: Worlds; cause: strin
     worlds: 'power',
     cause: 'a flush succeeded though all that had the writes had lost their power, and them',
   },
+  {
+    seed: 600028,
+    cause:
+      'flushes failed when the only holder of a write had lost a disk, of several: it had the write on another one',
+  },
 ]

@@ -262,6 +262,22 @@ test('confirm: of a member that is in, and of one that was expelled without know
   t.deepEqual(departed(), [], 'it is back')
 })
 
+test('disks that go and come are in the epoch that begins with them', async (t) => {
+  const world = await new World(6, 2, false).formatted()
+  const [a, b] = world.hosts
+  const { space } = b.cluster!.self
+  const told = async (lost: boolean, plugged: boolean) => {
+    await answer(world, b, (cluster) => cluster.propose({ type: 'disks', space, lost, plugged }))
+    const { number, nodes } = a.cluster!.epoch!
+    const node = nodes.find(({ id }) => id === b.cluster!.self.id)!
+    return [node.lost, node.plugged].map((epoch) => (epoch === undefined ? null : epoch - number))
+  }
+  t.deepEqual(await told(false, false), [null, null])
+  t.deepEqual(await told(true, false), [0, null])
+  t.deepEqual(await told(false, true), [-1, 0])
+  t.deepEqual(await told(true, true), [0, 0])
+})
+
 test('an epoch is announced when this disk would bring it back after a power cut', async (t) => {
   let checked = 0
   for (let seed = 0; seed < 12; seed++) {

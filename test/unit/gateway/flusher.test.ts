@@ -1,9 +1,9 @@
 import test from 'ava'
 import fc from 'fast-check'
-import { Flusher } from '../../../lib/gateway/flusher.js'
+import { Flusher, type Standing } from '../../../lib/gateway/flusher.js'
 import { IndexTable } from '../../../lib/gateway/index-table.js'
 import { FLAG_FUA } from '../../../lib/protocol/header.js'
-import { EIO, NO_OBJECT, WRITE } from '../../../lib/replication/request.js'
+import { EIO, LOST, NO_OBJECT, WRITE } from '../../../lib/replication/request.js'
 import { dataOid, inodeOid, type Oid } from '../../../lib/vdi/oid.js'
 import { PendingRouter } from './pending-router.js'
 
@@ -15,7 +15,7 @@ function setup(placed: (oid: Oid) => readonly string[] = () => ['a', 'b']) {
   const present = new Set(NODES)
   /** Changes go by them */
   const passing = new Set<string>()
-  const boots = new Map<string, number>()
+  const standings = new Map<string, Partial<Standing>>()
   const lost: Oid[] = []
   const givenUp = new Set<Oid>()
   let time = 0
@@ -27,7 +27,7 @@ function setup(placed: (oid: Oid) => readonly string[] = () => ['a', 'b']) {
     replicasOf: placed,
     holdersOf: (oid) => placed(oid).filter((node) => !passing.has(node)),
     copiesOf: () => 2,
-    standingOf: (node) => `boot ${boots.get(node) ?? 0}`,
+    standingOf: (node) => ({ boot: 'first', lost: 0, plugged: 0, ...standings.get(node) }),
     givenUp: (oid) => givenUp.has(oid),
     lost: (oid) => lost.push(oid),
   })
@@ -44,7 +44,7 @@ function setup(placed: (oid: Oid) => readonly string[] = () => ['a', 'b']) {
     answer()
     results.length = 0
   }
-  return { router, present, passing, boots, lost, givenUp, flusher, index, results, flush, asked, answer, settle }
+  return { router, present, passing, standings, lost, givenUp, flusher, index, results, flush, asked, answer, settle }
 }
 
 test('the first flush asks every node, the next only those that took writes', (t) => {
@@ -149,15 +149,15 @@ test('when all who had a write have left, the flush waits until the object is th
 })
 
 test('when all who had a write have lost their power, flushes fail until the volume is opened anew', (t) => {
-  const { router, boots, lost, flusher, flush, answer, results, settle } = setup()
+  const { router, standings, lost, flusher, flush, answer, results, settle } = setup()
   settle()
   flusher.touched(dataOid(VID, 3))
   flusher.epochChanged((node) => node !== 'a')
   flusher.epochChanged((node) => node !== 'b')
-  boots.set('a', 1)
+  standings.set('a', { boot: 'second' })
   flusher.epochChanged(() => true)
   t.deepEqual(lost, [], 'b has kept it')
-  boots.set('b', 1)
+  standings.set('b', { boot: 'second' })
   flusher.epochChanged(() => true)
   t.deepEqual(lost, [dataOid(VID, 3)])
   flush()
@@ -170,7 +170,7 @@ test('when all who had a write have lost their power, flushes fail until the vol
 })
 
 test('one that lost its power is back first: it may have been believed before the other is there', (t) => {
-  const { present, boots, lost, flusher, flush, results, answer, settle } = setup()
+  const { present, standings, lost, flusher, flush, results, answer, settle } = setup()
   settle()
   flusher.touched(dataOid(VID, 3))
   for (const node of ['a', 'b']) present.delete(node)
@@ -178,13 +178,52 @@ test('one that lost its power is back first: it may have been believed before th
   t.deepEqual(lost, [])
   flush()
   present.add('a')
-  boots.set('a', 1)
+  standings.set('a', { boot: 'second' })
   flusher.epochChanged((node) => node !== 'a')
   present.add('b')
   flusher.epochChanged((node) => node !== 'b')
   t.deepEqual(lost, [dataOid(VID, 3)])
   answer()
   t.deepEqual(results, [EIO])
+})
+
+test('the only one that had a write loses a disk: the replicas know whether it still has it, until a disk comes to it', (t) => {
+  const { router, passing, standings, lost, flusher, flush, answer, results, settle } = setup()
+  settle()
+  passing.add('b')
+  const only = dataOid(VID, 3)
+  const losesDisk = (epoch: number) => {
+    flusher.touched(only)
+    standings.set('a', { ...standings.get('a'), lost: epoch })
+    flusher.epochChanged((node) => node !== 'a')
+    flush()
+    answer()
+  }
+  losesDisk(5)
+  router.submitted[0].done.complete(0)
+  losesDisk(6)
+  router.submitted[1].done.complete(LOST)
+  t.deepEqual(results, [0, EIO])
+  flusher.epochChanged(() => true)
+  t.deepEqual(lost, [])
+  standings.set('a', { lost: 6, plugged: 8 })
+  flusher.epochChanged(() => true)
+  t.deepEqual(lost, [only])
+})
+
+test('one that has lost a disk starts anew, or its host does: it may be believed though it lacks the write', (t) => {
+  for (const restart of [{ lost: 0 }, { boot: 'second', lost: 5 }]) {
+    const { passing, standings, lost, flusher, settle } = setup()
+    settle()
+    passing.add('b')
+    flusher.touched(dataOid(VID, 3))
+    standings.set('a', { lost: 5 })
+    flusher.epochChanged((node) => node !== 'a')
+    t.deepEqual(lost, [])
+    standings.set('a', restart)
+    flusher.epochChanged((node) => node !== 'a')
+    t.deepEqual(lost, [dataOid(VID, 3)])
+  }
 })
 
 test('none of those who had the write is here: whoever has taken it since has it, unless it was given up', (t) => {

@@ -29,7 +29,7 @@ function world(owner: number) {
     storeNodes: () => [],
     replicasOf: () => [],
     holdersOf: () => [],
-    standingOf: () => '',
+    standingOf: () => null,
     givenUp: () => false,
     unreferenced: (vid) => unreferenced.push(vid),
     clean: async () => {},
