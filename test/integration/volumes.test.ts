@@ -3,11 +3,12 @@ import { spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import fs from 'node:fs'
 import { createRequire } from 'node:module'
+import { release } from 'node:os'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import { type ClusterOptions, sheepProgram, TestCluster } from '../support/cluster.js'
 import { exercise } from '../support/file-exerciser.js'
-import { must, run, until } from '../support/process.js'
+import { must, type Outcome, run, until } from '../support/process.js'
 
 const MIB = 1 << 20
 
@@ -101,9 +102,38 @@ test.serial('sparse copies, holes, allocation, direct I/O', async (t) => {
     `dd if=${source} of=e bs=1M oflag=direct status=none; dd if=e bs=1M iflag=direct status=none | cmp - ${source}`,
   )
   await sh(`dd if=${source} of=f bs=4000 status=none; cmp f ${source}; cat f >> f2; cmp f2 ${source}`)
-  const space = fs.statfsSync(join(cluster.directory, 'mnt0'))
-  t.true(space.blocks > 0 && space.bavail > 0 && space.bavail <= space.blocks)
 })
+
+test.serial('capacity is the cluster’s: what its disks have together, by the number of copies', async (t) => {
+  for (const copies of [1, 2]) {
+    const { cluster, at } = await serve(t, { nodes: 2, copies })
+    const disk = fs.statfsSync(cluster.stores[0])
+    const shown = fs.statfsSync(at(''))
+    const ratio = (shown.blocks * shown.bsize) / (disk.blocks * disk.bsize)
+    t.true(Math.abs(ratio - 2 / copies) < 0.01, `two disks, ${copies} copies: ${ratio} times what one disk has`)
+    t.true(shown.bavail > 0 && shown.bavail < shown.blocks)
+    await cluster.killNode(1, 'SIGTERM')
+    await cluster.killNode(0, 'SIGTERM')
+  }
+})
+
+test.serial(
+  'libvirt’s copying: pieces of st_blksize are large, and room is reserved without writing zeros',
+  async (t) => {
+    const { cluster, sh } = await serve(t)
+    await sh('truncate -s 32M a')
+    t.is(await sh('stat -c %o a'), `${MIB}\n`)
+    const state = async (): Promise<unknown> => {
+      const { vdis } = await cluster.json<{ vdis: { used: number }[] }>(['vdi', 'list', 'a'])
+      return { used: vdis[0].used, zeros: await sh('tr -d "\\0" < a | wc -c') }
+    }
+    t.deepEqual(await state(), { used: 0, zeros: '0\n' })
+    await sh('fallocate -l 32M a')
+    t.deepEqual(await state(), { used: 32 * MIB, zeros: '0\n' })
+    await sh('fallocate -p -o 0 -l 32M a')
+    t.deepEqual(await state(), { used: 0, zeros: '0\n' })
+  },
+)
 
 test.serial('snapshots are files too: made by creating one, read-only, renamed, removed', async (t) => {
   const { cluster, sh, at } = await serve(t)
@@ -301,20 +331,9 @@ test.serial(
     const kept = descriptorOf(cluster.pid(0), '/dev/fuse')
     t.teardown(() => fs.closeSync(kept))
     await cluster.killNode(0)
-    // Asked of nobody: it waits. In another process, for this one must not.
-    const writer = run('python3', [
-      '-c',
-      `import os;fd=os.open('${at('a')}',os.O_WRONLY);os.pwrite(fd,b'while away',10)`,
-    ])
-    const node = cluster.nodes[0]
-    const log = fs.openSync(node.log, 'a')
-    const words = [sheepProgram, '-f', '-n', '-c', `local:${join(cluster.directory, 'local')}`, '-p', String(node.port)]
-    const command = ['-c', 'LISTEN_PID=$$ exec "$@"', 'sh', process.execPath, ...words, '--volumes', at(''), node.store]
-    node.child = spawn('sh', command, {
-      stdio: ['ignore', 'ignore', log, kept],
-      env: { ...process.env, LISTEN_FDS: '1', LISTEN_FDNAMES: 'volumes', NOTIFY_SOCKET: '/nonexistent/notify' },
-    })
-    fs.closeSync(log)
+    // Asked of nobody: it waits.
+    const writer = writeElsewhere(at('a'), 'while away', 10)
+    takeOver(cluster, at(''), kept)
     t.is((await writer).code, 0)
     t.regex(cluster.logOf(0), /took over the volumes directory/)
     fs.writeSync(fd, ' and after', 20)
@@ -327,6 +346,53 @@ test.serial(
     })
   },
 )
+
+/** Linux 6.9 */
+const RESENDS = /^(?:6\.(?:9|\d\d)|[7-9]|\d\d)/.test(release())
+
+if (!RESENDS) {
+  test(`FUSE_NOTIFY_RESEND CANNOT BE TESTED HERE: Linux ${release()} does not have it`, (t) => t.pass())
+} else {
+  test.serial('what a killed daemon had taken and not answered is asked of the next one', async (t) => {
+    const { cluster, at } = await serve(t, { nodes: 2, copies: 2 })
+    const fd = fs.openSync(at('a'), 'w+')
+    fs.writeSync(fd, 'before', 0)
+    const kept = descriptorOf(cluster.pid(0), '/dev/fuse')
+    t.teardown(() => fs.closeSync(kept))
+    // A write that is on one of two hosts has been taken, and cannot be answered before the other has it.
+    process.kill(cluster.pid(1), 'SIGSTOP')
+    const writer = writeElsewhere(at('a'), 'half-way', 10)
+    await until('the write to be on one host', 20_000, async () => {
+      return (await run('grep', ['-rlaF', 'half-way', cluster.stores[0]])).code === 0
+    })
+    await cluster.killNode(0)
+    process.kill(cluster.pid(1), 'SIGCONT')
+    takeOver(cluster, at(''), kept)
+    t.is((await writer).code, 0)
+    t.is(fs.fstatSync(fd).size, 18)
+    fs.closeSync(fd)
+    t.is(fs.readFileSync(at('a'), 'latin1').replaceAll('\0', '.'), 'before....half-way')
+    await cluster.healthy()
+  })
+}
+
+/** In another process: this one must not wait. */
+function writeElsewhere(path: string, text: string, offset: number): Promise<Outcome> {
+  return run('python3', ['-c', `import os;fd=os.open('${path}',os.O_WRONLY);os.pwrite(fd,b'${text}',${offset})`])
+}
+
+/** Starts the first node again, with the descriptor that a service manager has kept. */
+function takeOver(cluster: TestCluster, place: string, kept: number): void {
+  const node = cluster.nodes[0]
+  const log = fs.openSync(node.log, 'a')
+  const words = [sheepProgram, '-f', '-n', '-c', `local:${join(cluster.directory, 'local')}`, '-p', String(node.port)]
+  const command = ['-c', 'LISTEN_PID=$$ exec "$@"', 'sh', process.execPath, ...words, '--volumes', place, node.store]
+  node.child = spawn('sh', command, {
+    stdio: ['ignore', 'ignore', log, kept],
+    env: { ...process.env, LISTEN_FDS: '1', LISTEN_FDNAMES: 'volumes', NOTIFY_SOCKET: '/nonexistent/notify' },
+  })
+  fs.closeSync(log)
+}
 
 /** A copy of another process's descriptor (pidfd_getfd(2), what a service manager gets by FDSTORE). */
 function descriptorOf(pid: number, target: string): number {
