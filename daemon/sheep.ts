@@ -203,8 +203,7 @@ class Daemon {
       if (changed.length === 0) this.log('notice', `${configFile} was read again: nothing changes now`)
       for (const name of waiting) this.log('warning', `${configFile}: ${name} changes at the next restart`)
     } catch (error) {
-      const { message, hint } = asSheepError(error)
-      this.log('error', `the configuration stays as it was: ${message}; ${hint}`)
+      this.log('error', `the configuration stays as it was: ${asSheepError(error).withHint}`)
     }
   }
 

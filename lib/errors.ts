@@ -52,6 +52,11 @@ export class SheepError extends Error {
     super(message)
   }
 
+  /** For a log, in one line */
+  get withHint(): string {
+    return this.hint === '' ? this.message : `${this.message}; ${this.hint}`
+  }
+
   get result(): number {
     return ERRORS[this.code].result
   }

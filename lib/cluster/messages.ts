@@ -9,7 +9,10 @@ import { isMessage } from './shape.js'
 import { ClusterState, type StateJson } from './state.js'
 import type { ClusterCommand, NodeInfo } from './types.js'
 
-/** Members of different protocols cannot be in one cluster. Raised when a message or an entry changes its meaning. */
+/**
+ * Members of different protocols cannot be in one cluster. Raised when a message or an entry changes its meaning, and with PEER_VERSION
+ * (lib/protocol/header.ts): members that cannot connect to each other would be in one epoch.
+ */
 export const PROTOCOL = 1
 
 export type NodeSummary = Pick<NodeInfo, 'id' | 'name' | 'host' | 'port'>

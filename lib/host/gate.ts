@@ -136,7 +136,7 @@ class Outgoing implements LinkHandler {
       handler.closed(link, reason)
       return
     }
-    this.gates.refused(where, refusal, `no connection to ${where}: ${refusal.message}`)
+    this.gates.refused(where, refusal, `no connection to ${where}: ${refusal.withHint}`)
     setTimeout(() => handler.closed(link, refusal.message), REFUSED_MS)
   }
 
@@ -194,7 +194,7 @@ class Incoming implements LinkHandler {
     this.client?.closed(link, reason)
     // It may have found that this end has another key.
     if (this.challenged && !this.refusing)
-      this.gates.refused(this.who, LEFT, `refused a connection from ${this.who}: ${LEFT.message}`)
+      this.gates.refused(this.who, LEFT, `refused a connection from ${this.who}: ${LEFT.withHint}`)
   }
 
   private open(): LinkHandler {
@@ -224,7 +224,7 @@ class Incoming implements LinkHandler {
 
   private refuse(opcode: number, id: number, error: SheepError): void {
     this.refusing = true
-    this.gates.refused(this.who, error, `refused a connection from ${this.who}: ${error.message}`)
+    this.gates.refused(this.who, error, `refused a connection from ${this.who}: ${error.withHint}`)
     const { code, message, hint, result } = error
     this.answer(opcode, id, result, Buffer.from(JSON.stringify({ code, message: `refused: ${message}`, hint })))
     this.stream.end(error.message)

@@ -36,17 +36,26 @@ const STATUSES: readonly ClusterStatus[] = [
 ]
 
 type Served = Pick<RequestCounts, 'read' | 'write' | 'flush' | 'readBytes' | 'writeBytes'>
+type Labelled = { counts: Served; labels?: Sample['labels'] }
 
-function requests(counts: Served, labels: Sample['labels'] = {}): Sample[] {
-  return (['read', 'write', 'flush'] as const).map((operation) => {
-    return { labels: { ...labels, operation }, value: counts[operation] }
+/** Two metrics of those who are served: `sheepdog_WHOSE_requests_total` and `sheepdog_WHOSE_bytes_total`. */
+function traffic(
+  whose: string,
+  help: Record<'requests' | 'bytes', string>,
+  of: (facts: Facts) => Labelled[],
+): Definition[] {
+  const definition = (what: keyof typeof help, values: (counts: Served) => Record<string, number>): Definition => ({
+    name: `sheepdog_${whose}_${what}_total`,
+    type: 'counter',
+    help: help[what],
+    samples: (facts) =>
+      of(facts).flatMap(({ counts, labels }) =>
+        Object.entries(values(counts)).map(([operation, value]) => ({ labels: { ...labels, operation }, value })),
+      ),
   })
-}
-
-function bytes(counts: Served, labels: Sample['labels'] = {}): Sample[] {
   return [
-    { labels: { ...labels, operation: 'read' }, value: counts.readBytes },
-    { labels: { ...labels, operation: 'write' }, value: counts.writeBytes },
+    definition('requests', ({ read, write, flush }) => ({ read, write, flush })),
+    definition('bytes', ({ readBytes, writeBytes }) => ({ read: readBytes, write: writeBytes })),
   ]
 }
 
@@ -96,18 +105,14 @@ export const DEFINITIONS: readonly Definition[] = [
   ),
   gauge('sheepdog_cluster_volumes', 'Volumes of the cluster.', (facts) => facts.volumes),
   gauge('sheepdog_cluster_snapshots', 'Snapshots of the cluster.', (facts) => facts.snapshots),
-  {
-    name: 'sheepdog_client_requests_total',
-    type: 'counter',
-    help: 'Requests of volumes that are open on this node, by any front-end.',
-    samples: ({ statistics }) => requests(statistics.clients),
-  },
-  {
-    name: 'sheepdog_client_bytes_total',
-    type: 'counter',
-    help: 'Bytes that clients of this node have read and written.',
-    samples: ({ statistics }) => bytes(statistics.clients),
-  },
+  ...traffic(
+    'client',
+    {
+      requests: 'Requests of volumes that are open on this node, by any front-end.',
+      bytes: 'Bytes that clients of this node have read and written.',
+    },
+    ({ statistics }) => [{ counts: statistics.clients }],
+  ),
   gauge('sheepdog_client_requests_in_flight', 'NBD requests under way.', ({ statistics }) => statistics.clients.active),
   {
     name: DURATION,
@@ -115,30 +120,22 @@ export const DEFINITIONS: readonly Definition[] = [
     help: 'From when a request came to its answer.',
     samples: (facts) => durations(DURATION, facts),
   },
-  {
-    name: 'sheepdog_volume_requests_total',
-    type: 'counter',
-    help: 'Requests of each volume since it was opened on this node.',
-    samples: ({ statistics }) => statistics.volumes.flatMap(({ volume, ...counts }) => requests(counts, { volume })),
-  },
-  {
-    name: 'sheepdog_volume_bytes_total',
-    type: 'counter',
-    help: 'Bytes read and written of each volume since it was opened on this node.',
-    samples: ({ statistics }) => statistics.volumes.flatMap(({ volume, ...counts }) => bytes(counts, { volume })),
-  },
-  {
-    name: 'sheepdog_replica_requests_total',
-    type: 'counter',
-    help: 'Requests of gateways, this node among them, to the copies that it keeps.',
-    samples: ({ statistics }) => requests(statistics.peers),
-  },
-  {
-    name: 'sheepdog_replica_bytes_total',
-    type: 'counter',
-    help: 'Bytes that gateways have read from and written to the copies of this node.',
-    samples: ({ statistics }) => bytes(statistics.peers),
-  },
+  ...traffic(
+    'volume',
+    {
+      requests: 'Requests of each volume since it was opened on this node.',
+      bytes: 'Bytes read and written of each volume since it was opened on this node.',
+    },
+    ({ statistics }) => statistics.volumes.map(({ volume, ...counts }) => ({ counts, labels: { volume } })),
+  ),
+  ...traffic(
+    'replica',
+    {
+      requests: 'Requests of gateways, this node among them, to the copies that it keeps.',
+      bytes: 'Bytes that gateways have read from and written to the copies of this node.',
+    },
+    ({ statistics }) => [{ counts: statistics.peers }],
+  ),
   counter(
     'sheepdog_replica_errors_total',
     'Requests to the copies of this node that failed.',

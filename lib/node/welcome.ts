@@ -13,7 +13,11 @@ export function welcome(hello: unknown, proven: string | undefined, self: string
     throw new SheepError('join-failed', `${proven === '' ? 'a client' : `node ${proven}`} says that it is node ${id}`)
   }
   if (version !== PEER_VERSION) {
-    throw new SheepError('version', `peer ${id} speaks protocol ${String(version)}, this node ${PEER_VERSION}`)
+    throw new SheepError(
+      'version',
+      `peer ${id} speaks protocol ${String(version)}, this node ${PEER_VERSION}`,
+      'run the same version of sheepdog on all hosts',
+    )
   }
   if (clusterId !== '' && said.clusterId !== '' && said.clusterId !== clusterId) {
     throw new SheepError('join-failed', `peer ${id} belongs to another cluster`)

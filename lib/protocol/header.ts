@@ -5,7 +5,7 @@
 
 export const HEADER_LENGTH = 48
 export const PROTOCOL_VERSION = 2
-/** Peers of another version are refused: the meaning of peer opcodes may change between versions. */
+/** Peers of another version are refused: the meaning of peer opcodes may change between versions. PROTOCOL of lib/cluster rises with it. */
 export const PEER_VERSION = 0x52
 
 /** Most bytes that may follow a header: one whole object of the largest kind a client may send in a piece. */

@@ -183,7 +183,7 @@ export class PeerSession {
       this.peer = peer
       this.answer(OP.PEER_HELLO, id, 0, null, 0)
     } catch (error) {
-      this.refuse(asSheepError(error).message)
+      this.refuse(asSheepError(error).withHint)
     }
   }
 

@@ -29,7 +29,7 @@ export const HEADER_BYTES = 4096
 export const HEADER_USED_BYTES = 512
 
 const MAGIC = Buffer.from('SHEEPOBJ', 'latin1')
-const VERSION = 2
+export const VERSION = 2
 const VERSION_MIN = 1
 const SHIFT_AT = 32
 const SUMS_AT = 36

@@ -8,7 +8,7 @@ import type { Clock, Disk, Random } from '../host/interfaces.js'
 const CONFIG = 'config'
 const STATE = 'state'
 const MAGIC = 'sheepdog-store'
-const VERSION = 1
+export const VERSION = 1
 
 /** What may lie in a directory that is to become a store: of a file system of its own, of the daemon that starts. */
 const BEFORE_CONFIG: ReadonlySet<string> = new Set([
@@ -146,7 +146,7 @@ function isCount(value: unknown): boolean {
 
 function check(text: Buffer): Config {
   const config = parse(text) as Partial<Config> | null
-  if (config?.magic !== MAGIC || !Number.isInteger(config.version)) {
+  if (config?.magic !== MAGIC || !Number.isInteger(config.version) || (config.version as number) < 1) {
     throw new SheepError(
       'invalid',
       `not a sheepdog store: its file ${CONFIG} is none of ours, or damaged`,
