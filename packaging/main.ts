@@ -42,7 +42,7 @@ const documents: Entry[] = ['README.md', 'CHANGELOG.md'].map((name) => ({
   source: name,
 }))
 const generated: Entry[] = [
-  ...manPages(version, seconds).map(({ name, section, text }) => ({
+  ...manPages(root, version, seconds).map(({ name, section, text }) => ({
     path: `usr/share/man/man${section}/${name}.${section}.gz`,
     content: gzip(text),
   })),

@@ -1,11 +1,15 @@
 /**
- * Manual pages, made of what the programs' own --help is made of, so that they say the same (man(7), man-pages(7)). Prose that
- * no program has is in the pages of packaging/man.
+ * Manual pages, made of what the programs' own --help is made of, so that they say the same (man(7), man-pages(7)), and of our own
+ * pages in Markdown.
  */
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import type { Command, Option } from 'commander'
 import { CONFIG_KEYS } from '../daemon/config-file.js'
 import { sheepCommand } from '../daemon/options.js'
 import { dogProgram } from '../lib/dog/program.js'
+import { fromMarkdown } from './markdown.js'
+import { filled, plain, section, term, verbatim } from './troff.js'
 
 export interface Page {
   name: string
@@ -13,21 +17,36 @@ export interface Page {
   text: string
 }
 
-/** @param version of the package @param seconds since 1970: the day at the foot */
-export function manPages(version: string, seconds: number): Page[] {
+/** @param root of the source tree @param version of the package @param seconds since 1970: the day at the foot */
+export function manPages(root: string, version: string, seconds: number): Page[] {
   const day = new Date(seconds * 1000).toISOString().slice(0, 10)
   const head = (name: string, section: number, summary: string) =>
     `.TH ${name.toUpperCase()} ${section} "${day}" "sheepdog ${version}" "Sheepdog"\n.SH NAME\n${name} \\- ${summary}\n`
   const page = (name: string, section: number, summary: string, ...parts: string[]): Page => ({
     name,
     section,
-    text: head(name, section, summary) + parts.join(''),
+    // Titles begin a paragraph by themselves.
+    text: (head(name, section, summary) + parts.join('')).replace(/^(\.S[HS] .*\n)\.PP\n/gm, '$1'),
   })
   const sheep = sheepCommand(version)
   const dog = dogProgram(() => Promise.resolve())
   return [
     page('sheep', 8, 'the Sheepdog daemon', sheepBody(sheep), FILES, also('dog(8)', 'sheepdog.conf(5)', 'corosync(8)')),
-    page('dog', 8, 'manage Sheepdog volumes, nodes and clusters', dogBody(dog), also('sheep(8)', 'virsh(1)')),
+    page(
+      'dog',
+      8,
+      'manage Sheepdog volumes, nodes and clusters',
+      dogBody(dog),
+      also('sheep(8)', 'sheepdog-libvirt(7)', 'virsh(1)'),
+    ),
+    page(
+      'sheepdog-libvirt',
+      7,
+      'Sheepdog volumes as disks of libvirt machines',
+      fromMarkdown(readFileSync(join(root, 'libvirt-hooks/README.md'), 'utf8')),
+      section('COMMANDS', commandsOf(dog.commands.filter((group) => group.name() === 'libvirt'))),
+      also('dog(8)', 'sheep(8)', 'sheepdog.conf(5)', 'virsh(1)'),
+    ),
     page('sheepdog.conf', 5, 'options of the Sheepdog daemon', configBody(sheep), also('sheep(8)')),
   ]
 }
@@ -43,20 +62,24 @@ function sheepBody(sheep: Command): string {
 }
 
 function dogBody(dog: Command): string {
-  const commands = dog.commands.flatMap((group) => group.commands.flatMap((one) => [one, ...one.commands]))
+  return (
+    section('SYNOPSIS', `.B dog\n${plain('[OPTIONS] COMMAND ...')}`) +
+    section('DESCRIPTION', paragraphs(dog.description())) +
+    section('OPTIONS', options(dog)) +
+    section('COMMANDS', commandsOf(dog.commands)) +
+    parts(dog).rest
+  )
+}
+
+function commandsOf(groups: readonly Command[]): string {
+  const commands = groups.flatMap((group) => group.commands.flatMap((one) => [one, ...one.commands]))
   const leaves = commands.filter((command) => command.commands.length === 0)
   const texts = leaves.map((command) => {
     const { rest, usage } = parts(command)
     const declared = command.options.length > 0 ? options(command) : ''
     return `.SS ${plain(usage)}\n${paragraphs(command.description())}${declared}${rest}`
   })
-  return (
-    section('SYNOPSIS', `.B dog\n${plain('[OPTIONS] COMMAND ...')}`) +
-    section('DESCRIPTION', paragraphs(dog.description())) +
-    section('OPTIONS', options(dog)) +
-    section('COMMANDS', texts.join('')) +
-    parts(dog).rest
-  )
+  return texts.join('')
 }
 
 function configBody(sheep: Command): string {
@@ -65,11 +88,11 @@ function configBody(sheep: Command): string {
     const said = option?.description ?? KEYS_ALONE[key]
     if (said === undefined) throw new Error(`nothing says what the key ${key} means`)
     const value = option === undefined || option.isBoolean() || option.negate ? 'yes|no' : metavariable(option)
-    return `.TP\n.B ${plain(key)} =\n.I ${plain(value)}\n.br\n${plain(said)}\n`
+    return term(`${plain(key)} =`, `.I ${plain(value)}\n.br\n${filled(plain(said))}`)
   })
   return (
     section('SYNOPSIS', '.I /etc/sheepdog/sheepdog.conf') +
-    section('DESCRIPTION', CONFIG_TEXT.map((text) => `.PP\n${plain(text)}\n`).join('')) +
+    section('DESCRIPTION', CONFIG_TEXT.map((text) => `.PP\n${filled(plain(text))}`).join('')) +
     section('KEYS', keys.join(''))
   )
 }
@@ -96,17 +119,13 @@ const FILES = section(
     ['/etc/sheepdog/cluster.key', "the cluster's key, which peers prove to each other"],
     ['/var/lib/sheepdog', 'the store, when no other is named; sock and nbd.sock in it are where dog and QEMU connect'],
   ]
-    .map(([file, text]) => `.TP\n.I ${plain(file)}\n${plain(text)}\n`)
+    .map(([file, text]) => `.TP\n.I ${plain(file)}\n${filled(plain(text))}`)
     .join(''),
 )
 
 function also(...pages: string[]): string {
   const names = pages.map((name) => `.BR ${plain(name).replace('(', ' (')}`)
   return section('SEE ALSO', names.map((name, at) => (at < names.length - 1 ? `${name} ,` : name)).join('\n'))
-}
-
-function section(title: string, body: string): string {
-  return `.SH ${title}\n${body.endsWith('\n') ? body : `${body}\n`}`
 }
 
 /** What --help says beyond description and options: notes and examples as they are. */
@@ -125,15 +144,11 @@ function parts(command: Command): { usage: string; rest: string } {
   return { usage: helper.commandUsage(command), rest: after.trim() === '' ? '' : verbatim(after.trim()) }
 }
 
-function verbatim(text: string): string {
-  return `.PP\n.nf\n${text.split('\n').map(plain).join('\n')}\n.fi\n`
-}
-
 function options(command: Command): string {
   const helper = command.createHelp()
   return helper
     .visibleOptions(command)
-    .map((option) => `.TP\n.B ${plain(helper.optionTerm(option))}\n${plain(helper.optionDescription(option))}\n`)
+    .map((option) => term(plain(helper.optionTerm(option)), filled(plain(helper.optionDescription(option)))))
     .join('')
 }
 
@@ -144,12 +159,6 @@ function metavariable(option: Option): string {
 function paragraphs(text: string): string {
   return text
     .split('\n\n')
-    .map((part) => (/\n {2}/.test(part) ? verbatim(part) : `.PP\n${part.split('\n').map(plain).join('\n')}\n`))
+    .map((part) => (/\n {2}/.test(part) ? verbatim(part) : `.PP\n${filled(plain(part))}`))
     .join('')
-}
-
-/** Text as troff prints it: no escape, no request, and minus signs that can be copied. */
-function plain(line: string): string {
-  const escaped = line.replaceAll('\\', '\\e').replaceAll('-', '\\-')
-  return /^[.']/.test(escaped) ? `\\&${escaped}` : escaped
 }

@@ -32,7 +32,11 @@ const debian = {
   dpkg: ['dpkg-deb'],
   rpm: ['rpm', 'rpmbuild'],
   lintian: ['lintian'],
+  rpmlint: ['rpmlint'],
   'man-db': ['man'],
+  mandoc: ['mandoc'],
+  zsh: ['zsh'],
+  bsdutils: ['script'],
   // With it comes libvirt0, the library.
   'libvirt-clients': ['virsh'],
 }
@@ -52,7 +56,11 @@ const needs = {
     ...beds,
     ...packagers,
     'lintian',
+    'rpmlint',
     'man-db',
+    'mandoc',
+    'zsh',
+    'bsdutils',
     'qemu-utils',
     'qemu-system-x86',
     'qemu-system-common',

@@ -2,8 +2,9 @@
 import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
+import { gunzipSync } from 'node:zlib'
 import test from 'ava'
-import { freePorts, must } from '../support/process.js'
+import { freePorts, must, run } from '../support/process.js'
 
 const root = join(import.meta.dirname, '..', '..', '..')
 const directory = mkdtempSync(join(tmpdir(), 'sheepdog-packages-'))
@@ -48,6 +49,11 @@ test('both install the same files', async (t) => {
 test('lintian has nothing to say', async (t) => {
   const { stdout } = await must('lintian', ['--allow-root', deb], { limit: 120_000 })
   t.is(stdout.trim(), '')
+})
+
+test('rpmlint has nothing to say that packaging/rpmlint.toml does not explain', async (t) => {
+  const { stdout } = await must('rpmlint', ['-c', join(root, 'packaging', 'rpmlint.toml'), rpm], { limit: 120_000 })
+  t.regex(stdout, / 0 errors, 0 warnings/)
 })
 
 test('the .rpm asks for what Fedora calls them', async (t) => {
@@ -138,11 +144,20 @@ test('manual pages are set without a complaint', async (t) => {
   await must('dpkg-deb', ['-x', deb, tree])
   const manual = join(tree, 'usr/share/man')
   const pages = readdirSync(manual).flatMap((folder) =>
-    readdirSync(join(manual, folder)).map((name) => join(manual, folder, name)),
+    readdirSync(join(manual, folder)).map((name) => join(folder, name)),
   )
-  t.true(pages.length >= 3)
+  t.deepEqual(pages.sort(), [
+    'man5/sheepdog.conf.5.gz',
+    'man7/sheepdog-libvirt.7.gz',
+    'man8/dog.8.gz',
+    'man8/sheep.8.gz',
+  ])
   for (const page of pages) {
-    const { stderr } = await must('man', ['--warnings', '-E', 'UTF-8', '-l', '-Tutf8', '-Z', page])
+    const { stderr } = await must('man', ['--warnings', '-E', 'UTF-8', '-l', '-Tutf8', '-Z', join(manual, page)])
     t.is(stderr, '', page)
+    const source = join(directory, page.replace(/.*\/(.*)\.gz/, '$1'))
+    writeFileSync(source, gunzipSync(readFileSync(join(manual, page))))
+    const { stdout } = await run('mandoc', ['-T', 'lint', source])
+    t.is(stdout, '', page)
   }
 })
