@@ -90,6 +90,8 @@ export async function bundle(root: string, out: string, architecture: string, ve
     platform: 'node',
     target: 'node20',
     legalComments: 'none',
+    // Or the bytes would say where node_modules really lies.
+    preserveSymlinks: true,
     chunkNames: 'shared-[hash]',
     external: OPTIONAL,
     define: { SHEEPDOG_VERSION: JSON.stringify(version) },

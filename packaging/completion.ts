@@ -11,6 +11,7 @@ interface Node {
   volume: boolean
 }
 
+const VOLUMES_TOO = `; _dog_volumes "\${own[@]}"`
 /** Arguments by these names are volumes that exist */
 const VOLUMES = /^(?:vdi|volume|source)$/i
 
@@ -50,29 +51,37 @@ function cases(line: (node: Node) => string): string {
     .join('')
 }
 
-/** Both shells call `_dog_words`, which prints what may come next. */
+/** Both shells call `_dog_words`, which prints what may come next. In zsh `path` is where programs are, bash parts words at =. */
 function words(): string {
+  const options = valued()
+  const assigned = options.filter((option) => option.startsWith('--')).map((option) => `${option}=*`)
   return `_dog_words() {
-  # The words so far, without options, say which command it is; $1 is the one that is being typed.
-  local path='' word skip='' current=$1
+  # The words so far, without options, say which command it is; $1 is the one that is being typed. Which daemon is asked goes to dog.
+  local verb='' word skip='' current=$1
+  local -a own
+  own=()
   shift
   for word in "$@"; do
-    if [ -n "$skip" ]; then skip=''; continue; fi
+    if [ -n "$skip" ]; then
+      if [ "$word" != = ]; then own+=("$word"); skip=''; fi
+      continue
+    fi
     case $word in
-      ${valued().join('|')}) skip=yes ;;
+      ${options.join('|')}) own+=("$word"); skip=yes ;;
+      ${assigned.join('|')}) own+=("$word") ;;
       -*) ;;
-      *) case " $_dog_paths " in *" \${path:+$path/}$word "*) path=\${path:+$path/}$word ;; esac ;;
+      *) case " $_dog_verbs " in *" \${verb:+$verb/}$word "*) verb=\${verb:+$verb/}$word ;; esac ;;
     esac
   done
-  case \${path//\\// } in
-${cases(({ words: next, options, volume }) => `printf '%s\\n' ${[...next, ...options].join(' ')}${volume ? '; _dog_volumes' : ''}`)}  esac | case $current in -*) grep '^-' ;; *) grep -v '^-' ;; esac
+  case \${verb//\\// } in
+${cases(({ words: next, options: all, volume }) => `printf '%s\\n' ${[...next, ...all].join(' ')}${volume ? VOLUMES_TOO : ''}`)}  esac | case $current in -*) grep '^-' ;; *) grep -v '^-' ;; esac
 }
-_dog_paths='${nodes()
+_dog_verbs='${nodes()
     .map(({ path }) => path.replaceAll(' ', '/'))
     .filter((path) => path !== '')
     .join(' ')}'
-# A daemon that does not answer costs the person at the keyboard no more than a second.
-_dog_volumes() { timeout 1 dog --raw vdi list 2>/dev/null | cut -d' ' -f2 | sort -u; }
+# A daemon that does not answer costs the person at the keyboard no more than this.
+_dog_volumes() { timeout 2 dog "$@" --raw vdi list 2>/dev/null | cut -d' ' -f2 | sort -u; }
 `
 }
 

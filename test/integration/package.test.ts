@@ -1,5 +1,15 @@
 /** The packages as they are built: twice the same, the same files in both, clean for lintian, and programs that run from them. */
-import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  copyFileSync,
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { gunzipSync } from 'node:zlib'
@@ -11,21 +21,42 @@ const directory = mkdtempSync(join(tmpdir(), 'sheepdog-packages-'))
 let deb = ''
 let rpm = ''
 
-async function build(out: string): Promise<{ deb: string; rpm: string }> {
-  await must(process.execPath, [join(root, 'dist', 'packaging', 'main.js'), '--out', out], { limit: 120_000 })
+async function build(
+  tree: string,
+  out: string,
+  env: Record<string, string> = {},
+): Promise<{ deb: string; rpm: string }> {
+  const command = `umask ${env.UMASK ?? '022'}; exec "$0" dist/packaging/main.js --out "$1"`
+  await must('sh', ['-c', command, process.execPath, out], { cwd: tree, env, limit: 120_000 })
   const names = readdirSync(out)
   const of = (ending: string) => join(out, names.find((name) => name.endsWith(ending)) ?? `no ${ending}`)
   return { deb: of('.deb'), rpm: of('.rpm') }
 }
 
+/** The same sources at another place: new files, and modules that lie somewhere else. */
+function anotherTree(): string {
+  const tree = join(directory, 'elsewhere', 'tree')
+  const skipped = new Set(['node_modules', '.git'].map((name) => join(root, name)))
+  cpSync(root, tree, { recursive: true, filter: (path) => !skipped.has(path) })
+  symlinkSync(join(root, 'node_modules'), join(tree, 'node_modules'))
+  return tree
+}
+
 test.before(async () => {
-  ;({ deb, rpm } = await build(join(directory, 'first')))
+  ;({ deb, rpm } = await build(root, join(directory, 'first')))
 })
 
 test.after.always(() => rmSync(directory, { recursive: true }))
 
-test('two builds are the same bytes', async (t) => {
-  const again = await build(join(directory, 'second'))
+test('two builds are the same bytes, also at another place, by another person, in another country', async (t) => {
+  const { stdout } = await must('git', ['log', '-1', '--format=%ct'], { cwd: root })
+  const again = await build(anotherTree(), join(directory, 'second'), {
+    SOURCE_DATE_EPOCH: stdout.trim(),
+    TZ: 'Asia/Tokyo',
+    LC_ALL: 'C',
+    HOME: directory,
+    UMASK: '077',
+  })
   t.true(readFileSync(deb).equals(readFileSync(again.deb)))
   t.true(readFileSync(rpm).equals(readFileSync(again.rpm)))
 })
