@@ -26,6 +26,7 @@ const policy = 'usr/share/polkit-1'
 export const COPIED: readonly Entry[] = [
   { path: 'etc/sheepdog/sheepdog.conf', source: 'systemd/sheepdog.conf', config: true },
   { path: `${unit}/system/sheepdog.service`, source: 'systemd/sheepdog.service' },
+  { path: `${unit}/system/machine-.scope.d/50-sheepdog.conf`, source: 'systemd/machine-scope.conf' },
   { path: `${unit}/system-generators/sheepdog-generator`, source: 'systemd/sheepdog-generator', mode: 0o755 },
   { path: 'usr/lib/sysusers.d/sheepdog.conf', source: 'systemd/sysusers.conf' },
   { path: 'usr/lib/tmpfiles.d/sheepdog.conf', source: 'systemd/tmpfiles.conf' },
