@@ -320,7 +320,7 @@ function dbusOf(text: string, label: string, facts: HostFacts): DbusOptions | nu
 /** Nobody proves who he is there: nothing but this host. */
 function metricsOf(text: string, label: string, facts: HostFacts): MetricsPlace {
   if (text.startsWith('/')) return { socket: socketOf(text, label), group: facts.root ? facts.groupId(GROUP) : null }
-  const [, host = '127.0.0.1', port] = /^(?:(.+):)?([^:]+)$/.exec(text) ?? []
+  const [, host = '127.0.0.1', port = ''] = /^(?:(.+):)?([^:]+)$/.exec(text) ?? []
   const address = addressOf(host.replace(/^\[(.*)\]$/, '$1'), label)
   if (!isLoopback(address)) {
     throw invalid(

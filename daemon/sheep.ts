@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url'
 import { asSheepError, SheepError } from '../lib/errors.js'
 import { isLoopback } from '../lib/host/address.js'
 import { DiskError, type Log } from '../lib/host/interfaces.js'
-import { journalLog } from '../lib/host/log.js'
+import { journalLog, journalMark } from '../lib/host/log.js'
 import { VERSION } from '../lib/host/version.js'
 import { readConfig } from './config-file.js'
 import { background, startInBackground } from './daemonize.js'
@@ -233,7 +233,7 @@ try {
 } catch (error) {
   const { message, hint, exitCode } = asSheepError(error)
   const debug = !(error instanceof SheepError) && process.argv.some((word) => word.includes('level=debug'))
-  process.stderr.write(`sheep: ${message}\n${hint === '' ? '' : `  ${hint}\n`}`)
-  if (debug) process.stderr.write(`${(error as Error).stack}\n`)
+  const text = `sheep: ${message}\n${hint === '' ? '' : `  ${hint}\n`}${debug ? `${(error as Error).stack}\n` : ''}`
+  process.stderr.write(text.replace(/^(?=.)/gm, journalMark('error')))
   process.exit(exitCode)
 }

@@ -72,7 +72,7 @@ const below: Record<string, readonly string[]> = {
   protocol: [],
   placement: [],
   store: ['protocol'],
-  cluster: ['placement', 'vdi'],
+  cluster: ['placement', 'vdi', 'protocol'],
   vdi: ['placement', 'cluster'],
   replication: ['vdi', 'store', 'placement', 'cluster', 'protocol'],
   gateway: ['replication', 'vdi', 'store', 'placement', 'cluster', 'protocol'],

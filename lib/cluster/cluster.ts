@@ -7,6 +7,7 @@
 import { assert } from '../assert.js'
 import { asSheepError, hintField, SheepError } from '../errors.js'
 import { type Clock, DiskError, type Log, type Random, type Timer } from '../host/interfaces.js'
+import { Refusals } from '../protocol/refusals.js'
 import { Registry } from '../vdi/registry.js'
 import type { Engine, EngineView, LeaveReason, MemberId } from './engine.js'
 import { Exclusive } from './exclusive.js'
@@ -95,12 +96,14 @@ export class Cluster implements ClusterView {
   private hello: Hello | null = null
   private flushing = false
   private readonly noRegistry = new Registry()
+  private refusals: Refusals
 
   constructor(readonly options: ClusterOptions) {
     const { clock, disks, log, listener, proposalTimeoutMs = PROPOSAL_TIMEOUT_MS } = options
     this.timeoutMs = proposalTimeoutMs
     if (listener !== undefined) this.listeners.push(listener)
     this.stateDisk = new StateDisks(disks, log)
+    this.refusals = new Refusals(log)
     this.proposals = new Proposals({
       clock,
       waiting: () => refusalIn(this.standing),
@@ -327,7 +330,11 @@ export class Cluster implements ClusterView {
   }
 
   private send(message: Message): void {
-    if (this.status !== 'stopped') this.options.engine.broadcast(encodeMessage(message))
+    if (this.status === 'stopped') return
+    this.options.engine.broadcast(encodeMessage(message))
+    if (message.type !== 'refuse') return
+    const { reason, hint } = message
+    this.refusals.refused(reason, '', 'warning', `refused a daemon: ${reason}; ${hint}`)
   }
 
   /** At the end of this turn: the newest HELLO, then what may be proposed. */
@@ -512,6 +519,8 @@ export class Cluster implements ClusterView {
     const previous = this.announced
     const left = [...this.left]
     this.announced = current
+    // Who came in may have been one of them.
+    this.refusals = new Refusals(this.options.log)
     this.left.clear()
     this.sayWhoLeft(current, previous)
     for (const listener of this.listeners) listener.epochChanged(current, previous, left)
@@ -526,7 +535,8 @@ export class Cluster implements ClusterView {
       const why = this.departures.get(id)
       departed.push({ node, epoch: current.number, time: current.time, ...(why ?? { reason: 'unknown', detail: '' }) })
       const text = why === undefined ? '' : `: ${why.reason === 'expelled' ? 'expelled, ' : ''}${why.detail}`
-      this.options.log('notice', `node ${name} (${host}:${port}) left with epoch ${current.number}${text}`)
+      const level = why?.reason === 'left' ? 'notice' : 'warning'
+      this.options.log(level, `node ${name} (${host}:${port}) left with epoch ${current.number}${text}`)
     }
     this.departed_ = departed.slice(-DEPARTED_MAX)
     const before = new Set(previous?.nodes.map((node) => node.id))

@@ -29,6 +29,11 @@ function stderrIsJournal(): boolean {
   }
 }
 
+/** What goes before a line of standard error that is of this level: nothing where it is not the journal's. */
+export function journalMark(level: LogLevel): string {
+  return stderrIsJournal() ? `<${PRIORITY[level]}>` : ''
+}
+
 // A string stands bare when nothing in it could be taken for a separator or start a line of its own.
 const BARE = /^[^\s"=\p{Cc}]+$/u
 

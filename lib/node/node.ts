@@ -379,7 +379,7 @@ export class SheepNode implements ClusterListener {
   statusChanged(status: ClusterStatus, reason: string): void {
     const former = this.status
     this.status = status
-    this.parts.log('notice', reason === '' ? `now ${status}` : `now ${status}: ${reason}`)
+    this.parts.log(status === 'halted' ? 'warning' : 'notice', `now ${status}${reason === '' ? '' : `: ${reason}`}`)
     if (status === 'running') {
       this.goOn(former)
     } else {

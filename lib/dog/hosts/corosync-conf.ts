@@ -87,7 +87,9 @@ export function withNodes(text: string, nodes: readonly ConfNode[]): string {
   const quorum = all(parse(lines.join('\n')), 'quorum')[0]
   if (quorum === undefined) throw new SheepError('invalid', 'corosync.conf has no quorum section', 'see votequorum(5)')
   const kept = lines.slice(quorum.from, quorum.to).filter((line) => !/^\s*two_node\s*:/.test(line))
-  if (nodes.length === 2) kept.splice(-1, 0, TWO_NODE.trimEnd())
+  // A quorum device's vote is in the place of it (corosync-qdevice(8)).
+  const device = all(quorum.inside ?? [], 'device').length > 0
+  if (nodes.length === 2 && !device) kept.splice(-1, 0, TWO_NODE.trimEnd())
   lines.splice(quorum.from, quorum.to - quorum.from, ...kept)
   return lines.join('\n')
 }

@@ -150,6 +150,7 @@ const REFUSED: [string, RegExp][] = [
   ['tls-any-client = yes\nnbd-port = 10809', /line 1: tls-any-client says who may use TLS/],
   ['encrypt = yes', /line 1: encrypt needs the cluster's key/],
   ['store = /a,/a', /\/a is given twice/],
+  ['metrics = :', /metrics "" is no TCP port/],
   ['[sheep]', /line 1: "\[sheep\]" is no key = value/],
   ['foreground = yes', /there is no key "foreground"/],
   ['corosync-bound = maybe', /line 1: corosync-bound "maybe" is neither yes nor no/],

@@ -22,6 +22,10 @@ test('two hosts are two_node, and only they', (t) => {
   const three = withNodes(two, nodes)
   t.notRegex(three, /two_node/)
   t.is(withNodes(three, nodes.slice(0, 2)), two, 'and back')
+  const device = '    device {\n        model: net\n        net {\n            host: witness\n        }\n    }\n'
+  const voted = three.replace('provider: corosync_votequorum\n', (line) => `${line}${device}`)
+  t.true(withNodes(voted, nodes.slice(0, 2)).includes(device))
+  t.notRegex(withNodes(voted, nodes.slice(0, 2)), /two_node/, 'a quorum device instead')
 })
 
 test('of a file that somebody wrote only the list of nodes changes', (t) => {
