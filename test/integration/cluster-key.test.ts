@@ -8,12 +8,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import { newClusterKey } from '../../lib/host/cluster-key.js'
-import { encodeRequest, FLAG_WRITE, HEADER_LENGTH, OP, PEER_VERSION } from '../../lib/protocol/header.js'
-import { Initiator, PROOF_VERSION } from '../../lib/protocol/proof.js'
-import { encodeCall } from '../../lib/replication/peers.js'
 import { sheepProgram, TestCluster } from '../support/cluster.js'
 import { freePorts, must, run, until } from '../support/process.js'
-import { tell } from '../support/stranger.js'
+import { proofOfNextVersion, tell, unprovenHello } from '../support/stranger.js'
 
 const PATTERN = Buffer.alloc(64, 0x6b)
 
@@ -103,20 +100,13 @@ function logLines(cluster: TestCluster, i: number, pattern: RegExp): string[] {
     .filter((line) => pattern.test(line))
 }
 
-function peerMessage(opcode: number, payload: Buffer): Buffer {
-  const header = Buffer.alloc(HEADER_LENGTH)
-  encodeRequest(header, 0, opcode, FLAG_WRITE, 0, 0, payload.length)
-  return Buffer.concat([header, payload])
-}
-
 test.serial('peers with the key work; without it, or with what was recorded, nobody says a word to them', async (t) => {
   const world = await keyed(t)
   const { cluster, relays, ports } = world
   t.true(relays.saw(PATTERN), 'what is not encrypted can be seen')
 
-  const hello = encodeCall({ id: 'a'.repeat(16), to: 'b'.repeat(16), version: PEER_VERSION, link: 1 }, undefined)
   for (let i = 0; i < 3; i++) {
-    const { closed } = await tell(ports[1], [peerMessage(OP.PEER_HELLO, hello)])
+    const { closed } = await tell(ports[1], [unprovenHello()])
     t.true(closed)
   }
   t.is(logLines(cluster, 1, /a peer without the cluster key/).length, 1)
@@ -133,12 +123,8 @@ test.serial('peers with the key work; without it, or with what was recorded, nob
   }
   t.is(logLines(cluster, 1, /refused .*its cluster key is another one/).length, 1)
 
-  const begin = Buffer.from(
-    new Initiator(Buffer.alloc(32), { role: 'client', self: '', to: '', encrypt: false }, Buffer.alloc(32)).begin,
-  )
-  begin.writeUInt16LE(PROOF_VERSION + 1, 0)
   for (let i = 0; i < 3; i++) {
-    const { answer, closed } = await tell(ports[1], [peerMessage(OP.PROOF, begin)])
+    const { answer, closed } = await tell(ports[1], [proofOfNextVersion()])
     t.true(closed)
     t.regex(answer.toString(), /"version".*it speaks version 2/)
   }

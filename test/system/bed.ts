@@ -28,6 +28,7 @@ const programs = {
 /** As a package would install them */
 const files = {
   '/etc/systemd/system/sheepdog.service': 'systemd/sheepdog.service',
+  '/etc/systemd/system/machine-.scope.d/50-sheepdog.conf': 'systemd/machine-scope.conf',
   '/usr/lib/systemd/system-generators/sheepdog-generator': 'systemd/sheepdog-generator',
   '/usr/lib/sysusers.d/sheepdog.conf': 'systemd/sysusers.conf',
   '/usr/lib/tmpfiles.d/sheepdog.conf': 'systemd/tmpfiles.conf',
@@ -58,12 +59,22 @@ export interface BedOptions {
   setUp?: (host: Host, bed: Bed) => void
 }
 
+let watched = false
+
+/** Its end gives back what beds took: so does an end by a signal. */
+function endWithSignals(): void {
+  if (watched) return
+  watched = true
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => process.exit(130))
+}
+
 export class Bed {
   readonly hosts: Host[] = []
   private readonly network: string
   private readonly atExit = (): void => this.ground.giveBack()
 
   private constructor(readonly ground: Ground) {
+    endWithSignals()
     process.on('exit', this.atExit)
     this.network = ground.namespace('net')
     for (const bridge of ['lan', ...Array.from({ length: 4 }, (_, at) => `part${at}`)]) {
@@ -123,8 +134,16 @@ export class Bed {
     for (const [at, group] of groups.entries()) for (const host of group) host.plug(`part${at}`)
   }
 
+  /** These see every other host, but not each other. */
+  part(...hosts: Host[]): void {
+    for (const host of hosts) host.isolate(true)
+  }
+
   heal(): void {
-    for (const host of this.hosts) host.plug('lan')
+    for (const host of this.hosts) {
+      host.isolate(false)
+      host.plug('lan')
+    }
   }
 
   close(): void {

@@ -23,14 +23,22 @@ export interface ClusterInfo {
   recovering: unknown[]
 }
 
-function corosyncConf(hosts: readonly Host[]): string {
+/** Its vote comes over the network from another host (corosync-qdevice(8)), which gives one of two halves the majority. */
+function deviceConf({ address }: Host): string {
+  const net = `        net {\n            host: ${address}\n            algorithm: ffsplit\n            tls: off\n        }\n`
+  return `    device {\n        model: net\n        votes: 1\n        timeout: 2000\n        sync_timeout: 4000\n${net}    }\n`
+}
+
+/** @param witness the quorum device's host; null none */
+function corosyncConf(hosts: readonly Host[], witness: Host | null): string {
   const nodes = hosts.map(({ name, address }, at) => {
     return `    node {\n        ring0_addr: ${address}\n        nodeid: ${at + 1}\n        name: ${name}\n    }\n`
   })
+  const twoNode = hosts.length === 2 ? '    two_node: 1\n' : ''
   return [
     'totem {\n    version: 2\n    cluster_name: bed\n    transport: knet\n',
     `    crypto_cipher: none\n    crypto_hash: none\n    token: ${tokenMs}\n}\n`,
-    `quorum {\n    provider: corosync_votequorum\n${hosts.length === 2 ? '    two_node: 1\n' : ''}}\n`,
+    `quorum {\n    provider: corosync_votequorum\n${witness !== null ? deviceConf(witness) : twoNode}}\n`,
     `nodelist {\n${nodes.join('')}}\n`,
     'logging {\n    to_syslog: yes\n}\n',
   ].join('')
@@ -50,6 +58,10 @@ const initCopies = 3
 export interface Setting {
   /** Default 3; 0: four without anything of Sheepdog, in no cluster */
   hosts?: number
+  /** Only installed on them, in no cluster */
+  apart?: boolean
+  /** Beside them one that has a quorum device's other end, and nothing else */
+  witness?: boolean
   /** What its hosts have above the basic system */
   layer?: Layer | null
 }
@@ -67,18 +79,20 @@ export class SystemCluster {
   }
 
   /** Fewer than four are set up by hand, four by `dog cluster init`; 0: four that have nothing of Sheepdog. */
-  static of({ hosts = 3, layer = null }: Setting, say: (text: string) => void): Promise<SystemCluster> {
-    if (hosts === 0) return SystemCluster.bare(layer, say)
-    return hosts === initHosts ? SystemCluster.init(layer, say) : SystemCluster.make(hosts, layer, say)
+  static of(setting: Setting, say: (text: string) => void): Promise<SystemCluster> {
+    const { hosts = 3, apart = false, layer = null, witness = false } = setting
+    if (hosts === 0 || apart) return SystemCluster.none(hosts, layer, say)
+    return hosts === initHosts ? SystemCluster.init(layer, say) : SystemCluster.make({ hosts, layer, witness }, say)
   }
 
   /** Whether what wants `setting` can go on with it. */
-  suits({ hosts = 3, layer = null }: Setting): boolean {
-    return this.hosts.length === hosts && (layer === null || layer === this.layer)
+  suits({ hosts = 3, apart = false, layer = null, witness = false }: Setting): boolean {
+    return !apart && !witness && hosts > 0 && this.hosts.length === hosts && (layer === null || layer === this.layer)
   }
 
-  private static async bare(layer: Layer | null, say: (text: string) => void): Promise<SystemCluster> {
-    const bed = await Bed.make({ hosts: initHosts, layer, bare: true, say, setUp: namesFor })
+  /** Hosts in no cluster; 0: four that have nothing of Sheepdog either. */
+  private static async none(hosts: number, layer: Layer | null, say: (text: string) => void): Promise<SystemCluster> {
+    const bed = await Bed.make({ hosts: hosts || initHosts, layer, bare: hosts === 0, say, setUp: namesFor })
     const cluster = new SystemCluster(bed, layer, say)
     cluster.hosts = []
     return cluster
@@ -133,30 +147,39 @@ export class SystemCluster {
   }
 
   /** Formatted, with the daemon as a service that each boot starts. */
-  static async make(hosts: number, layer: Layer | null, say: (text: string) => void): Promise<SystemCluster> {
+  private static async make(
+    { hosts, layer, witness }: { hosts: number; layer: Layer | null; witness: boolean },
+    say: (text: string) => void,
+  ): Promise<SystemCluster> {
     const key = newClusterKey()
     const bed = await Bed.make({
-      hosts,
+      hosts: witness ? hosts + 1 : hosts,
       layer,
       say,
       setUp: (host, { hosts: all }) => {
-        host.write('/etc/corosync/corosync.conf', corosyncConf(all))
+        if (all.indexOf(host) === hosts) {
+          host.write('/etc/default/corosync-qnetd', 'COROSYNC_QNETD_OPTIONS="-s off"\n')
+          return
+        }
+        host.write('/etc/corosync/corosync.conf', corosyncConf(all.slice(0, hosts), all[hosts] ?? null))
         host.write('/etc/sheepdog/cluster.key', key)
         // Daemons that outlive corosync have more to do when it comes back.
         host.write(configuration, `${engine}corosync-bound = no\n`)
       },
     })
     const cluster = new SystemCluster(bed, layer, say)
+    cluster.hosts = bed.hosts.slice(0, hosts)
     try {
       // As a package does when it is installed.
-      for (const host of bed.hosts) {
+      for (const host of cluster.hosts) {
         await host.run('systemd-sysusers')
         await host.run('systemd-tmpfiles', ['--create', 'sheepdog.conf'])
         await host.run('systemctl', ['daemon-reload'])
       }
-      await Promise.all(bed.hosts.map((host) => host.run('systemctl', ['enable', '--now', 'sheepdog'])))
+      await Promise.all(cluster.hosts.map((host) => host.run('systemctl', ['enable', '--now', 'sheepdog'])))
+      for (const host of cluster.hosts) await cluster.saysReady(host, /: no (quorum|cluster) yet: /)
       await until('the daemons to meet', healLimit, async () => {
-        const seen = await Promise.all(bed.hosts.map((host) => cluster.info(host)))
+        const seen = await Promise.all(cluster.hosts.map((host) => cluster.info(host)))
         return seen.every((info) => info?.status === 'waiting-for-format')
       })
       await bed.hosts[0].run('dog', ['cluster', 'format', '-c', String(copies)])
@@ -175,6 +198,13 @@ export class SystemCluster {
     return code === 0 ? JSON.parse(stdout) : null
   }
 
+  /** `systemctl start` counts as done, and `systemctl status` says this. */
+  async saysReady(host: Host, pattern: RegExp): Promise<void> {
+    const { ActiveState, SubState, StatusText } = await host.unit('sheepdog')
+    if (`${ActiveState} ${SubState}` !== 'active running' || !pattern.test(StatusText))
+      throw new Error(`${host.name} is ${ActiveState} (${SubState}): ${StatusText}`)
+  }
+
   async status(host: Host): Promise<string> {
     return (await this.info(host))?.status ?? 'down'
   }
@@ -191,7 +221,7 @@ export class SystemCluster {
     })
   }
 
-  /** Writes of all volumes that this host's daemon has completed. */
+  /** Writes of all volumes that this host's daemon was asked for. */
   async writes(host: Host): Promise<number> {
     const { nodes } = JSON.parse(await host.run('dog', ['node', 'stat', '--json']))
     const total = nodes[0]?.answer?.clients?.write
@@ -252,11 +282,16 @@ export class SystemCluster {
     return await host.run('sh', ['-c', `set -o pipefail 2>/dev/null; nbdcopy '${uri}' - | sha256sum`])
   }
 
-  /** How long until `check` holds, ms. */
-  async took(what: string, check: () => Promise<boolean>, limit = 60_000): Promise<number> {
+  /** How long it takes, ms. */
+  async timed(act: () => Promise<unknown>): Promise<number> {
     const start = performance.now()
-    await until(what, limit, check)
+    await act()
     return Math.round(performance.now() - start)
+  }
+
+  /** How long until `check` holds, ms. */
+  took(what: string, check: () => Promise<boolean>, limit = 60_000): Promise<number> {
+    return this.timed(() => until(what, limit, check))
   }
 
   /** Does something while `load` writes, beginning a moment after it. */

@@ -6,7 +6,7 @@
 import { sleep, until } from '../support/process.js'
 import { type SystemCluster, tokenMs } from './cluster.js'
 import type { Host } from './host.js'
-import { allAtOnce, finish, goesOn, type Scenario, volume } from './scenario.js'
+import { allAtOnce, finish, goesOn, type Scenario, Stranded, volume } from './scenario.js'
 
 /** corosync.conf of `dog cluster init`: token + 50 for each host beyond two */
 const goOnLimit = tokenMs + 2 * 50 + 2_000
@@ -34,27 +34,6 @@ async function without(cluster: SystemCluster, host: Host, nodes: number): Promi
   await until('the epoch without it', goOnLimit + 2_000, async () => {
     return (await cluster.info(host))?.epochs[0].nodes.length === nodes
   })
-}
-
-/** It has no quorum: no write is completed there, and no volume made. */
-async function completesNothing(cluster: SystemCluster, hosts: readonly Host[]): Promise<void> {
-  await Promise.all(
-    hosts.map((host) => until(`${host.name} to halt`, 10_000, async () => (await cluster.status(host)) === 'halted')),
-  )
-  const count = () => Promise.all(hosts.map((host) => cluster.writes(host)))
-  const before = await count()
-  for (const host of hosts) {
-    const { code } = await host.try('dog', ['--timeout', '2', 'vdi', 'create', `by-${host.name}`, '4M'])
-    if (code === 0) throw new Error(`${host.name} made a volume without quorum`)
-  }
-  const after = await count()
-  if (`${after}` !== `${before}`) throw new Error(`writes were completed without quorum: ${before} -> ${after}`)
-}
-
-/** What was asked for without quorum waited, though who asked gave up: it may be done by now. */
-async function clear(cluster: SystemCluster): Promise<void> {
-  const [first] = cluster.hosts
-  for (const { name } of cluster.hosts) await first.try('dog', ['vdi', 'delete', `by-${name}`])
 }
 
 /** One call for each volume over D-Bus: `dog` takes longer to start than the cluster to do it. */
@@ -140,12 +119,14 @@ export const fourHosts: readonly Scenario[] = [
     run: (cluster) =>
       underFio(cluster, 'cut', 20, async () => {
         const [first, , , fourth] = cluster.hosts
+        const stranded = await Stranded.on(cluster, [fourth])
         fourth.unplug()
         await without(cluster, first, 3)
-        await completesNothing(cluster, [fourth])
+        await stranded.completeNothing()
+        await stranded.takeOver(first)
         cluster.bed.heal()
         await cluster.healthy()
-        await clear(cluster)
+        await stranded.end()
       }),
   },
   {
@@ -156,13 +137,14 @@ export const fourHosts: readonly Scenario[] = [
       const [first, ...others] = cluster.hosts
       const name = await volume(cluster, 'alone')
       await cluster.whileWriting(first, name, async () => {
+        const stranded = await Stranded.on(cluster, [first])
         cluster.bed.partition([first], others)
         await without(cluster, others[0], 3)
-        await completesNothing(cluster, [first])
+        await stranded.completeNothing()
         cluster.bed.heal()
         await cluster.healthy()
         await goesOn(cluster, first, 30_000)
-        await clear(cluster)
+        await stranded.end()
       })
       await finish(cluster, name)
     },
@@ -175,12 +157,13 @@ export const fourHosts: readonly Scenario[] = [
       const [first, second, third, fourth] = cluster.hosts
       const name = await volume(cluster, 'halves')
       await cluster.whileWriting(first, name, async () => {
+        const stranded = await Stranded.on(cluster, cluster.hosts)
         cluster.bed.partition([first, second], [third, fourth])
-        await completesNothing(cluster, cluster.hosts)
+        await stranded.completeNothing()
         cluster.bed.heal()
         await cluster.healthy()
         await goesOn(cluster, first, 30_000)
-        await clear(cluster)
+        await stranded.end()
       })
       await finish(cluster, name)
     },

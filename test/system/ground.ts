@@ -15,7 +15,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { cache } from './root.js'
 
 const beds = join(cache, 'beds')
@@ -145,6 +145,18 @@ export class Ground {
       .map((line) => line.split(' ')[1] ?? '')
     return paths.filter((path) => path.startsWith(`${this.directory}/`)).reverse()
   }
+}
+
+/** What there is on this machine of beds whose names begin so. */
+export function traces(prefix: string): string[] {
+  const mounts = readFileSync('/proc/self/mounts', 'utf8').split('\n')
+  const named = [beds, namespaces, cgroupRoot(), legacyRoot].filter(existsSync).flatMap((directory) => {
+    return readdirSync(directory).map((name) => join(directory, name))
+  })
+  return [
+    ...named.filter((path) => basename(path).startsWith(prefix)),
+    ...mounts.map((line) => line.split(' ')[1] ?? '').filter((path) => path.startsWith(join(beds, prefix))),
+  ]
 }
 
 /** The group and those in it, outermost first. */

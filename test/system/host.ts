@@ -7,6 +7,7 @@ import { ended, hasEnded, type Outcome, ProcessError, type RunOptions, run, unti
 import { command, type Ground } from './ground.js'
 
 const bootLimit = 60_000
+const shutDownLimit = 120_000
 const environment = ['env', '-i', 'PATH=/usr/sbin:/usr/bin:/sbin:/bin', 'HOME=/root', 'LC_ALL=C.UTF-8']
 
 export interface HostParts {
@@ -120,6 +121,15 @@ export class Host {
     this.machine = null
   }
 
+  /** As its administrator does it: every service ends in its order. */
+  async shutDown(): Promise<void> {
+    if (this.machine === null) return
+    await this.run('systemctl', ['poweroff'])
+    const running = this.machine
+    await until(`${this.name} to end`, shutDownLimit, () => hasEnded(running))
+    this.machine = null
+  }
+
   /** No process of it gets any time until `resume`. */
   pause(): void {
     this.freeze('1')
@@ -140,6 +150,12 @@ export class Host {
   /** Into this bridge of the bed: hosts in one see each other. */
   plug(bridge: string): void {
     command('ip', '-n', this.parts.network, 'link', 'set', this.name, 'master', bridge, 'up')
+  }
+
+  /** Within its bridge: isolated hosts do not see each other (bridge(8)). */
+  isolate(on: boolean): void {
+    const words = ['link', 'set', this.name, 'type', 'bridge_slave', 'isolated', on ? 'on' : 'off']
+    command('ip', '-n', this.parts.network, ...words)
   }
 
   /** A file on it, whether it runs or not. */
@@ -168,5 +184,11 @@ export class Host {
     const outcome = await this.try(program, args, options)
     if (outcome.code !== 0) throw new ProcessError(`${this.name}: ${program} ${args.join(' ')}`, outcome)
     return outcome.stdout
+  }
+
+  /** What `systemctl show` says of a unit. */
+  async unit(name: string): Promise<Record<string, string>> {
+    const lines = (await this.run('systemctl', ['show', name])).split('\n')
+    return Object.fromEntries(lines.map((line) => [line.replace(/=.*/, ''), line.replace(/^[^=]*=/, '')]))
   }
 }

@@ -8,7 +8,7 @@ const POOL = '/var/lib/sheepdog/volumes'
 const poolLimit = 60_000
 
 /** Boots no system: its firmware runs for ever. */
-function domain(name: string, disks = ''): string {
+export function domain(name: string, disks = ''): string {
   return `<domain type='qemu'>
   <name>${name}</name>
   <memory unit='MiB'>64</memory>

@@ -16,9 +16,6 @@ if (why !== '') {
   console.error(`test:system cannot run here: ${why}`)
   process.exit(1)
 }
-// The bed gives back what it took when the process exits.
-for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => process.exit(130))
-
 let cluster: SystemCluster | null = null
 let failed = 0
 for (const scenario of scenarios.filter((one) => names.length === 0 || names.includes(one.name))) {

@@ -40,6 +40,8 @@ const layers = {
     ...['linux-image-cloud-amd64', 'busybox-static', 'e2fsprogs', 'qemu-guest-agent'],
     ...['syslinux', 'mtools', 'dosfstools'],
   ],
+  /** A vote beside those of the hosts */
+  device: ['corosync-qdevice', 'corosync-qnetd'],
 }
 export type Layer = keyof typeof layers
 

@@ -23,6 +23,26 @@ export async function reload(cluster: SystemCluster, host: Host): Promise<void> 
   await cluster.healthy()
 }
 
+/** systemd's own numbers (syslog.h): what asks for somebody's attention can be told from the rest, by `journalctl -p` too. */
+export async function levels(host: Host): Promise<void> {
+  const text = await host.run('journalctl', ['-u', 'sheepdog', '-o', 'json', '--output-fields=PRIORITY,MESSAGE'])
+  const lines = text.trim().split('\n')
+  const all = lines.map((line) => JSON.parse(line) as { PRIORITY: string; MESSAGE: string })
+  for (const [wanted, pattern] of [
+    ['3', /^sheep: .*there is no key "scrub-rat"/],
+    ['3', /^the configuration stays as it was/],
+    ['4', /^now halted: /],
+    ['4', /^\S+: zone changes at the next restart/],
+    ['5', /^now running$/],
+    ['6', /^D-Bus: on the system bus/],
+    ['7', /^corosync: a view /],
+  ] as const) {
+    const found = all.filter(({ MESSAGE }) => pattern.test(MESSAGE)).map(({ PRIORITY }) => PRIORITY)
+    if (found.length === 0 || found.some((priority) => priority !== wanted))
+      throw new Error(`${pattern} is in the journal with priorities [${found}], not ${wanted}`)
+  }
+}
+
 async function journal(host: Host, pattern: RegExp): Promise<void> {
   await until(`the journal to say ${pattern}`, 10_000, async () => {
     return pattern.test(await host.run('journalctl', ['-u', 'sheepdog', '--no-pager', '-o', 'cat']))
@@ -89,14 +109,11 @@ export async function endsSoon(cluster: SystemCluster, host: Host): Promise<void
   await host.run('systemctl', ['kill', '--signal=STOP', 'libvirtd'])
   await host.run('systemctl', ['restart', '--no-block', 'sheepdog'])
   await until('the start to be under way', 20_000, async () => {
-    return (await host.run('systemctl', ['show', 'sheepdog', '-P', 'MainPID'])).trim() !== '0'
+    return (await host.unit('sheepdog')).MainPID !== '0'
   })
   await host.run('sleep', ['1.5'])
-  const stopped = await cluster.took('systemctl stop', async () => {
-    await host.run('systemctl', ['stop', 'sheepdog'])
-    return true
-  })
-  const result = (await host.run('systemctl', ['show', 'sheepdog', '-P', 'Result'])).trim()
+  const stopped = await cluster.timed(() => host.run('systemctl', ['stop', 'sheepdog']))
+  const { Result: result } = await host.unit('sheepdog')
   await host.run('systemctl', ['kill', '--signal=CONT', 'libvirtd'])
   await host.run('systemctl', ['start', 'sheepdog'])
   await cluster.healthy()

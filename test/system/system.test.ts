@@ -1,8 +1,24 @@
 /** The short scenarios on real hosts, on three and then on four: containers with kernel network namespaces, systemd and corosync. */
+import { spawn } from 'node:child_process'
+import { readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import anyTest, { type TestFn } from 'ava'
+import { ended, until } from '../support/process.js'
 import { SystemCluster } from './cluster.js'
-import { obstacle } from './ground.js'
+import { Ground, obstacle, traces } from './ground.js'
 import { scenarios } from './scenarios.js'
+
+/** The machine name of each host is on its command line. */
+function hasProcesses(bed: string): boolean {
+  return readdirSync('/proc').some((pid) => {
+    if (!/^\d+$/.test(pid)) return false
+    try {
+      return readFileSync(`/proc/${pid}/cmdline`, 'latin1').includes(`--machine=${bed}`)
+    } catch {
+      return false // it has ended
+    }
+  })
+}
 
 const test = anyTest as TestFn<{ cluster: SystemCluster }>
 const why = obstacle()
@@ -13,6 +29,25 @@ if (why !== '') {
     t.pass()
   })
 } else {
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGKILL'] as const) {
+    test.serial(`a run that ${signal} ends while its hosts boot leaves nothing, or to the next run`, async (t) => {
+      const run = spawn(process.execPath, [join(import.meta.dirname, 'main.js'), 'form'], { stdio: 'ignore' })
+      t.teardown(() => run.kill('SIGKILL'))
+      const bed = `sheepbed-${run.pid}-`
+      const booting = () => traces(bed).filter((path) => /\/host\d\/root/.test(path)).length === 3 && hasProcesses(bed)
+      await until('three hosts to boot', 180_000, booting)
+      run.kill(signal)
+      await ended(run)
+      if (signal === 'SIGKILL') {
+        t.true(traces(bed).length > 3)
+        t.true(hasProcesses(bed))
+        Ground.take().giveBack()
+      }
+      t.deepEqual(traces(bed), [])
+      t.false(hasProcesses(bed))
+    })
+  }
+
   let cluster: SystemCluster | null = null
   let say: (text: string) => void
   test.after.always(() => cluster?.close())

@@ -22,6 +22,9 @@ await engine.join({
   message: (sender, payload) => {
     heard++
     hash.update(sender).update(payload)
+    // Longer than corosync takes at once: it comes in pieces, and is whole.
+    if (payload.length !== bytes && !payload.equals(Buffer.alloc(largeBytes, sender)))
+      throw new Error('not what was said')
   },
   quorum: () => undefined,
   failed: (reason) => {

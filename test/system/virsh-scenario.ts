@@ -143,9 +143,7 @@ async function endPool(host: Host, other: Host): Promise<void> {
 }
 
 async function step(cluster: SystemCluster, what: string, act: () => Promise<void>): Promise<void> {
-  const start = performance.now()
-  await act()
-  cluster.say(`  ${what}: ${Math.round(performance.now() - start)} ms`)
+  cluster.say(`  ${what}: ${await cluster.timed(act)} ms`)
 }
 
 export const virshScenario: Scenario = {
