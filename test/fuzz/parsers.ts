@@ -5,6 +5,7 @@ import { controlHarness } from './control.js'
 import { fuseHarness } from './fuse.js'
 import { gateHarness } from './gate.js'
 import type { Harness } from './harness.js'
+import { identityHarness } from './identity.js'
 import { inodeHarness } from './inode.js'
 import { intentLogHarness } from './intent-log.js'
 import { nbdHarness } from './nbd.js'
@@ -25,6 +26,7 @@ export const PARSERS: Record<string, Harness> = {
   cluster: clusterHarness,
   state: stateHarness,
   'epoch-log': stateDiskHarness,
+  identity: identityHarness,
   inode: inodeHarness,
   'intent-log': intentLogHarness,
   'object-header': objectHeaderHarness,
