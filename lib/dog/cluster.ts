@@ -106,7 +106,8 @@ export function addClusterCommands(cluster: Command, add: Add): void {
     .notes(
       'Reads of such objects fail, or wait for the nodes that are away, and recovery does not end. Nothing is given up by',
       'itself: first start the nodes and plug in the disks that have them. When those are gone for good, --accept gives up',
-      'what they had. A volume whose index has no copy left cannot be opened any more, only deleted.',
+      'what they had: what comes back after recovery has put the older copies or zeros in its place is stale. A volume',
+      'whose index has no copy left cannot be opened any more, only deleted.',
       'Exit code 1 when something is lost or away.',
     )
     .examples('dog cluster lost', 'dog cluster lost disk1 --accept', 'dog cluster lost --accept --zeros --yes')
