@@ -18,14 +18,16 @@ import { formatReference } from '../vdi/name.js'
 import { dataOid, inodeOid, KIND_INODE, kindOf, type Oid, vidOf } from '../vdi/oid.js'
 import { type Registry, referenceOf } from '../vdi/registry.js'
 import type { VdiCommand, VdiEntry, VdiLock } from '../vdi/types.js'
+import { numberIn, textIn } from './call.js'
 import type { Standing } from './flusher.js'
 import { HandOver } from './hand-over.js'
+import { endHold, Holds } from './holds.js'
 import type { Latency } from './latency.js'
 import { MigrationTarget } from './migration-target.js'
 import { RoutedIo } from './object-io.js'
 import { type OpenVolume, SharedVolume } from './open-volume.js'
 import { QuorumWait } from './quorum-wait.js'
-import { ESHUTDOWN, Router } from './router.js'
+import { Router } from './router.js'
 import type { FileVolume, OpenRequest, VolumeOpener } from './types.js'
 import { GatewayVolume } from './volume.js'
 
@@ -34,9 +36,6 @@ const UNLOCK_RETRY_MS = 1_000
 const SESSION_BYTES = 8
 const BUSY_MS_MAX = 10_000
 const BUSY_RETRY_MS = 50
-/** How long one waits for the holds of others to end */
-const HELD_MS_MAX = 30_000
-const HELD_POLL_MS = 10
 /** A volume whose last client has just gone is flushed and unlocked: who opens it next waits so long. */
 const CLOSING_MS_MAX = 2_000
 /** After which a volume that is open here may be another's, or another's be ours. */
@@ -92,7 +91,7 @@ export class Gateway implements VolumeOpener {
   private readonly loading = new Map<Promise<unknown>, number>()
   private readonly unlocking = new Set<string>()
   readonly handOver: HandOver
-  private holds = 0
+  private readonly holds: Holds
 
   constructor(private readonly options: GatewayOptions) {
     const { topology, replica, peers, clock, cluster } = options
@@ -108,8 +107,14 @@ export class Gateway implements VolumeOpener {
       ...options,
       opened: (session) => this.open_.get(session),
       isEnding: (session) => this.unlocking.has(session),
-      hold: (vid, by) => this.holdHere(vid, by),
-      release: (hold) => this.releaseHere(hold),
+      hold: (vid, by) => this.holds.holdHere(vid, by),
+      release: (id) => this.holds.releaseHere(id),
+    })
+    this.holds = new Holds({
+      ...options,
+      writers: (vid) => this.writers(vid),
+      opening: (vid) => [...this.loading].filter(([, loading]) => loading === vid).map(([opening]) => opening),
+      opened: () => this.open_.values(),
     })
     this.io = new RoutedIo({
       router: this.router,
@@ -187,7 +192,7 @@ export class Gateway implements VolumeOpener {
     for (const open of this.open_.values()) {
       open.volume.epochChanged(stayed)
       if (topology.accepted(inodeOid(open.volume.vid))?.epoch === topology.epoch) void this.restoreIndex(open)
-      if (open.heldBy !== '' && left.includes(open.heldBy)) this.releaseHold(open)
+      if (open.hold !== null && left.includes(open.hold.by)) endHold(open)
     }
     this.locksChanged()
     this.router.resume()
@@ -228,12 +233,12 @@ export class Gateway implements VolumeOpener {
         if (open.volume.readOnly || open.volume.vid !== vdi.vid) continue
         const child = registry.get(vdi.child)
         if (child !== undefined) open.volume.entryChanged(child)
-        this.releaseHold(open)
+        endHold(open)
       }
     } else if (vdi.op === 'abort') {
       const parent = registry.get(vdi.vid)?.parent
       for (const open of this.open_.values()) {
-        if (open.heldBy !== '' && open.volume.vid === parent) this.releaseHold(open)
+        if (open.volume.vid === parent) endHold(open)
       }
     } else if (ENTRY_COMMANDS.has(vdi.op)) {
       for (const open of this.open_.values()) {
@@ -252,13 +257,15 @@ export class Gateway implements VolumeOpener {
     for (const open of [...this.open_.values()]) {
       if (this.holdsLock(open.session)) continue
       const { volume } = open
-      if (open.handedOver) {
-        this.options.log('notice', `${referenceOf(volume.entry)} has moved to node ${open.heldBy}`)
+      const { hold } = open
+      const moved = hold?.handedOver === true
+      if (moved) {
+        this.options.log('notice', `${referenceOf(volume.entry)} has moved to node ${hold.by}`)
       } else {
         const what = `the lock of ${referenceOf(volume.entry)} is lost; its clients must open it again`
         this.options.log('warning', what)
       }
-      volume.revoke(open.handedOver)
+      volume.revoke(moved)
       this.forget(open)
     }
   }
@@ -267,7 +274,8 @@ export class Gateway implements VolumeOpener {
   private locksChanged(): void {
     for (const open of this.open_.values()) {
       const lock = this.ownLock(open.session)
-      if (open.handedOver && !this.handOver.hasTarget(open.volume.vid, open.heldBy)) this.releaseHold(open)
+      const { hold } = open
+      if (hold?.handedOver && !this.handOver.hasTarget(open.volume.vid, hold.by)) endHold(open)
       if (lock?.mode !== 'write' || !open.volume.isTarget || open.arriving) continue
       open.arriving = true
       const arriving = this.arrive(open)
@@ -306,25 +314,15 @@ export class Gateway implements VolumeOpener {
 
   /** Peer calls that the other nodes make to this gateway. */
   calls(): Map<string, CallHandler> {
-    const hold: CallHandler = async (argument, _body, from) => {
-      return { json: { hold: await this.holdHere(vidIn(argument), from) }, body: Buffer.alloc(0) }
-    }
-    const release: CallHandler = async (argument) => {
-      const { hold } = argument as { hold?: unknown }
-      if (typeof hold !== 'number') throw new SheepError('invalid', 'release names no hold')
-      this.releaseHere(hold)
-      return { json: null, body: Buffer.alloc(0) }
-    }
     const clean: CallHandler = async (argument, body, from) => {
       this.options.replica.clean(decodeOids(body), (argument as { ended?: unknown }).ended === true, from)
       return { json: null, body: Buffer.alloc(0) }
     }
     const referred: CallHandler = async (argument) => {
-      const { session, indexes } = argument as { session?: unknown; indexes?: unknown }
-      if (typeof session !== 'string' || !Array.isArray(indexes)) {
-        throw new SheepError('invalid', 'referred: vid, session, indexes')
-      }
-      const found = this.referredHere(vidIn(argument), session, indexes.map(Number))
+      const { indexes } = argument as { indexes?: unknown }
+      if (!Array.isArray(indexes)) throw new SheepError('invalid', 'the call names no indexes')
+      const [vid, session] = [numberIn(argument, 'vid'), textIn(argument, 'session')]
+      const found = this.referredHere(vid, session, indexes.map(Number))
       return { json: { referred: found }, body: Buffer.alloc(0) }
     }
     const settled: CallHandler = async (argument, _body, from) => {
@@ -340,35 +338,16 @@ export class Gateway implements VolumeOpener {
     }
     return new Map([
       ['settled', settled],
-      ['hold', hold],
-      ['release', release],
       ['clean', clean],
       ['referred', referred],
+      ...this.holds.calls(),
       ...this.handOver.calls(),
     ])
   }
 
-  /**
-   * Holds back the writes of an open VDI, wherever it is open: none is in flight and all are flushed when this resolves,
-   * until the returned function is called, a snapshot of it is committed, or this node leaves.
-   */
-  async hold(vid: number): Promise<() => void> {
-    const { cluster, peers, registry, log } = this.options
-    const self = cluster.self.id
-    const lock = registry().lockOf(vid)
-    if (lock === undefined || lock.mode !== 'write') return () => {}
-    if (lock.node === self) {
-      const hold = await this.holdHere(vid, self)
-      return () => {
-        this.releaseHere(hold)
-      }
-    }
-    const { hold } = (await peers.call(lock.node, 'hold', { vid })).json as { hold: number }
-    return () => {
-      peers.call(lock.node, 'release', { hold }).catch((error: unknown) => {
-        log('warning', `releasing vid ${vid.toString(16)} on node ${lock.node}: ${asSheepError(error).message}`)
-      })
-    }
+  /** As of Holds */
+  hold(vid: number): Promise<() => void> {
+    return this.holds.hold(vid)
   }
 
   /** See Quiesce (lib/vdi/operations.ts). */
@@ -507,9 +486,7 @@ export class Gateway implements VolumeOpener {
         clients: new Set(),
         closing: null,
         holder: request.holder,
-        heldBy: '',
-        hold: 0,
-        handedOver: false,
+        hold: null,
         arriving: false,
         releasing: new Set(),
         quorum: new QuorumWait({
@@ -634,66 +611,6 @@ export class Gateway implements VolumeOpener {
     return [...this.open_.values()].filter(({ volume }) => volume.vid === vid && !volume.readOnly && !volume.isTarget)
   }
 
-  /** Which hold it is, for its release. */
-  private async holdHere(vid: number, by: string): Promise<number> {
-    const hold = ++this.holds
-    // One that has its lock and still reads its index would begin to write in the middle of what the hold is for.
-    await Promise.allSettled([...this.loading].filter(([, loading]) => loading === vid).map(([opening]) => opening))
-    for (const open of this.writers(vid)) {
-      if (!(await this.takeHold(open, vid, by, hold))) continue
-      await open.volume.hold()
-      await Promise.all(open.releasing)
-      const result = await new Promise<number>((resolve) => open.volume.flush({ complete: resolve }))
-      if (result < 0) {
-        this.releaseHere(hold)
-        if (result === ESHUTDOWN) {
-          const what = `the node that has ${open.volume.entry.name} open fell out of the cluster, or stops`
-          throw new SheepError('busy', what, 'try again in a moment')
-        }
-        const what = `flushing ${open.volume.entry.name} failed with errno ${-result}`
-        throw new SheepError(
-          'io',
-          what,
-          'its log (dog node log) says why; whoever has it open may have to open it anew',
-        )
-      }
-      if (open.hold !== hold) throw new SheepError('busy', `the hold of ${open.volume.entry.name} has ended meanwhile`)
-    }
-    return hold
-  }
-
-  /** One at a time: a check's holds are short, a snapshot's ends with its commit. False: meanwhile it no longer writes this VDI. */
-  private async takeHold(open: OpenVolume, vid: number, by: string, hold: number): Promise<boolean> {
-    const { clock, topology } = this.options
-    const deadline = clock.now() + HELD_MS_MAX
-    while (open.heldBy !== '') {
-      if (open.handedOver || clock.now() >= deadline) {
-        const what = `writes of ${open.volume.entry.name} are held back for a snapshot, a check or a migration`
-        throw new SheepError('busy', what, 'try again in a moment')
-      }
-      await sleep(clock, HELD_POLL_MS)
-    }
-    if (!this.writers(vid).includes(open)) return false
-    // Of one that has left nobody would end it.
-    if (topology.node(by) === undefined) throw new SheepError('halted', `node ${by} is not in the cluster`)
-    open.heldBy = by
-    open.hold = hold
-    return true
-  }
-
-  private releaseHere(hold: number): void {
-    for (const open of this.open_.values()) if (open.hold === hold) this.releaseHold(open)
-  }
-
-  private releaseHold(open: OpenVolume): void {
-    if (open.heldBy === '') return
-    open.heldBy = ''
-    open.hold = 0
-    if (open.handedOver) open.volume.thaw()
-    open.handedOver = false
-    open.volume.release()
-  }
-
   private sayWhere(error: SheepError, entry: VdiEntry): SheepError {
     if (error.code !== 'locked') return error
     const lock = this.options.registry().lockOf(entry.vid)
@@ -708,13 +625,6 @@ export class Gateway implements VolumeOpener {
   }
 }
 
-function vidIn(argument: unknown): number {
-  const vid = (argument as { vid?: unknown } | null)?.vid
-  if (typeof vid !== 'number') throw new SheepError('invalid', 'the call names no vid')
-  return vid
-}
-
-/** Of its host's power, and of its disks. '' it is not here */
 function standingOf(node: NodeInfo | undefined): Standing | null {
   return node === undefined ? null : { boot: node.boot ?? '', lost: node.lost ?? 0, plugged: node.plugged ?? 0 }
 }

@@ -19,6 +19,7 @@ import type { Topology } from '../replication/topology.js'
 import type { BrokenLocks } from '../vdi/locking.js'
 import { type Registry, referenceOf } from '../vdi/registry.js'
 import type { VdiCommand, VdiEntry, VdiLock } from '../vdi/types.js'
+import { numberIn, textIn } from './call.js'
 import { Gate } from './migration-target.js'
 import type { OpenVolume } from './open-volume.js'
 
@@ -45,10 +46,9 @@ export interface HandOverOptions {
   opened: (session: string) => OpenVolume | undefined
   /** Closed, and its lock is on its way to be given up */
   isEnding: (session: string) => boolean
-  /** Ends the writes of this VDI here, for node `by`. SheepError busy, io */
-  /** Which hold it is, for `release` */
+  /** Ends the writes of this VDI here, for node `by` (Holds.holdHere) */
   hold: (vid: number, by: string) => Promise<number>
-  release: (hold: number) => void
+  release: (id: number) => void
 }
 
 export class HandOver {
@@ -237,13 +237,13 @@ export class HandOver {
   private async handOverHere(vid: number, session: string, to: string): Promise<void> {
     const open = this.options.opened(session)
     if (open === undefined || open.volume.isRevoked) throw new SheepError('not-locked', 'it is not open here')
-    if (open.heldBy === to && open.handedOver) return
-    const hold = await this.options.hold(vid, to)
-    if (open.volume.isRevoked || open.hold !== hold || !this.hasTarget(vid, to)) {
-      this.options.release(hold)
+    if (open.hold?.by === to && open.hold.handedOver) return
+    const id = await this.options.hold(vid, to)
+    if (open.volume.isRevoked || open.hold?.id !== id || !this.hasTarget(vid, to)) {
+      this.options.release(id)
       throw new SheepError('busy', 'the migration has ended meanwhile')
     }
-    open.handedOver = true
+    open.hold.handedOver = true
     open.volume.freeze(new Gate())
   }
 
@@ -299,16 +299,4 @@ export class HandOver {
   private sleep(ms: number): Promise<void> {
     return sleep(this.options.clock, ms)
   }
-}
-
-function numberIn(argument: unknown, name: string): number {
-  const value = (argument as Record<string, unknown> | null)?.[name]
-  if (!Number.isSafeInteger(value)) throw new SheepError('invalid', `the call names no ${name}`)
-  return value as number
-}
-
-function textIn(argument: unknown, name: string): string {
-  const value = (argument as Record<string, unknown> | null)?.[name]
-  if (typeof value !== 'string') throw new SheepError('invalid', `the call names no ${name}`)
-  return value
 }

@@ -3,6 +3,7 @@ import { assert } from '../assert.js'
 import { SheepError } from '../errors.js'
 import type { Completion, Extent } from '../host/interfaces.js'
 import type { VdiEntry } from '../vdi/types.js'
+import type { Hold } from './holds.js'
 import type { QuorumWait } from './quorum-wait.js'
 import type { FileVolume, ShareMode } from './types.js'
 import type { GatewayVolume } from './volume.js'
@@ -15,12 +16,8 @@ export interface OpenVolume {
   /** Set once the last client has gone */
   closing: Promise<void> | null
   holder: string
-  /** Node that holds back its writes, for a snapshot or a hand-over; '' none */
-  heldBy: string
-  /** Which of this gateway's holds that is; 0 none */
-  hold: number
-  /** Held for a migration's target, `heldBy`: until that one writes or gives up, nothing is answered here */
-  handedOver: boolean
+  /** Its writes are held back: null they are not */
+  hold: Hold | null
   /** Its lock has become its own, and its index is being read */
   arriving: boolean
   /** Objects of deleted ancestors that are being freed */
