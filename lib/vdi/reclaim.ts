@@ -172,24 +172,31 @@ export class Reclaim {
     return spread(vids.length, FLUSHES_AT_ONCE, (i) => this.parts.io.flush(vids[i]))
   }
 
-  /** Entries of a live VDI that lie in a range; null when it has ceased to be live. */
+  /**
+   * Entries of a live VDI that lie in a range; null when it has ceased to be live. One whose inode was given up can only be deleted: it
+   * refers to nothing, unless a gateway has it open, which writes the index anew.
+   */
   private async indexOfLive(
     entry: VdiEntry,
     range: { first: number; end: number },
   ): Promise<{ first: number; entries: Uint32Array } | null> {
+    const { io, registry } = this.parts
     const end = Math.min(range.end, entriesFor(entry.size, entry.blockSizeShift))
     const first = Math.min(range.first, end)
     try {
-      return { first, entries: await readIndex(this.parts.io, entry.vid, first, end) }
+      return { first, entries: await readIndex(io, entry.vid, first, end) }
     } catch (error) {
-      if (asSheepError(error).code === 'no-object' && this.parts.registry().get(entry.vid)?.state !== 'live')
-        return null
-      throw error
+      if (asSheepError(error).code !== 'no-object') throw error
+      if (registry().get(entry.vid)?.state !== 'live') return null
+      if (registry().lockOf(entry.vid)?.mode === 'write') throw error
+      return { first, entries: new Uint32Array(end - first) }
     }
   }
 
-  /** What a VDI that goes refers to. A missing inode: nothing, it was removed before or never written. */
-  /** What cannot be read of it nobody will free; when that is all of it, it is away: SheepError io. */
+  /**
+   * What a VDI that goes refers to. A missing inode: nothing, it was removed before or never written. What cannot be read of it nobody
+   * will free; when that is all of it, it is away: SheepError io.
+   */
   private async readOwn(entry: VdiEntry): Promise<{ index: Uint32Array; vmStateObjects: number }> {
     const { io, log } = this.parts
     let bytes: Buffer

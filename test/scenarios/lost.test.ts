@@ -11,7 +11,7 @@ import { type Play, play } from './play.js'
 const OBJECTS = 64
 const BYTES = 2 ** 16
 /** So many that some have their index where two hosts burn */
-const VOLUMES = 60
+const VOLUMES = 120
 const shape: Partial<Shape> = { hosts: 6, zones: 6, copies: 2, volumes: 0, gateways: 0, disks: 1 }
 const seeds = [1, 2, 3]
 
@@ -27,8 +27,8 @@ function open(host: Host, name: string): Promise<Volume> {
   return ask(host, `open ${name}`, (sheep) => sheep.volumes.open(request))
 }
 
-function remove(host: Host, name = 'vm'): Promise<void> {
-  return ask(host, 'delete', (sheep) => sheep.vdis.delete(name, '', { report: () => {}, cancelled: false }))
+function remove(host: Host, name = 'vm', tag = ''): Promise<void> {
+  return ask(host, 'delete', (sheep) => sheep.vdis.delete(name, tag, { report: () => {}, cancelled: false }))
 }
 
 /** Each object gets bytes of its own in each round. */
@@ -157,10 +157,10 @@ for (const zeros of [false, true]) {
 }
 
 test.serial(
-  'indexes are gone, too: a volume that is open brings its own back, another has the older one, or can only be deleted',
+  'indexes are gone, too: a volume that is open brings its own back, another has the older one, can be rolled back, or only be deleted',
   async (t) => {
     t.timeout(5 * 60_000)
-    const seen = { open: 0, older: 0, nothing: 0 }
+    const seen = { open: 0, older: 0, nothing: 0, back: 0 }
     await play(
       async (on) => {
         const [host, returning] = on.hosts
@@ -174,6 +174,7 @@ test.serial(
           },
           async () => {
             for (const [i, volume] of [...volumes.values()].entries()) {
+              if (i % 4 === 3) await ask(host, 'snapshot', (sheep) => sheep.vdis.snapshot(names[i], 's'))
               await write(host, volume, 2, 2)
               if (i % 2 > 0) await ask(host, 'close', () => volume.close())
             }
@@ -202,6 +203,14 @@ test.serial(
             seen.nothing++
             const error = asSheepError(await open(host, name).catch((thrown: unknown) => thrown))
             if (error.code !== 'no-object') throw error
+            if (i % 4 === 3 && !indexes.has(`${name}@s`) && !data.has(`${name} 0`)) {
+              seen.back++
+              await ask(host, 'rollback', (sheep) => sheep.vdis.rollback(name, 's'))
+              const volume = await open(returning, name)
+              const bytes = await read(returning, volume, 2)
+              await ask(returning, 'close', () => volume.close())
+              if (bytes[0] !== stamp(1, 0) || bytes[1] !== 0) throw new Error(`${name}@s: ${bytes}`)
+            }
           } else {
             const older = index !== undefined && !wasOpen
             if (older) seen.older++
@@ -215,13 +224,14 @@ test.serial(
               throw new Error(`${name}: ${bytes}, ${JSON.stringify(index)}, lost ${[...data]}`)
             await ask(returning, 'close', () => volume.close())
           }
-          await remove(host, name)
+          const tags = i % 4 !== 3 ? [''] : i % 8 === 3 ? ['s', ''] : ['', 's']
+          for (const tag of tags) await remove(host, name, tag)
         }
       },
       shape,
       [1, 2],
     )
     t.log(seen)
-    t.true(seen.open > 0 && seen.older > 0 && seen.nothing > 0)
+    t.true(seen.open > 0 && seen.older > 0 && seen.nothing > 0 && seen.back > 0)
   },
 )
