@@ -1,6 +1,6 @@
 /** libvirt of real hosts, as Debian ships it: the pool, disks by NBD, the qemu hook, a machine's snapshot, a live migration. */
 import { until } from '../support/process.js'
-import type { SystemCluster } from './cluster.js'
+import { configuration, engine, type SystemCluster } from './cluster.js'
 import type { Host } from './host.js'
 import { expect, refused, type Scenario } from './scenario.js'
 
@@ -31,11 +31,18 @@ async function mounted(host: Host): Promise<void> {
   await host.run('mount', ['-t', 'tmpfs', 'tmpfs', POOL])
 }
 
-function poolRuns(cluster: SystemCluster, host: Host): Promise<number> {
+/** A machine of no disks, started. */
+export async function definePlain(host: Host, name: string, uri = 'qemu:///system'): Promise<void> {
+  host.write(`/root/${name}.xml`, domain(name))
+  await host.run('virsh', ['-c', uri, 'define', `/root/${name}.xml`])
+  await host.run('virsh', ['-c', uri, 'start', name])
+}
+
+export function poolRuns(cluster: SystemCluster, host: Host, uri = 'qemu:///system'): Promise<number> {
   return cluster.took(
     `the pool on ${host.name}`,
     async () => {
-      const { stdout } = await host.try('virsh', ['pool-info', 'sheepdog'])
+      const { stdout } = await host.try('virsh', ['-c', uri, 'pool-info', 'sheepdog'])
       return /State:\s+running/.test(stdout) && /Autostart:\s+yes/.test(stdout)
     },
     poolLimit,
@@ -140,6 +147,41 @@ async function stateIs(host: Host, pattern: RegExp): Promise<boolean> {
 
 const snapshot = (tag: string): [string, ...string[]] => ['dog', 'vdi', 'snapshot', '-s', tag, '--domain', 'web1']
 
+const OTHER_SOCKET = '/var/lib/sheepdog/other.sock'
+const live = ['migrate', '--live', '--persistent']
+
+/** What qemu.conf does not call shared libvirt moves nowhere, as files; test/system/guests-scenario.ts has the rest of it. */
+async function filesStay(host: Host, to: readonly string[]): Promise<void> {
+  await host.run('dog', ['vdi', 'create', 'file', '8M'])
+  const source = `<driver name='qemu' type='raw' cache='none'/><source file='${POOL}/file'/>`
+  host.write(
+    '/root/onfile.xml',
+    domain('onfile', `<disk type='file' device='disk'>${source}<target dev='vda' bus='virtio'/></disk>`),
+  )
+  await host.run('virsh', ['define', '/root/onfile.xml'])
+  await host.run('virsh', ['start', 'onfile'])
+  // QEMU has rights of its own to the file, and libvirt gives it to QEMU and takes it back.
+  await expect(host, /^libvirt-qemu:/, 'stat', '-c', '%U:%G', `${POOL}/file`)
+  await refused(host, /[Uu]nsafe/, 'virsh', ...live, 'onfile', ...to)
+  await expect(host, /running/, 'virsh', 'domstate', 'onfile')
+  await host.run('virsh', ['destroy', 'onfile'])
+  await expect(host, /^root:root/, 'stat', '-c', '%U:%G', `${POOL}/file`)
+  await host.run('virsh', ['undefine', 'onfile'])
+  await host.run('dog', ['vdi', 'delete', 'file'])
+}
+
+/** Its hook cannot ask anybody: what runs goes on, through a restart of libvirt too, and machines of no volumes start. */
+async function withoutDaemon(cluster: SystemCluster, host: Host): Promise<void> {
+  await host.run('systemctl', ['stop', 'sheepdog'])
+  await host.run('systemctl', ['restart', 'libvirtd'])
+  await expect(host, /running/, 'virsh', 'domstate', 'web1')
+  await definePlain(host, 'plain')
+  await refused(host, /sheep/, 'virsh', 'start', 'web2')
+  for (const word of ['destroy', 'undefine']) await host.run('virsh', [word, 'plain'])
+  await host.run('systemctl', ['start', 'sheepdog'])
+  await cluster.healthy()
+}
+
 async function convertAndMigrate(cluster: SystemCluster): Promise<void> {
   const [first, second] = cluster.hosts
   const file = `<disk type='file' device='disk'><source file='${POOL}/web'/><target dev='vda' bus='virtio'/></disk>`
@@ -149,24 +191,37 @@ async function convertAndMigrate(cluster: SystemCluster): Promise<void> {
   await expect(second, /protocol='nbd' name='web'/, 'virsh', 'dumpxml', 'files')
   for (const name of ['files', 'web1']) await second.run('virsh', ['undefine', name])
 
+  second.write(configuration, `${engine}corosync-bound = no\nnbd-socket = ${OTHER_SOCKET}\n`)
+  await second.run('systemctl', ['restart', 'sheepdog'])
+  await cluster.healthy()
   second.write('/etc/libvirt/libvirtd.conf', 'auth_tcp = "none"\n')
   await second.run('systemctl', ['stop', 'libvirtd'])
   await second.run('systemctl', ['start', 'libvirtd-tcp.socket', 'libvirtd'])
   const to = [`qemu+tcp://${second.address}/system`, `tcp://${second.address}`]
+  await filesStay(first, to)
   const start = performance.now()
-  await first.run('virsh', ['migrate', '--live', '--persistent', 'web1', ...to], { limit: 120_000 })
+  await first.run('virsh', [...live, 'web1', ...to], { limit: 120_000 })
   cluster.say(`  a live migration took ${Math.round(performance.now() - start)} ms`)
   await expect(second, /running/, 'virsh', 'domstate', 'web1')
+  // The socket is another one there: the hook has said so in time.
+  await expect(second, new RegExp(`transport='unix' socket='${OTHER_SOCKET}'`), 'virsh', 'dumpxml', 'web1')
   await expect(second, /\bweb\b.*host2/, 'dog', 'vdi', 'lock', 'list')
   await refused(first, /volume web is open on host2/, 'virsh', 'start', 'web1')
   await second.run('virsh', ['destroy', 'web1'])
   await first.run('virsh', ['start', 'web1'])
+  first.write('/root/web2.xml', domain('web2', await first.run('dog', ['libvirt', 'disk-xml', 'data'])))
+  await first.run('virsh', ['define', '/root/web2.xml'])
+  await withoutDaemon(cluster, first)
+  await first.run('virsh', ['undefine', 'web2'])
   await first.run('virsh', ['destroy', 'web1'])
 }
 
 /** For the scenarios that follow. */
 async function tidyUp(cluster: SystemCluster): Promise<void> {
-  const [first] = cluster.hosts
+  const [first, second] = cluster.hosts
+  second.write(configuration, `${engine}corosync-bound = no\n`)
+  await second.run('systemctl', ['restart', 'sheepdog'])
+  await cluster.healthy()
   for (const name of ['web', 'data']) {
     await first.run('dog', ['vdi', 'delete', '-s', 'all', name])
     await first.run('dog', ['vdi', 'delete', name])
