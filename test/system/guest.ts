@@ -1,6 +1,6 @@
 /**
  * A machine with a system in it: Debian's cloud kernel, and an initramfs of busybox, the tools of ext4 and QEMU's guest agent. It
- * boots from a volume of its own, keeps a file system on another and tells on its console what it does.
+ * boots from a volume of its own, keeps a file system on another and tells on its console what it does. With two more disks it counts on both.
  */
 import { until } from '../support/process.js'
 import type { SystemCluster } from './cluster.js'
@@ -42,6 +42,7 @@ check() {
   done
 }
 check
+[ -b /dev/vdd ] && perl /count /dev/vdc /dev/vdd &
 say "found $good good files"
 pass=0
 while [ ! -e /run/stop ]; do
@@ -60,6 +61,15 @@ check
 umount /data || fail umount
 say "done, $good good files"
 poweroff -f
+`
+
+/** One number after the other, each on the first disk before it is on the second: O_RDWR | O_DSYNC, some hundred a second. */
+const COUNT = `
+for (@ARGV) { sysopen(my $disk, $_, 010002) or die; push @disks, $disk }
+while (!-e "/run/stop") {
+  $n++;
+  for (@disks) { sysseek($_, 0, 0); syswrite($_, sprintf("%-512d", $n)) == 512 or die }
+}
 `
 
 /** What the agent runs when it is told to shut down */
@@ -88,12 +98,13 @@ copy() {
   done
 }
 cp /bin/busybox $tree/bin/
-copy /usr/sbin/qemu-ga /usr/sbin/mkfs.ext4 /usr/sbin/modprobe
+copy /usr/sbin/qemu-ga /usr/sbin/mkfs.ext4 /usr/sbin/modprobe /usr/bin/perl
 version=$(ls /lib/modules)
 copy $(modprobe -S $version -D -a virtio_pci virtio_blk virtio_console ext4 crc32c | sed -n 's/^insmod \\([^ ]*\\).*/\\1/p' | sort -u)
 cp /lib/modules/$version/modules.builtin* /lib/modules/$version/modules.order $tree/lib/modules/$version/
 depmod -b $tree $version
 cp /root/guest-init $tree/init
+cp /root/guest-count $tree/count
 cp /root/guest-shutdown $tree/sbin/shutdown
 cp /root/guest-freeze-hook $tree/sbin/freeze-hook
 chmod 755 $tree/init $tree/sbin/shutdown $tree/sbin/freeze-hook
@@ -112,6 +123,8 @@ const POOL = '/var/lib/sheepdog/volumes'
 export const NAME = 'guest'
 export const BOOT = 'guest-boot'
 export const DATA = 'guest-data'
+/** On which it counts, when it has them */
+export const COUNTED = ['guest-count-c', 'guest-count-d'] as const
 const DATA_MIB = 128
 const CONSOLE = `/var/log/libvirt/qemu/${NAME}-console.log`
 const AGENT_LOG = `/var/log/libvirt/qemu/${NAME}-agent.log`
@@ -121,12 +134,14 @@ const bootLimit = 100_000
 /** Its two volumes, the first of them with a system. */
 export async function makeVolumes(host: Host): Promise<void> {
   host.write('/root/guest-init', INIT)
+  host.write('/root/guest-count', COUNT)
   host.write('/root/guest-shutdown', SHUTDOWN)
   host.write('/root/guest-freeze-hook', FREEZE_HOOK)
   host.write('/root/guest-syslinux', SYSLINUX)
   await host.run('sh', ['-c', BUILD])
   await host.run('dog', ['vdi', 'create', BOOT, `${BOOT_MIB}M`])
   await host.run('dog', ['vdi', 'create', DATA, `${DATA_MIB}M`])
+  for (const name of COUNTED) await host.run('dog', ['vdi', 'create', name, '4M'])
   await host.run('sh', ['-c', `dog vdi write ${BOOT} < ${BOOT_IMAGE}`])
 }
 
@@ -139,13 +154,16 @@ export class Guest {
   ) {}
 
   /** A machine on that host with the volumes as network disks or as files of the pool; it runs and writes. */
-  static async start(cluster: SystemCluster, host: Host, disks: Disks): Promise<Guest> {
+  static async start(cluster: SystemCluster, host: Host, disks: Disks, counts = false): Promise<Guest> {
     const guest = new Guest(cluster, host)
     for (const one of cluster.hosts) for (const log of [CONSOLE, AGENT_LOG]) one.write(log, '')
     const elements =
       disks === 'file'
         ? [fileDisk(BOOT, 'vda'), fileDisk(DATA, 'vdb')]
         : await Promise.all([networkDisk(host, BOOT, 'vda'), networkDisk(host, DATA, 'vdb')])
+    for (const [at, name] of (counts ? COUNTED : []).entries()) {
+      elements.push(await networkDisk(host, name, `vd${'cd'[at]}`))
+    }
     host.write('/root/guest.xml', domain(elements))
     await host.run('virsh', ['define', '/root/guest.xml', '--validate'])
     await host.run('virsh', ['start', NAME])

@@ -2,7 +2,7 @@
 import type { VdiInfo } from '../../lib/control/verbs.js'
 import { until } from '../support/process.js'
 import type { SystemCluster } from './cluster.js'
-import { BOOT, DATA, type Disks, fileSystemIsClean, Guest, makeVolumes, NAME } from './guest.js'
+import { BOOT, COUNTED, DATA, type Disks, fileSystemIsClean, Guest, makeVolumes, NAME } from './guest.js'
 import type { Host } from './host.js'
 import { expect, type Scenario } from './scenario.js'
 
@@ -22,7 +22,7 @@ async function prepare(cluster: SystemCluster): Promise<void> {
 async function tidyUp(cluster: SystemCluster): Promise<void> {
   const sockets = ['', '-ro', '-admin', '-tcp'].map((kind) => `libvirtd${kind}.socket`)
   for (const host of cluster.hosts.slice(0, 2)) await host.run('systemctl', ['stop', ...sockets, 'libvirtd'])
-  for (const volume of [BOOT, DATA]) await cluster.hosts[0].run('dog', ['vdi', 'delete', volume])
+  for (const volume of [BOOT, DATA, ...COUNTED]) await cluster.hosts[0].run('dog', ['vdi', 'delete', volume])
 }
 
 async function killDaemon(host: Host): Promise<void> {
@@ -80,6 +80,7 @@ async function snapshots(cluster: SystemCluster, guest: Guest): Promise<void> {
   await guest.goesOn()
   await first.run('dog', snapshot('crashed', '--no-freeze'))
   await guest.goesOn()
+  await ofOneInstant(cluster, first)
   if (!(await fileSystemIsClean(third, DATA, 'frozen'))) throw new Error('a frozen file system has a journal to replay')
   if (await fileSystemIsClean(third, DATA, 'crashed')) throw new Error('the agent was to be left alone')
 
@@ -97,6 +98,24 @@ async function snapshots(cluster: SystemCluster, guest: Guest): Promise<void> {
   third.resume()
   await cluster.healthy()
   await guest.goesOn()
+}
+
+/** The guest counts on two disks, one after the other: snapshots of one instant are at most one apart, others are not. */
+async function ofOneInstant(cluster: SystemCluster, host: Host): Promise<void> {
+  for (const name of COUNTED) await host.run('dog', ['vdi', 'snapshot', '-s', 'apart', name])
+  const counts = async (tag: string): Promise<[number, number]> => {
+    const [first, second] = await Promise.all(
+      COUNTED.map(async (name) => Number(await host.run('dog', ['vdi', 'read', '-s', tag, name, '0', '512']))),
+    )
+    cluster.say(`  ${tag}: its disks are at ${first} and ${second}`)
+    return [first, second]
+  }
+  for (const tag of ['frozen', 'crashed']) {
+    const [first, second] = await counts(tag)
+    if (!(second > 0) || (first !== second && first !== second + 1)) throw new Error('these are of two instants')
+  }
+  const [first, second] = await counts('apart')
+  if (second <= first) throw new Error('the guest counts too slowly for this to be a test')
 }
 
 function freezes(guest: Guest, what: 'freeze' | 'thaw'): number {
@@ -121,7 +140,7 @@ export const guestAgentScenario: Scenario = {
   layer: 'machines',
   async run(cluster) {
     await prepare(cluster)
-    const guest = await Guest.start(cluster, cluster.hosts[0], 'nbd')
+    const guest = await Guest.start(cluster, cluster.hosts[0], 'nbd', true)
     await snapshots(cluster, guest)
     await guest.end()
     await deleteSnapshots(cluster.hosts[0])

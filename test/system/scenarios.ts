@@ -16,6 +16,7 @@ import { allAtOnce, finish, goesOn, type Scenario, Stranded, volume } from './sc
 import { bound, endsSoon, guarded, levels, reload } from './service-checks.js'
 import { virshScenario } from './virsh-scenario.js'
 import { virtInstallScenario, virtManagerScenario } from './virt-tools-scenario.js'
+import { volCloneScenario } from './vol-clone-scenario.js'
 import { volumesScenario } from './volumes-scenario.js'
 
 /** Corosync's token time for three nodes (corosync.conf(5): token + token_coefficient), its consensus, and 2 s. */
@@ -38,6 +39,7 @@ export const scenarios: readonly Scenario[] = [
   libvirtScenario,
   volumesScenario,
   virshScenario,
+  volCloneScenario,
   packageScenario,
   readmeScenario,
   rebootScenario,

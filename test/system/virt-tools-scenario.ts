@@ -18,7 +18,7 @@ async function volumes(host: Host): Promise<VdiInfo[]> {
 }
 
 /** With the pool that the daemon has registered. */
-async function withLibvirt(host: Host, act: () => Promise<void>): Promise<void> {
+export async function withLibvirt(host: Host, act: () => Promise<void>): Promise<void> {
   await host.run('systemctl', ['start', 'libvirtd'])
   await until('the pool', poolLimit, async () => {
     return /State:\s+running/.test((await host.try('virsh', ['pool-info', 'sheepdog'])).stdout)

@@ -176,17 +176,18 @@ const plain = domainXml('plain', [otherDisk('vda')], 'kvm', '<!-- sheepdog -->')
 
 test('script: a machine without sheepdog disks costs under 50 ms, and nothing is asked', async (t) => {
   t.timeout(60_000)
-  let fastest = Number.POSITIVE_INFINITY
-  // What else runs on this machine slows some of them down, not all.
-  for (let round = 0; round === 0 || (fastest >= NOTHING_MS && round < ROUNDS_MAX); round++) {
+  let slowest = Number.POSITIVE_INFINITY
+  // What else runs on this machine slows some rounds down, not all.
+  for (let round = 0; round === 0 || (slowest >= NOTHING_MS && round < ROUNDS_MAX); round++) {
+    slowest = 0
     for (const operation of ['prepare', 'start', 'started', 'stopped', 'release', 'migrate', 'restore', 'attach']) {
       const outcome = await hook(t, operation, plain, trap)
       t.is(quiet(outcome), '0||', operation)
-      fastest = Math.min(fastest, outcome.ms)
+      slowest = Math.max(slowest, outcome.ms)
     }
   }
-  t.log(`fastest ${fastest.toFixed(1)} ms`)
-  t.true(fastest < NOTHING_MS, `${fastest} ms`)
+  t.log(`the slowest of its operations took ${slowest.toFixed(1)} ms`)
+  t.true(slowest < NOTHING_MS, `${slowest} ms`)
 })
 
 test('script: reconnect, and what libvirt may call in years to come, never fails and asks nobody', async (t) => {
