@@ -205,6 +205,7 @@ async function convertAndMigrate(cluster: SystemCluster): Promise<void> {
   await expect(second, /running/, 'virsh', 'domstate', 'web1')
   // The socket is another one there: the hook has said so in time.
   await expect(second, new RegExp(`transport='unix' socket='${OTHER_SOCKET}'`), 'virsh', 'dumpxml', 'web1')
+  await expect(second, /socket='\/var\/lib\/sheepdog\/nbd.sock'/, 'virsh', 'dumpxml', 'web1', '--inactive')
   await expect(second, /\bweb\b.*host2/, 'dog', 'vdi', 'lock', 'list')
   await refused(first, /volume web is open on host2/, 'virsh', 'start', 'web1')
   await second.run('virsh', ['destroy', 'web1'])
