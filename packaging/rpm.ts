@@ -1,4 +1,7 @@
-/** The RPM package: a spec written from the same list of files, and rpmbuild to put it together. Requirements are Fedora's names. */
+/**
+ * The RPM package: a spec written from the same list of files, and rpmbuild to put it together. Requirements are Fedora's names, and
+ * versions: its nodejs has the epoch 1, so 1:18 would be newer than a 20 without one.
+ */
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -27,7 +30,7 @@ License: ${about.license}
 Group: System/Base
 Packager: ${about.maintainer}
 URL: ${about.homepage}
-Requires: nodejs >= 20
+Requires: nodejs >= 1:20
 Requires: corosync >= 3.1
 Requires: systemd
 Requires: util-linux

@@ -14,7 +14,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { gunzipSync } from 'node:zlib'
 import test from 'ava'
-import { freePorts, must, run } from '../support/process.js'
+import { freePorts, must, type Outcome, run } from '../support/process.js'
 
 const root = join(import.meta.dirname, '..', '..', '..')
 const directory = mkdtempSync(join(tmpdir(), 'sheepdog-packages-'))
@@ -87,18 +87,45 @@ test('rpmlint has nothing to say that packaging/rpmlint.toml does not explain', 
   t.regex(stdout, / 0 errors, 0 warnings/)
 })
 
-test('the .rpm asks for what Fedora calls them', async (t) => {
-  const { stdout } = await must('rpm', ['-qp', '--requires', rpm])
-  for (const name of ['nodejs >= 20', 'corosync >= 3.1']) t.true(stdout.split('\n').includes(name), stdout)
-  t.true((await must('rpm', ['-qp', '--recommends', rpm])).stdout.includes('libvirt-daemon'))
-})
+/** As Fedora's packages by these names have themselves, empty. */
+async function fedora(...provided: string[]): Promise<string> {
+  const work = mkdtempSync(join(directory, 'fedora-'))
+  const spec = ['Name: fedora', 'Version: 42', 'Release: 1', 'Summary: its names', 'License: none', 'BuildArch: noarch']
+  const names = provided.map((name) => `Provides: ${name}`)
+  writeFileSync(join(work, 'a.spec'), [...spec, ...names, '%description', 'names', '%files', ''].join('\n'))
+  await must('rpmbuild', ['-bb', '--quiet', '--define', `_topdir ${work}`, join(work, 'a.spec')])
+  return join(work, 'RPMS/noarch/fedora-42-1.noarch.rpm')
+}
 
-test('the .rpm installs into an empty root', async (t) => {
-  const empty = join(directory, 'empty')
+async function emptyRoot(name: string): Promise<(...words: string[]) => Promise<Outcome>> {
+  const empty = join(directory, name)
   mkdirSync(empty)
-  await must('rpm', ['--root', empty, '--dbpath', '/var/lib/rpm', '--initdb'])
-  await must('rpm', ['--root', empty, '--dbpath', '/var/lib/rpm', '-i', '--nodeps', '--noscripts', rpm])
-  t.true(readdirSync(join(empty, 'usr/bin')).includes('sheep'))
+  const rpmOf = (...words: string[]) => run('rpm', ['--root', empty, '--dbpath', '/var/lib/rpm', ...words])
+  ok(await rpmOf('--initdb'))
+  return rpmOf
+}
+
+function ok({ code, stderr }: Outcome): void {
+  if (code !== 0) throw new Error(stderr)
+}
+
+test("the .rpm installs into an empty root beside Fedora's packages, and asks for nothing else", async (t) => {
+  const others = ['corosync = 3.1.9', 'systemd = 257', 'util-linux = 2.40', '/bin/sh']
+  const old = await emptyRoot('old')
+  ok(await old('-i', await fedora('nodejs = 1:18.20', ...others)))
+  t.regex((await old('-i', '--noscripts', rpm)).stderr, /nodejs >= 1:20 is needed by sheepdog/)
+  const without = await emptyRoot('without')
+  const { stderr } = await without('-i', '--noscripts', rpm)
+  for (const name of ['nodejs >= 1:20', 'corosync >= 3.1', 'systemd', 'util-linux']) {
+    t.true(stderr.includes(`${name} is needed by sheepdog`), stderr)
+  }
+  const whole = await emptyRoot('whole')
+  ok(await whole('-i', await fedora('nodejs = 1:22.16', ...others)))
+  ok(await whole('-i', '--noscripts', rpm))
+  t.true(readdirSync(join(directory, 'whole/usr/bin')).includes('sheep'))
+  ok(await whole('-V', '--nouser', '--nogroup', 'sheepdog'))
+  const { stdout } = await must('rpm', ['-qp', '--recommends', rpm])
+  t.deepEqual(stdout.trim().split('\n').sort(), ['libvirt-daemon', 'polkit', 'qemu-img'])
 })
 
 /** A root with nothing but a shell, in which systemd's commands only note that they were called. */

@@ -4,8 +4,9 @@ import { join } from 'node:path'
 import { newClusterKey } from '../../lib/host/cluster-key.js'
 import { ProcessError, until } from '../support/process.js'
 import { Bed } from './bed.js'
+import { command } from './ground.js'
 import type { Host } from './host.js'
-import { cache, type Layer } from './root.js'
+import { cache, type Layer, libvirtUnits } from './root.js'
 
 /** Corosync gives a silent host up after this, ms; with three nodes it adds 650. */
 export const tokenMs = 1_000
@@ -78,7 +79,7 @@ export class SystemCluster {
     this.hosts = bed.hosts
   }
 
-  /** Fewer than four are set up by hand, four by `dog cluster init`; 0: four that have nothing of Sheepdog. */
+  /** Fewer than four are set up by hand, four by `dog cluster init`; 0: four as Debian is with libvirt, that have nothing of Sheepdog. */
   static of(setting: Setting, say: (text: string) => void): Promise<SystemCluster> {
     const { hosts = 3, apart = false, layer = null, witness = false } = setting
     if (hosts === 0 || apart) return SystemCluster.none(hosts, layer, say)
@@ -90,9 +91,14 @@ export class SystemCluster {
     return !apart && !witness && hosts > 0 && this.hosts.length === hosts && (layer === null || layer === this.layer)
   }
 
-  /** Hosts in no cluster; 0: four that have nothing of Sheepdog either. */
+  /** Hosts in no cluster; 0: four as Debian is with libvirt, that have nothing of Sheepdog either. */
   private static async none(hosts: number, layer: Layer | null, say: (text: string) => void): Promise<SystemCluster> {
-    const bed = await Bed.make({ hosts: hosts || initHosts, layer, bare: hosts === 0, say, setUp: namesFor })
+    const bare = hosts === 0
+    const setUp = (host: Host, bed: Bed): void => {
+      namesFor(host, bed)
+      if (bare) command('systemctl', `--root=${host.directory}`, '--quiet', 'enable', ...libvirtUnits)
+    }
+    const bed = await Bed.make({ hosts: hosts || initHosts, layer, bare, say, setUp })
     const cluster = new SystemCluster(bed, layer, say)
     cluster.hosts = []
     return cluster

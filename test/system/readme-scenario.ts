@@ -41,9 +41,8 @@ async function bring(hosts: readonly Host[]): Promise<void> {
     const name = readdirSync(directory).find((one) => one.endsWith('.deb')) ?? 'no .deb'
     for (const host of hosts) {
       cpSync(join(directory, name), join(host.directory, 'root', name))
-      // Nobody is asked; as on a host that has libvirt already.
+      // Nobody is asked.
       host.write('/etc/apt/apt.conf.d/yes', 'APT::Get::Assume-Yes "true";\n')
-      await host.run('systemctl', ['enable', '--now', 'libvirtd.socket', 'libvirtd'])
     }
   } finally {
     rmSync(directory, { recursive: true })

@@ -46,6 +46,11 @@ const layers = {
 export type Layer = keyof typeof layers
 
 const limit = 15 * 60_000
+/** What Debian starts with a host that has libvirt. Here only the scenarios that are about it do. */
+export const libvirtUnits = [
+  ...['libvirtd.service', 'libvirtd.socket', 'libvirtd-ro.socket', 'libvirtd-admin.socket'],
+  ...['virtlogd.service', 'virtlogd.socket', 'libvirt-guests.service'],
+]
 /** One that no checkout has used for so long is removed. */
 const unusedMs = 24 * 3600_000
 
@@ -123,12 +128,7 @@ async function prepareRoot(say: (text: string) => void): Promise<string> {
   try {
     await must('debootstrap', ['--variant=minbase', `--include=${base.join(',')}`, suite, fresh, mirror], { limit })
     await install(fresh, packages)
-    // Only the scenarios that are about it pay for it.
-    const units = ['libvirtd', 'virtlogd', 'libvirt-guests'].flatMap((name) => [
-      `${name}.service`,
-      ...(name === 'libvirt-guests' ? [] : [`${name}.socket`]),
-    ])
-    await must('systemctl', [`--root=${fresh}`, 'disable', ...units, 'libvirtd-ro.socket', 'libvirtd-admin.socket'])
+    await must('systemctl', [`--root=${fresh}`, 'disable', ...libvirtUnits])
     for (const name of ['etc/hostname', 'etc/machine-id']) rmSync(join(fresh, name), { force: true })
     renameSync(fresh, path)
   } finally {

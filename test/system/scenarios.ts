@@ -9,7 +9,7 @@ import type { Host } from './host.js'
 import { initScenario } from './init-scenario.js'
 import { keyScenario } from './key-scenario.js'
 import { libvirtScenario } from './libvirt-scenario.js'
-import { packageScenario } from './package-scenario.js'
+import { packageScenario, upgradeScenario } from './package-scenario.js'
 import { readmeScenario } from './readme-scenario.js'
 import { rebootScenario } from './reboot-scenario.js'
 import { allAtOnce, finish, goesOn, type Scenario, Stranded, volume } from './scenario.js'
@@ -41,6 +41,7 @@ export const scenarios: readonly Scenario[] = [
   virshScenario,
   volCloneScenario,
   packageScenario,
+  upgradeScenario,
   readmeScenario,
   rebootScenario,
   keyScenario,

@@ -1,5 +1,5 @@
 /**
- * A client that runs on a host of the bed and knows what it was promised: `writer.js VOLUME STOP`. Until there is a file STOP it
+ * A client that runs on a host of the bed and knows what it was promised: `writer.js VOLUME STOP [SOCKET]`. Until there is a file STOP it
  * writes blocks with their numbers in them and reads some back, and at the end all. When its connection goes, it makes another and asks again for what was
  * not answered, as QEMU does with `reconnect-delay`. An I/O error, or other bytes than the last acknowledged, end it with 1.
  */
@@ -8,7 +8,6 @@ import { CMD_FLUSH, CMD_READ, CMD_WRITE } from '../../lib/nbd/constants.js'
 import { NbdClient } from '../support/nbd-client.js'
 import { sleep } from '../support/process.js'
 
-const socket = '/var/lib/sheepdog/nbd.sock'
 const blockBytes = 4096
 const blocksPerLane = 1024
 const lanes = 4
@@ -20,7 +19,7 @@ const reconnectLimit = 90_000
 /** However long what happens meanwhile takes */
 const runLimit = 300_000
 
-const [volume, stopFile] = process.argv.slice(2)
+const [volume, stopFile, socket = '/var/lib/sheepdog/nbd.sock'] = process.argv.slice(2)
 const end = performance.now() + runLimit
 const sum = { writes: 0, reads: 0, reconnects: 0, longestMs: 0 }
 
