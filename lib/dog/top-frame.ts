@@ -79,50 +79,62 @@ export function viewOf(now: Sample, before: Sample | null): View {
 }
 
 const BAR_WIDTH = 10
+/** With fewer columns some things are left out, and others have lines of their own. */
+const WIDE = 112
+/** Of a volume's row in a narrow frame, what is not its name */
+const BESIDE_NAME = 56
+const NAME_MIN = 12
 
-function rateColumns<Row extends { rates: Rates | null }>(): Column<Row>[] {
+function rateColumns<Row extends { rates: Rates | null }>(wide: boolean): Column<Row>[] {
   const column = (title: string, text: (rates: Rates) => string): Column<Row> => {
     return { title, align: 'right', text: ({ rates }) => (rates === null ? '-' : text(rates)) }
   }
   return [
     column('Reads/s', ({ reads }) => reads.toFixed(0)),
     column('Writes/s', ({ writes }) => writes.toFixed(0)),
-    column('Flushes/s', ({ flushes }) => flushes.toFixed(0)),
+    ...(wide ? [column('Flushes/s', ({ flushes }) => flushes.toFixed(0))] : []),
     column('Read', ({ readBytes }) => `${formatSize(Math.round(readBytes))}/s`),
     column('Written', ({ writeBytes }) => `${formatSize(Math.round(writeBytes))}/s`),
   ]
 }
 
-function recoveryText({ recovery, error }: NodeRow): string {
+function hasNews({ recovery, error }: Pick<NodeRow, 'recovery' | 'error'>): boolean {
+  return error !== '' || (recovery !== null && recovery.state !== 'idle')
+}
+
+function recoveryText({ recovery, error }: Pick<NodeRow, 'recovery' | 'error'>): string {
   if (error !== '') return `does not answer: ${error}`
-  if (recovery === null || recovery.state === 'idle') return 'all copies are here'
+  if (!hasNews({ recovery, error }) || recovery === null) return 'all copies are here'
   const { state, objectsDone, objectsTotal, rate, left } = recovery
   const pace = rate > 0 ? `, ${formatSize(Math.round(rate))}/s` : ''
   const time = left > 0 ? `, ${formatDuration(left)} left` : ''
   return `${state} ${formatPercent(objectsDone, objectsTotal)} of ${objectsTotal}${pace}${time}`
 }
 
-function nodeColumns(blocks: boolean): Column<NodeRow>[] {
+function nodeColumns(blocks: boolean, wide: boolean): Column<NodeRow>[] {
   const used: Column<NodeRow> = {
     title: 'Used',
     text: ({ used, total }) =>
       total === 0
         ? '-'
-        : `${bar(used / total, BAR_WIDTH, blocks)} ${formatPercent(used, total)} of ${formatSize(total)}`,
+        : `${wide ? `${bar(used / total, BAR_WIDTH, blocks)} ` : ''}${formatPercent(used, total)} of ${formatSize(total)}`,
   }
   return [
     { title: 'Node', text: ({ node }) => node.name },
     used,
-    ...rateColumns<NodeRow>(),
-    { title: 'Recovery', text: recoveryText },
+    ...rateColumns<NodeRow>(wide),
+    ...(wide ? [{ title: 'Recovery', text: recoveryText }] : []),
   ]
 }
 
-const VOLUME_COLUMNS: readonly Column<VolumeRow>[] = [
-  { title: 'Volume', text: ({ volume }) => volume },
-  { title: 'Open on', text: ({ node }) => node.name },
-  ...rateColumns<VolumeRow>(),
-]
+/** @param room columns for its name */
+function volumeColumns(wide: boolean, room: number): Column<VolumeRow>[] {
+  return [
+    { title: 'Volume', text: ({ volume }) => (displayWidth(volume) > room ? `${cut(volume, room - 3)}...` : volume) },
+    { title: 'Open on', text: ({ node }) => node.name },
+    ...rateColumns<VolumeRow>(wide),
+  ]
+}
 
 export interface Line {
   text: string
@@ -145,8 +157,14 @@ function headOf({ info }: Sample): Line[] {
   return lines.map(({ text, kind }) => ({ text: printable(text), kind }))
 }
 
-/** All lines; the caller cuts them to its terminal. @param blocks the terminal has block characters */
-export function frameOf(sample: Sample, view: View, blocks: boolean): Line[] {
+/**
+ * All lines; the caller cuts them to its terminal.
+ * @param blocks the terminal has block characters
+ * @param columns for how wide a terminal it is laid out
+ */
+export function frameOf(sample: Sample, view: View, blocks: boolean, columns = Number.POSITIVE_INFINITY): Line[] {
+  const wide = columns >= WIDE
+  const room = wide ? Number.POSITIVE_INFINITY : Math.max(NAME_MIN, columns - BESIDE_NAME)
   const table = (text: string): Line[] =>
     text
       .trimEnd()
@@ -155,9 +173,13 @@ export function frameOf(sample: Sample, view: View, blocks: boolean): Line[] {
   const volumes: Line[] =
     view.volumes.length === 0
       ? [{ text: 'No volume is open.', kind: 'text' }]
-      : table(formatTable(VOLUME_COLUMNS, view.volumes))
+      : table(formatTable(volumeColumns(wide, room), view.volumes))
   const blank: Line = { text: '', kind: 'text' }
-  return [...headOf(sample), blank, ...table(formatTable(nodeColumns(blocks), view.nodes)), blank, ...volumes]
+  const news = view.nodes
+    .filter((row) => !wide && hasNews(row))
+    .map((row): Line => ({ text: printable(`${row.node.name}: ${recoveryText(row)}`), kind: 'text' }))
+  const nodes = [...table(formatTable(nodeColumns(blocks, wide), view.nodes)), ...news]
+  return [...headOf(sample), blank, ...nodes, blank, ...volumes]
 }
 
 const STYLES = { head: '\u001b[1m', title: '\u001b[7m', text: '', warning: '\u001b[1;33m' }

@@ -4,7 +4,7 @@ import { asSheepError } from '../errors.js'
 import type { ParsedOptions } from './command.js'
 import { unicodeTerminal } from './progress-bar.js'
 import type { Session } from './session.js'
-import { drawn, frameOf, type Line, type Sample, viewOf } from './top-frame.js'
+import { drawn, frameOf, type Line, type Sample, type View, viewOf } from './top-frame.js'
 
 const EVERY_MS = 1_000
 /** Alternate screen, no cursor; and back */
@@ -37,9 +37,11 @@ async function watch(session: Session, first: Sample): Promise<void> {
   const { stdin, stdout } = process
   const blocks = unicodeTerminal()
   const colors = (process.env.NO_COLOR ?? '') === '' && process.env.TERM !== 'dumb'
-  let lines = frameOf(first, viewOf(first, null), blocks)
+  let seen: { sample: Sample; view: View; old: Line[] } = { sample: first, view: viewOf(first, null), old: [] }
   const draw = (): void => {
-    stdout.write(drawn([...lines, { text: '', kind: 'text' }, KEYS], stdout.columns, stdout.rows, colors))
+    const { sample, view, old } = seen
+    const lines = [...old, ...frameOf(sample, view, blocks, stdout.columns), { text: '', kind: 'text' } as const, KEYS]
+    stdout.write(drawn(lines, stdout.columns, stdout.rows, colors))
   }
   const ending = new AbortController()
   const key = (text: string): void => {
@@ -62,13 +64,12 @@ async function watch(session: Session, first: Sample): Promise<void> {
       if (ending.signal.aborted) break
       try {
         const now = await sampled(session)
-        lines = frameOf(now, viewOf(now, before), blocks)
+        seen = { sample: now, view: viewOf(now, before), old: [] }
         before = now
       } catch (error) {
         // It may be back in a moment: what was seen last stays, with why it is old.
         session.close()
-        const { message } = asSheepError(error)
-        lines = [{ text: message, kind: 'warning' }, ...lines.filter(({ text }) => text !== message)]
+        seen = { ...seen, old: [{ text: asSheepError(error).message, kind: 'warning' }] }
       }
     }
   } finally {

@@ -85,6 +85,24 @@ test('not known: the first sample, a daemon that has started anew, one that does
   t.true(text.includes('No volume is open.'))
 })
 
+test('on 80 columns nothing that matters is cut off: recovery has lines of its own, long names end with dots', (t) => {
+  const name = 'web-frontend-with-a-rather-long-name-01'
+  const before = sample(1_000, statistics(100, 10, [name, 0, 0]))
+  const now = sample(3_000, statistics(300_000, 20, [name, 200_000, 10]))
+  const text = frameOf(now, viewOf(now, before), true, 80).map((line) => line.text)
+  const all = text.join('\n')
+  t.true(
+    text.every((line) => line.length <= 80),
+    all,
+  )
+  t.regex(all, /^host2: recovering 25% of 200, 8 MiB\/s, 1:05 left$/m)
+  t.false(/^host1: /m.test(all))
+  t.regex(all, /^web-frontend-with-a-r\.\.\. +host1 +100000 +5 +390\.6 MiB\/s +20 KiB\/s$/m)
+  const silent = sample(3_000, null)
+  const said = frameOf(silent, viewOf(silent, null), true, 80).map((line) => line.text)
+  t.true(said.includes('host1: does not answer: no answer within 5 s'), said.join('\n'))
+})
+
 test('a frame fits its terminal, however small, and says what it leaves out', (t) => {
   const now = sample(3_000, statistics(3, 2, ['disk', 1, 1]))
   const lines = frameOf(now, viewOf(now, null), true)
