@@ -696,29 +696,8 @@ class Piece implements Completion {
   }
 
   private write(owner: number): void {
-    const { request, volume, index } = this
-    if (owner !== 0 && owner !== volume.vid) {
-      this.copy(owner)
-      return
-    }
-    let flags = request.flags
-    if (owner === 0) {
-      volume.allocating.set(index, [])
-      this.stage = Stage.Create
-      flags |= FLAG_CREATE
-    }
-    volume.router.submit(
-      WRITE,
-      dataOid(volume.vid, index),
-      volume.entry.copies,
-      request.buffer,
-      this.bufferOffset,
-      this.length,
-      this.position,
-      flags,
-      false,
-      this,
-    )
+    const { request, bufferOffset } = this
+    this.change(WRITE, owner, request.buffer, bufferOffset)
   }
 
   private zero(owner: number): void {
@@ -736,6 +715,12 @@ class Piece implements Completion {
       volume.index.set(index, 0, true, this)
       return
     }
+    this.change(ZERO, owner, EMPTY, 0)
+  }
+
+  /** In place, in a new object, or in a copy of an ancestor's. */
+  private change(kind: typeof WRITE | typeof ZERO, owner: number, buffer: Uint8Array, bufferOffset: number): void {
+    const { request, volume, index } = this
     if (owner !== 0 && owner !== volume.vid) {
       this.copy(owner)
       return
@@ -747,11 +732,11 @@ class Piece implements Completion {
       flags |= FLAG_CREATE
     }
     volume.router.submit(
-      ZERO,
+      kind,
       dataOid(volume.vid, index),
       volume.entry.copies,
-      EMPTY,
-      0,
+      buffer,
+      bufferOffset,
       this.length,
       this.position,
       flags,
