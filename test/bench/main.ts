@@ -1,7 +1,7 @@
 /**
  * `npm run bench`: our volumes, by fio's nbd engine and as files with direct I/O, and a preallocated raw file behind qemu-nbd, in
  * turn within one run. Each figure is the median of the rounds; each ratio divides it by qemu-nbd's of the same run on the same file
- * system.
+ * system. `-- --files`: what files of the pool are measured by, and whether they reach their bars (bars.ts).
  */
 import { mkdtempSync, rmSync } from 'node:fs'
 import { cpus, tmpdir } from 'node:os'
@@ -10,6 +10,7 @@ import type { TestCluster } from '../support/cluster.js'
 import { fio } from '../support/fio.js'
 import { optionsOf, refuse } from '../support/options.js'
 import { peakMemory } from '../support/process.js'
+import { missed } from './bars.js'
 import { figureOf, type Job, jobs, sideOf } from './jobs.js'
 import { measureRecovery } from './recovery.js'
 import { median, type Row, table } from './report.js'
@@ -28,7 +29,7 @@ const full: Plan = { rounds: 5, seconds: 3, volumeBytes: 2 * GIB, snapshots: 5 }
 const quick: Plan = { rounds: 2, seconds: 0.5, volumeBytes: GIB / 4, snapshots: 2 }
 
 const usage =
-  'npm run bench [-- --quick] [--json] [--rounds N] [--seconds S] [--size MIB] [--directory DIR] [--recovery [--depth N]]'
+  'npm run bench [-- --quick] [--json] [--rounds N] [--seconds S] [--size MIB] [--directory DIR] [--files] [--recovery [--depth N]]'
 const { values: options } = optionsOf(usage, {
   options: {
     json: { type: 'boolean', default: false },
@@ -36,6 +37,7 @@ const { values: options } = optionsOf(usage, {
     rounds: { type: 'string' },
     seconds: { type: 'string' },
     size: { type: 'string' },
+    files: { type: 'boolean', default: false },
     recovery: { type: 'boolean', default: false },
     depth: { type: 'string' },
     directory: { type: 'string', default: tmpdir() },
@@ -150,9 +152,10 @@ async function measure(directory: string, plan: Plan): Promise<Row[]> {
     for (const target of targets) await fill(target)
     const rows: Row[] = []
     const files = [fileTarget(one, targets[0]), fileTarget(three, targets[1])]
-    for (const job of jobs) {
+    for (const job of jobs.filter(({ onFiles }) => onFiles || !options.files)) {
       rows.push(...(await measureJob(job, job.onFiles ? [...targets, ...files] : targets, plan)))
     }
+    if (options.files) return rows
     for (const size of ['1G', '1T']) rows.push(...(await measureSnapshots(three, size, plan)))
     rows.push(...(await measureMemory(three, plan)))
     return rows
@@ -175,4 +178,9 @@ if (options.json) {
   const scope = `${plan.rounds} rounds of ${plan.seconds} s, volumes of ${plan.volumeBytes / 2 ** 20} MiB`
   console.log(`${scope}; ${cpus().length} cores, ${directory.replace(/\/[^/]*$/, '')}\n`)
   console.log(table(rows))
+}
+if (options.files) {
+  const failures = missed(rows)
+  for (const failure of failures) console.error(failure)
+  if (failures.length > 0) process.exitCode = 1
 }

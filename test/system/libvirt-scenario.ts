@@ -23,14 +23,6 @@ export function domain(name: string, disks = ''): string {
 `
 }
 
-/** Where no FUSE front-end has mounted the volumes, another file system stands for it: libvirt's part is the same. */
-async function mounted(host: Host): Promise<void> {
-  const { code } = await host.try('mountpoint', ['-q', POOL])
-  if (code === 0) return
-  await host.run('mkdir', ['-p', POOL])
-  await host.run('mount', ['-t', 'tmpfs', 'tmpfs', POOL])
-}
-
 /** A machine of no disks, started. */
 export async function definePlain(host: Host, name: string, uri = 'qemu:///system'): Promise<void> {
   host.write(`/root/${name}.xml`, domain(name))
@@ -51,7 +43,6 @@ export function poolRuns(cluster: SystemCluster, host: Host, uri = 'qemu:///syst
 
 async function pools(cluster: SystemCluster): Promise<void> {
   const [first, second, third] = cluster.hosts
-  await Promise.all(cluster.hosts.map(mounted))
   await first.run('systemctl', ['start', 'libvirtd'])
   cluster.say(`  libvirt after sheep: the pool runs after ${await poolRuns(cluster, first)} ms`)
   await expect(first, new RegExp(`<path>${POOL}</path>`), 'virsh', 'pool-dumpxml', 'sheepdog')
@@ -59,8 +50,6 @@ async function pools(cluster: SystemCluster): Promise<void> {
   await poolRuns(cluster, first)
   const { code: none } = await first.try('mountpoint', ['-q', POOL])
   if (none !== 0) throw new Error('the volumes are not mounted')
-  // Where they are no files of ours, one that we make stands for the one that the command makes.
-  await first.try('sh', ['-c', `[ "$(stat -f -c %T ${POOL})" = tmpfs ] && truncate -s 4M ${POOL}/seen`])
   await second.run('dog', ['vdi', 'create', 'seen', '4M'])
   const seen = await cluster.took('the pool to look again', async () => {
     return /\bseen\b/.test(await first.run('virsh', ['vol-list', 'sheepdog']))
@@ -72,7 +61,6 @@ async function pools(cluster: SystemCluster): Promise<void> {
   await second.run('systemctl', ['start', 'libvirtd'])
   await refused(second, /not found/, 'virsh', 'pool-info', 'sheepdog')
   await second.run('systemctl', ['start', 'sheepdog'])
-  await mounted(second)
   cluster.say(`  sheep after libvirt: the pool runs after ${await poolRuns(cluster, second)} ms`)
   await cluster.healthy()
 
@@ -81,7 +69,6 @@ async function pools(cluster: SystemCluster): Promise<void> {
   await third.run('systemctl', ['start', 'libvirtd'])
   await third.run('virsh', ['pool-define', '/root/other.xml'])
   await third.run('systemctl', ['start', 'sheepdog'])
-  await mounted(third)
   await until('the warning', poolLimit, async () => {
     return /left alone/.test(await third.run('journalctl', ['-u', 'sheepdog', '--no-pager', '-n', '200']))
   })
@@ -229,7 +216,7 @@ async function tidyUp(cluster: SystemCluster): Promise<void> {
   }
   const sockets = ['', '-ro', '-admin', '-tcp'].map((kind) => `libvirtd${kind}.socket`).join(' ')
   for (const host of cluster.hosts) {
-    await host.run('sh', ['-c', `systemctl stop ${sockets} libvirtd; umount -t tmpfs ${POOL} 2>/dev/null; true`])
+    await host.run('sh', ['-c', `systemctl stop ${sockets} libvirtd`])
   }
 }
 
