@@ -87,6 +87,17 @@ test('rpmlint has nothing to say that packaging/rpmlint.toml does not explain', 
   t.regex(stdout, / 0 errors, 0 warnings/)
 })
 
+test("the .deb asks for Debian's nodejs and corosync, recommends libvirt, and keeps what people change", async (t) => {
+  const field = async (name: string) => (await must('dpkg-deb', ['-f', deb, name])).stdout.trim().split(', ')
+  const depends = await field('Depends')
+  for (const name of ['nodejs (>= 20)', 'corosync (>= 3.1)']) t.true(depends.includes(name), depends.join())
+  t.true((await field('Recommends')).includes('libvirt-daemon-system'))
+  const { stdout } = await must('dpkg-deb', ['--info', deb, 'conffiles'])
+  const inRpm = (await must('rpm', ['-qp', '--configfiles', rpm])).stdout
+  t.deepEqual(stdout.trim().split('\n').sort(), inRpm.trim().split('\n').sort())
+  t.true(stdout.includes('/etc/sheepdog/sheepdog.conf\n'))
+})
+
 /** As Fedora's packages by these names have themselves, empty. */
 async function fedora(...provided: string[]): Promise<string> {
   const work = mkdtempSync(join(directory, 'fedora-'))

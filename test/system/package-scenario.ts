@@ -91,6 +91,8 @@ async function alone(cluster: SystemCluster, host: Host, now: string): Promise<v
   await install(host, now)
   const idle = await host.try('systemctl', ['is-active', 'sheepdog'])
   if (idle.stdout.trim() !== 'inactive') throw new Error(`installed, and it is ${idle.stdout}`)
+  // By sysusers
+  for (const kind of ['passwd', 'group']) expect(kind, await host.run('getent', [kind, 'sheepdog']), /^sheepdog:/)
   await host.run('systemctl', ['enable', '--now', 'sheepdog'])
   await host.run('virsh', ['vol-create-as', 'sheepdog', 'disk', '64M'])
   expect('the volume', await host.run('dog', ['vdi', 'list']), /\bdisk\b.*64/)
