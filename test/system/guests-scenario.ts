@@ -46,6 +46,13 @@ async function livesThrough(cluster: SystemCluster, disks: Disks): Promise<void>
   await expect(second, new RegExp(`\\b${DATA}\\b.*write.*host2`), 'dog', 'vdi', 'lock', 'list')
   await guest.migrate(first)
   await guest.end()
+  if (disks === 'file') for (const volume of [BOOT, DATA]) await isNobodys(first, `${POOL}/${volume}`)
+}
+
+/** What libvirt gave to QEMU for a time, it has taken back, with what it remembered beside. */
+async function isNobodys(host: Host, file: string): Promise<void> {
+  await expect(host, /^root:root/, 'stat', '-c', '%U:%G', file)
+  await expect(host, /^\[\]/, 'python3', '-c', `import os; print(os.listxattr('${file}'))`)
 }
 
 export const guestsScenario: Scenario = {
