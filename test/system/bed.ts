@@ -36,6 +36,7 @@ const files = {
   '/usr/share/polkit-1/actions/org.sheepdog.policy': 'systemd/org.sheepdog.policy',
   '/usr/share/polkit-1/rules.d/org.sheepdog.rules': 'systemd/org.sheepdog.rules',
   '/etc/libvirt/hooks/qemu.d/sheepdog': 'libvirt-hooks/qemu',
+  '/etc/apparmor.d/abstractions/libvirt-qemu.d/sheepdog': 'libvirt-hooks/apparmor/libvirt-qemu.d-sheepdog',
   '/usr/share/sheepdog/sheepdog.xml': 'libvirt-hooks/sheepdog.xml',
 }
 

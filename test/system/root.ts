@@ -38,7 +38,7 @@ const layers = {
     ...['virtinst', 'virt-manager', 'xvfb', 'xdotool', 'imagemagick', 'at-spi2-core', 'python3-pyatspi', 'dbus-x11'],
     ...['adwaita-icon-theme', 'fonts-dejavu-core', 'librsvg2-common'],
     ...['linux-image-cloud-amd64', 'busybox-static', 'e2fsprogs', 'qemu-guest-agent'],
-    ...['syslinux', 'mtools', 'dosfstools'],
+    ...['syslinux', 'mtools', 'dosfstools', 'apparmor'],
   ],
   /** A vote beside those of the hosts */
   device: ['corosync-qdevice', 'corosync-qnetd'],

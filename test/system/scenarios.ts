@@ -1,5 +1,6 @@
 /** What happens to hosts, and what must hold. Each takes a healthy cluster, of three hosts if it says nothing else, and leaves one. */
 import { sleep, until } from '../support/process.js'
+import { apparmorScenario } from './apparmor-scenario.js'
 import { tokenMs } from './cluster.js'
 import { dbusScenario } from './dbus-scenario.js'
 import { deviceScenario } from './device-scenario.js'
@@ -9,6 +10,7 @@ import type { Host } from './host.js'
 import { initScenario } from './init-scenario.js'
 import { keyScenario } from './key-scenario.js'
 import { libvirtScenario } from './libvirt-scenario.js'
+import { modularScenario } from './modular-scenario.js'
 import { packageScenario, upgradeScenario } from './package-scenario.js'
 import { readmeScenario } from './readme-scenario.js'
 import { rebootScenario } from './reboot-scenario.js'
@@ -40,6 +42,7 @@ export const scenarios: readonly Scenario[] = [
   volumesScenario,
   virshScenario,
   volCloneScenario,
+  modularScenario,
   packageScenario,
   upgradeScenario,
   readmeScenario,
@@ -49,6 +52,7 @@ export const scenarios: readonly Scenario[] = [
   deviceScenario,
   guestsScenario,
   guestAgentScenario,
+  apparmorScenario,
   virtInstallScenario,
   virtManagerScenario,
   {
