@@ -238,7 +238,7 @@ export class SystemCluster {
 
   /**
    * fio on that host writes the volume for so long, then reads all back and compares. Resolves when it has ended well, with the
-   * longest that one of its writes took, ms.
+   * longest that one of its writes or flushes took, ms.
    */
   async fio(host: Host, volume: string, seconds: number): Promise<number> {
     const uri = `nbd+unix:///${volume}?socket=/var/lib/sheepdog/nbd.sock`
@@ -250,9 +250,11 @@ export class SystemCluster {
     const said = host.read('/var/tmp/fio.json')
     // It says a sentence of its own first.
     const { jobs } = JSON.parse(said.slice(said.indexOf('{\n')))
-    if (!(jobs[0].write.total_ios > seconds))
-      throw new Error(`fio wrote ${jobs[0].write.total_ios} times in ${seconds} s`)
-    return Math.round(jobs[0].write.clat_ns.max / 1e6)
+    const { write, sync } = jobs[0]
+    if (!(write.total_ios > seconds && sync.total_ios > 0))
+      throw new Error(`fio wrote ${write.total_ios} times and flushed ${sync.total_ios} times in ${seconds} s`)
+    // While one flush waits it may begin no write.
+    return Math.round(Math.max(write.clat_ns.max, sync.lat_ns.max) / 1e6)
   }
 
   /** Writes numbered blocks while `act` is done, coming back when its connection is cut, then checks all (writer.ts). */

@@ -6,13 +6,17 @@
 import { sleep, until } from '../support/process.js'
 import { type SystemCluster, tokenMs } from './cluster.js'
 import type { Host } from './host.js'
-import { allAtOnce, finish, goesOn, type Scenario, Stranded, volume } from './scenario.js'
+import { allAtOnce, finish, goesOn, nodesAre, type Scenario, Stranded, volume } from './scenario.js'
 
 /** corosync.conf of `dog cluster init`: token + 50 for each host beyond two */
 const goOnLimit = tokenMs + 2 * 50 + 2_000
 
-/** `dog vdi create` as a whole, on a machine that does nothing else, ms */
+/**
+ * A volume that is made, ms: with busctl, which starts at once. dog is a program of Node: what its start takes where the cores are busy is
+ * told beside it.
+ */
 const createLimit = 200
+const measuredCount = 30
 
 /** fio writes on the first host while `act` is done; none of its writes waits longer than the others need to go on. */
 async function underFio(
@@ -24,16 +28,10 @@ async function underFio(
   const [first] = cluster.hosts
   await volume(cluster, name)
   const longest = await cluster.underLoad(first, () => cluster.fio(first, name, seconds), act)
-  cluster.say(`  the longest write took ${longest} ms (limit ${goOnLimit})`)
+  cluster.say(`  the longest write or flush took ${longest} ms (limit ${goOnLimit})`)
   if (longest > goOnLimit)
-    throw new Error(`a write took ${longest} ms: more than the token time and 2 s (${goOnLimit} ms)`)
+    throw new Error(`a write or flush took ${longest} ms: more than the token time and 2 s (${goOnLimit} ms)`)
   await finish(cluster, name)
-}
-
-async function without(cluster: SystemCluster, host: Host, nodes: number): Promise<void> {
-  await until('the epoch without it', goOnLimit + 2_000, async () => {
-    return (await cluster.info(host))?.epochs[0].nodes.length === nodes
-  })
 }
 
 /** One call for each volume over D-Bus: `dog` takes longer to start than the cluster to do it. */
@@ -107,7 +105,7 @@ export const fourHosts: readonly Scenario[] = [
       underFio(cluster, 'power', 20, async () => {
         const [first, , third] = cluster.hosts
         await third.powerOff()
-        await without(cluster, first, 3)
+        await nodesAre(cluster, first, 3, goOnLimit + 2_000)
         await third.boot()
         await cluster.healthy()
       }),
@@ -121,7 +119,7 @@ export const fourHosts: readonly Scenario[] = [
         const [first, , , fourth] = cluster.hosts
         const stranded = await Stranded.on(cluster, [fourth])
         fourth.unplug()
-        await without(cluster, first, 3)
+        await nodesAre(cluster, first, 3, goOnLimit + 2_000)
         await stranded.completeNothing()
         await stranded.takeOver(first)
         cluster.bed.heal()
@@ -139,7 +137,7 @@ export const fourHosts: readonly Scenario[] = [
       await cluster.whileWriting(first, name, async () => {
         const stranded = await Stranded.on(cluster, [first])
         cluster.bed.partition([first], others)
-        await without(cluster, others[0], 3)
+        await nodesAre(cluster, others[0], 3, goOnLimit + 2_000)
         await stranded.completeNothing()
         cluster.bed.heal()
         await cluster.healthy()
@@ -176,7 +174,7 @@ export const fourHosts: readonly Scenario[] = [
       underFio(cluster, 'paused', 50, async () => {
         const [first, , third] = cluster.hosts
         third.pause()
-        await without(cluster, first, 3)
+        await nodesAre(cluster, first, 3, goOnLimit + 2_000)
         await sleep(30_000)
         third.resume()
         await cluster.healthy()
@@ -230,28 +228,9 @@ export const fourHosts: readonly Scenario[] = [
       const unit = (number: number) => `sheep-${number}`
       for (const host of cluster.hosts) {
         for (const number of more) {
-          const sheep = [
-            'sheep',
-            '-f',
-            '-c',
-            'corosync',
-            '--dbus',
-            'none',
-            '--volumes',
-            'none',
-            '--no-register-pool',
-            '-p',
-            String(7000 + number),
-            `/var/lib/sheep${number}`,
-          ]
-          await host.run('systemd-run', [
-            '--quiet',
-            '-p',
-            'Type=notify',
-            '--collect',
-            `--unit=${unit(number)}`,
-            ...sheep,
-          ])
+          const sheep = `sheep -f -c corosync --dbus none --volumes none --no-register-pool -p ${7000 + number}`
+          const run = `systemd-run --quiet -p Type=notify --collect --unit=${unit(number)}`
+          await host.run('sh', ['-c', `${run} ${sheep} /var/lib/sheep${number}`])
         }
       }
       const [first] = cluster.hosts
@@ -259,8 +238,10 @@ export const fourHosts: readonly Scenario[] = [
         const info = await cluster.info(first)
         return info?.status === 'running' && info.epochs[0].nodes.length === 16 && info.recovering.length === 0
       })
-      const times = async (prefix: string, count: number): Promise<number[]> => {
-        const loop = `for i in $(seq ${count}); do a=$(date +%s%N); dog vdi create ${prefix}$i 1G >&2 || exit 1; echo $((($(date +%s%N) - a) / 1000)); done`
+      /** Of 30 calls, each by a process of its own, ms */
+      const times = async (command: string): Promise<number[]> => {
+        const us = '$((($(date +%s%N) - a) / 1000))'
+        const loop = `for i in $(seq ${measuredCount}); do a=$(date +%s%N); ${command} >&2 || exit 1; echo ${us}; done`
         const said = await first.run('sh', ['-c', loop], { limit: 180_000 })
         return said
           .trim()
@@ -268,18 +249,19 @@ export const fourHosts: readonly Scenario[] = [
           .map((us) => Number(us) / 1000)
           .sort((a, b) => a - b)
       }
-      const dog = await first.run('sh', [
-        '-c',
-        'a=$(date +%s%N); dog --version >&2; echo $((($(date +%s%N) - a) / 1000000))',
-      ])
+      const median = (what: string, measured: readonly number[]): number => {
+        const at = (share: number) => Math.round(measured[Math.floor((measured.length - 1) * share)])
+        cluster.say(`  ${what}: median ${at(0.5)} ms, 90% ${at(0.9)} ms, longest ${at(1)} ms`)
+        return at(0.5)
+      }
       const volumes = Array.from({ length: 200 }, (_, at) => `volume${at + 1}`)
       await byBus(first, ['/cluster', 'Cluster', 'CreateVolume', 'sta{sv}', 'NAME', String(1 << 30), '0'], volumes)
-      const measured = await times('measured', 30)
-      const at = (share: number) => Math.round(measured[Math.floor((measured.length - 1) * share)])
-      cluster.say(
-        `  dog vdi create: median ${at(0.5)} ms, 90% ${at(0.9)} ms, longest ${at(1)} ms (dog --version: ${dog.trim()} ms)`,
-      )
-      const all = [...volumes, ...measured.map((_, at) => `measured${at + 1}`)]
+      const start = median('dog --version', await times('dog --version'))
+      const byDog = median('dog vdi create', await times('dog vdi create bydog$i 1G'))
+      const call = 'busctl call org.sheepdog /org/sheepdog/cluster org.sheepdog.Cluster CreateVolume "sta{sv}"'
+      const byCall = median('CreateVolume by busctl', await times(`${call} bybus$i ${1 << 30} 0`))
+      const made = Array.from({ length: measuredCount }, (_, at) => [`bydog${at + 1}`, `bybus${at + 1}`]).flat()
+      const all = [...volumes, ...made]
       await byBus(first, ['/volumes/NAME', 'Volume', 'Delete'], all)
       for (const number of more) {
         for (const host of cluster.hosts) await host.run('systemctl', ['stop', unit(number)])
@@ -289,7 +271,7 @@ export const fourHosts: readonly Scenario[] = [
         })
       }
       await cluster.healthy()
-      if (at(0.5) > createLimit) throw new Error(`dog vdi create takes ${at(0.5)} ms, the limit is ${createLimit}`)
+      if (Math.max(byDog - start, byCall) > createLimit) throw new Error(`a create takes longer than ${createLimit} ms`)
     },
   },
   {

@@ -3,7 +3,7 @@ import { until } from '../support/process.js'
 import type { SystemCluster } from './cluster.js'
 import type { Host } from './host.js'
 import { domain } from './libvirt-scenario.js'
-import { expect, finish, type Scenario, volume } from './scenario.js'
+import { expect, finish, nodesAre, type Scenario, volume } from './scenario.js'
 
 /** Units that use disks: sheepdog starts before them and stops after them. */
 const users = [
@@ -72,7 +72,7 @@ export const rebootScenario: Scenario = {
     await host.run('journalctl', ['--flush'])
     await guests(host, [disk, last])
     cluster.say(`  shut down in ${await cluster.timed(() => host.shutDown())} ms`)
-    await until('the others to go on', 20_000, async () => (await cluster.info(other))?.epochs[0].nodes.length === 2)
+    await nodesAre(cluster, other, 2, 20_000)
     const log = await other.run('dog', ['node', 'log', '-l', '200'])
     await host.boot()
     if (!/node host1 .* left with epoch \d+: it stopped in order/.test(log)) throw new Error(`it left so:\n${log}`)

@@ -28,10 +28,19 @@ export async function finish(cluster: SystemCluster, name: string): Promise<void
 
 /** It completes further writes. */
 export async function goesOn(cluster: SystemCluster, host: Host, limit: number): Promise<void> {
-  const start = performance.now()
   const before = await cluster.writes(host)
-  await until(`writes at ${host.name} to go on`, limit, async () => (await cluster.writes(host)) > before + 50)
-  cluster.say(`  ${host.name} went on after ${Math.round(performance.now() - start)} ms`)
+  const what = `writes at ${host.name} to go on`
+  const ms = await cluster.took(what, async () => (await cluster.writes(host)) > before + 50, limit)
+  cluster.say(`  ${host.name} went on after ${ms} ms`)
+}
+
+/** `host` is in an epoch of so many nodes. */
+export async function nodesAre(cluster: SystemCluster, host: Host, nodes: number, limit: number): Promise<void> {
+  await until(
+    `an epoch of ${nodes} nodes`,
+    limit,
+    async () => (await cluster.info(host))?.epochs[0].nodes.length === nodes,
+  )
 }
 
 /** Every host loses power at the same moment: they start again by themselves, with everything that was flushed. */
@@ -41,10 +50,11 @@ export async function allAtOnce(cluster: SystemCluster): Promise<void> {
   await cluster.fio(first, name, 3)
   const before = await cluster.digest(first, name)
   await Promise.all(cluster.hosts.map((host) => host.powerOff()))
-  const start = performance.now()
-  await Promise.all(cluster.hosts.map((host) => host.boot()))
-  await cluster.healthy()
-  cluster.say(`  all serve ${Math.round((performance.now() - start) / 1000)} s after the power came back`)
+  const ms = await cluster.timed(async () => {
+    await Promise.all(cluster.hosts.map((host) => host.boot()))
+    await cluster.healthy()
+  })
+  cluster.say(`  all serve ${Math.round(ms / 1000)} s after the power came back`)
   if ((await cluster.digest(first, name)) !== before) throw new Error('other bytes than before')
   await finish(cluster, name)
 }
