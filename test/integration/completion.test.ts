@@ -44,7 +44,7 @@ async function shell(t: ExecutionContext, command: string, setUp: string, path: 
           await until(`${JSON.stringify(typed)} in ${command}`, limit / 4, () => line.test(said))
           break
         } catch (error) {
-          if (attempt === 3) throw new Error(`${(error as Error).message}: ${JSON.stringify(said)}`)
+          if (attempt === 7) throw new Error(`${(error as Error).message}: ${JSON.stringify(said)}`)
         } finally {
           child.stdin.write(CLEAR_LINE)
         }

@@ -4,8 +4,10 @@ import { request } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import test from 'ava'
+import { CMD_FLUSH, CMD_READ, CMD_WRITE } from '../../lib/nbd/constants.js'
 import { TestCluster } from '../support/cluster.js'
-import { must, until } from '../support/process.js'
+import { NbdClient } from '../support/nbd-client.js'
+import { until } from '../support/process.js'
 
 const project = join(import.meta.dirname, '..', '..', '..')
 
@@ -79,19 +81,13 @@ test('all that the dashboard and the documentation ask for is what real daemons 
   const cluster = await TestCluster.start({ nodes: 2, directory, optionsOf: (i) => ['--metrics', socket(i)] })
   t.teardown(() => cluster.stop())
   await cluster.dog(['vdi', 'create', 'disk', '16M'])
-  const io = must('qemu-io', [
-    '-f',
-    'raw',
-    '-c',
-    'write 0 1M',
-    '-c',
-    'read 0 1M',
-    '-c',
-    'flush',
-    '-c',
-    'sleep 3000',
-    cluster.nbd('disk'),
-  ])
+  const client = await NbdClient.open(cluster.nbdSocket(0), 'disk')
+  const calls = [
+    () => client.call(CMD_WRITE, 0, 1 << 20, 0, Buffer.alloc(1 << 20, 1)),
+    () => client.call(CMD_READ, 0, 1 << 20),
+    () => client.call(CMD_FLUSH, 0, 0),
+  ]
+  for (const call of calls) t.is((await call()).error, 0)
   // Those of volumes are there while they are open.
   let text = ''
   await until('the volume among the metrics', 10_000, async () => {
@@ -102,7 +98,7 @@ test('all that the dashboard and the documentation ask for is what real daemons 
   t.regex(text, /^sheepdog_client_requests_total\{operation="read"\} [1-9]/m)
   t.regex(text, /^sheepdog_replica_bytes_total\{operation="write"\} [1-9]\d{6,}/m)
   t.regex(text, /^sheepdog_cluster_nodes 2$/m)
-  await io
+  client.destroy()
 
   const series = exported(text)
   t.true(series.size > 30)
