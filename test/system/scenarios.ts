@@ -121,7 +121,7 @@ export const scenarios: readonly Scenario[] = [
   {
     name: 'many-operations',
     title: 'volumes set, opened and closed from three hosts at once: several hundred changes a second',
-    short: true,
+    short: false,
     async run(cluster) {
       const program = '/usr/lib/sheepdog/dist/test/system/operations.js'
       const said = await Promise.all(cluster.hosts.map((host) => host.run('node', [program, host.name])))
