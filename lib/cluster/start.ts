@@ -105,8 +105,8 @@ export function refusalOf(
     return {
       reason: `node ${hello.node.name} has been in an epoch ${epoch} that this cluster, in epoch ${history.epoch.number}, does not have`,
       hint:
-        'the cluster was started without this node (dog cluster recover), so what it wrote since cannot be merged: ' +
-        'keep its store directory aside and start it with a new empty one',
+        'the cluster went on without this node (dog cluster recover, or two hosts that were cut off from each other), so what it ' +
+        'wrote since cannot be merged: keep its store directory aside and start it with a new empty one',
     }
   }
   return null

@@ -183,8 +183,9 @@ class Incoming implements LinkHandler {
       this.client ??= this.open()
       this.client.message(link, bytes, at, payloadAt, payloadLength, hold)
     } else {
-      const what = opcode >= OP.PEER_HELLO && opcode < OP.CONTROL ? 'a peer' : 'a client'
-      const hint = 'from another host: dog needs the key file of this cluster (docs/cluster-key.md)'
+      const isPeer = opcode >= OP.PEER_HELLO && opcode < OP.CONTROL
+      const what = isPeer ? 'a peer' : 'a client'
+      const hint = `${isPeer ? 'each host' : 'from another host dog'} needs the key file of this cluster (docs/cluster-key.md)`
       this.refuse(opcode, u32(bytes, at + 8), new SheepError('permission', `${what} without the cluster key`, hint))
     }
   }

@@ -41,7 +41,9 @@ async function guests(host: Host, volumes: readonly [string, string]): Promise<v
   await host.run('virsh', ['define', '/root/guest.xml'])
   await host.run('virsh', ['start', 'guest'])
   const uri = `nbd+unix:///${volumes[1]}?socket=/var/lib/sheepdog/nbd.sock`
-  const last = `trap 'qemu-io -f raw -c "write -P 0x77 0 1M" -c flush ${uri} >/root/other.log 2>&1; exit' TERM; touch /run/other; sleep 1000 & wait`
+  // systemd ends also what is started while it looks for whom to end.
+  const write = `until qemu-io -f raw -c "write -P 0x77 0 1M" -c flush ${uri} >>/root/other.log 2>&1; do :; done`
+  const last = `trap '${write}; exit' TERM; touch /run/other; sleep 1000 & wait`
   const machine = ['--quiet', '--scope', '--slice=machine.slice', `--unit=${scope}`, 'sh', '-c', last]
   // It ends with its host.
   host.try('systemd-run', machine, { limit: 300_000 }).catch(() => undefined)

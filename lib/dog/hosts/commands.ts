@@ -84,13 +84,20 @@ async function withTargets(words: unknown, run: (targets: Target[]) => Promise<v
   await run(targets)
 }
 
+/** votequorum(5): `two_node` */
+const TWO_HOSTS =
+  'When the network between two hosts fails both go on, and what one of them wrote meanwhile is set aside later:\n' +
+  'give a third place a vote (corosync-qdevice(8)), or add a third host (dog cluster add).'
+
 async function init(session: Session, targets: readonly Target[], options: ParsedOptions): Promise<void> {
   await surveyed(session, targets, options, async ({ hosts, shells, problems }) => {
     inTheWay(session, hosts, [...problems, ...(problems.length > 0 ? [] : plans.problemsOfInit(hosts))])
     const wish = { copies: options.copies ?? 0, tokenMs: options.token, hashOf }
     const plan = plans.planInit(hosts, await secretsOf(hosts, shells), wish)
     const names = hosts.map(({ host }) => host).join(' ')
-    const done = `The cluster of ${hosts.length === 1 ? '1 host' : `${hosts.length} hosts`} is there: dog vdi create NAME SIZE makes a volume.`
+    const count = hosts.length === 1 ? '1 host' : `${hosts.length} hosts`
+    const there = `The cluster of ${count} is there: dog vdi create NAME SIZE makes a volume.`
+    const done = hosts.length === 2 ? `${there}\n${TWO_HOSTS}` : there
     await show(session, plan, hosts, { options, shells, done, again: `dog cluster init ${names}` })
   })
 }

@@ -11,6 +11,7 @@ import { encodeRequest, encodeResponse, FLAG_WRITE, HEADER_LENGTH, OP, u32 } fro
 import { freePorts, until } from '../../support/process.js'
 import { tell } from '../../support/stranger.js'
 
+const needs = 'needs the key file of this cluster (docs/cluster-key.md)'
 const KEY = Buffer.alloc(32, 1)
 const A = 'a'.repeat(16)
 const B = 'b'.repeat(16)
@@ -120,7 +121,9 @@ test('another key: nothing passes, each side says so once however often it is tr
   network.connect({ host: '127.0.0.1', port, id: B }, again)
   await until('the second refusal', 10_000, async () => again.reason !== '')
   t.is(served.length, 0)
-  t.deepEqual(ours.lines, [`warning: no connection to 127.0.0.1:${port}: its cluster key is another one`])
+  t.deepEqual(ours.lines, [
+    `warning: no connection to 127.0.0.1:${port}: its cluster key is another one; all hosts of a cluster have one key file`,
+  ])
   t.deepEqual(theirs.lines, ['warning: refused a connection from this host: it did not prove the cluster key'])
 })
 
@@ -151,7 +154,9 @@ test('who is on this host may speak as a client without the key, and not as a pe
     }
   }
   t.true(served.every(({ opcodes }) => !opcodes.includes(OP.PEER_HELLO) && !opcodes.includes(OP.PEER_WRITE)))
-  t.deepEqual(theirs.lines, ['warning: refused a connection from this host: a peer without the cluster key'])
+  t.deepEqual(theirs.lines, [
+    `warning: refused a connection from this host: a peer without the cluster key; each host ${needs}`,
+  ])
 })
 
 test('who is on another host may say nothing without the key, and not much', async (t) => {
@@ -184,8 +189,8 @@ test('who is on another host may say nothing without the key, and not much', asy
   t.is(answer.length, 0)
   t.is(served.length, 0)
   t.deepEqual(theirs.lines, [
-    'warning: refused a connection from 127.0.0.1: a client without the cluster key',
-    'warning: refused a connection from 127.0.0.1: a peer without the cluster key',
+    `warning: refused a connection from 127.0.0.1: a client without the cluster key; from another host dog ${needs}`,
+    `warning: refused a connection from 127.0.0.1: a peer without the cluster key; each host ${needs}`,
   ])
   // Once in, he would be told anew.
   const link = new StreamLink(null, true)

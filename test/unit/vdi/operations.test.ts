@@ -588,6 +588,17 @@ test('a live inode that cannot be read is no licence to free', async (t) => {
   t.true(world.objects.has(dataOid(vid, 0)))
 })
 
+test('a live inode that was given up refers to nothing', async (t) => {
+  const world = await withVolume()
+  const [{ operations }] = world.nodes
+  const { vid } = await operations.snapshot('vm', 'a')
+  const working = inodeOid(world.registry.find('vm', '').vid)
+  world.objects.remove(working)
+  world.givenUp.push(working)
+  await operations.delete('vm', 'a')
+  t.false(world.objects.has(dataOid(vid, 0)))
+})
+
 test('snapshot and clone of a full 1 TiB volume', async (t) => {
   const world = new World(1)
   const [node] = world.nodes
