@@ -183,6 +183,8 @@ class Daemon {
     }, STOP_MS)
     this.tellStopped()
     await (this.node ?? (await this.starting?.catch(() => null)))?.stop()
+    // What was answered goes out when its turn of the event loop ends (lib/host/stream.ts), the word to who told us to stop, too.
+    for (let turns = 0; turns < 2; turns++) await new Promise(setImmediate)
     clearTimeout(timer)
     if (this.options.pidFile !== '') rmSync(this.options.pidFile, { force: true })
     this.log('notice', 'stopped')
