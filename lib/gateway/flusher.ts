@@ -130,16 +130,20 @@ export class Flusher {
 
   /**
    * One of them is here and may have lost it, and none that has not: whoever is back first may be believed, and what it lacks be gone
-   * for the others too. Whether one that lost a disk still has it is known to the replicas, until a disk comes to it or it starts anew.
+   * for the others too. One that only started anew has lost nothing. Whether one that lost a disk still has it is known to the replicas,
+   * until a disk comes to it or it starts anew, when epochs that it names begin at 0 again.
    */
   private isGone(holders: Holders): boolean {
     let gone = false
     for (const [node, holder] of holders) {
       const now = this.standings.get(node)
       if (now === undefined) continue
-      if (now.boot !== holder.boot || now.plugged !== holder.plugged || now.lost < holder.lost) gone = true
-      else if (now.lost > holder.lost) holders.set(node, { ...now, doubtful: true })
-      else if (!holder.doubtful) return false
+      const hasLost = now.lost > holder.lost
+      const isDoubtful = holder.doubtful || hasLost
+      const returned = now.plugged > holder.plugged || now.lost < holder.lost
+      if (now.boot !== holder.boot || (isDoubtful && returned)) gone = true
+      else if (!isDoubtful) return false
+      else if (hasLost) holders.set(node, { ...now, doubtful: true })
     }
     return gone
   }

@@ -289,6 +289,7 @@ export class Planner {
 
   /** An administrator plugs it in; a daemon that is down finds it when it starts. */
   #bringBack(host: Host, path: string): void {
+    this.world.workload.disksBack++
     if (!host.serving || host.sheep!.workingDisks().includes(path)) return
     this.#troubled.add(host)
     void host

@@ -219,4 +219,13 @@ export const REGRESSIONS: readonly { seed: number; worlds?: Worlds; cause: strin
     cause:
       'flushes failed when the only holder of a write had lost a disk, of several: it had the write on another one',
   },
+  {
+    seed: 604606,
+    cause: 'flushes failed when the only holder of a write started anew, and had lost a disk before that write',
+  },
+  {
+    seed: 604678,
+    cause:
+      'the checker: the only holder of a write lost a disk and got one before anybody flushed, so the flush may fail',
+  },
 ]

@@ -24,6 +24,7 @@ export class Workload {
   closing = false
   /** Of all hosts at once */
   powerLosses = 0
+  disksBack = 0
   /** Clients whose writes were lost with the power of all that had them */
   flushesFailed = 0
   #stamp = 0
@@ -298,8 +299,9 @@ export class Actor {
   #mayWait(error: unknown, since: number): boolean {
     if (!(error instanceof SheepError)) return false
     if (asksForPatience(error) || (error.code === 'io' && this.#world.loss.isOpen)) return true
-    // What all lost with their power before it was flushed: whoever has it open has to open it anew.
-    if (error.code === 'io' && error.message.startsWith('flushing') && this.#world.workload.powerLosses > 0) {
+    // What all lost before it was flushed, or may have: whoever has it open has to open it anew.
+    const { powerLosses, disksBack } = this.#world.workload
+    if (error.code === 'io' && error.message.startsWith('flushing') && powerLosses + disksBack > 0) {
       this.#session?.abandon()
       return true
     }

@@ -211,6 +211,18 @@ test('the only one that had a write loses a disk: the replicas know whether it s
   t.deepEqual(lost, [only])
 })
 
+test('the only one that had a write starts anew, and had lost a disk before that write: it has lost nothing', (t) => {
+  const { passing, standings, lost, flusher, settle } = setup()
+  settle()
+  passing.add('b')
+  standings.set('a', { lost: 5, plugged: 6 })
+  flusher.epochChanged(() => true)
+  flusher.touched(dataOid(VID, 3))
+  standings.delete('a')
+  flusher.epochChanged((node) => node !== 'a')
+  t.deepEqual(lost, [])
+})
+
 test('one that has lost a disk starts anew, or its host does: it may be believed though it lacks the write', (t) => {
   for (const restart of [{ lost: 0 }, { boot: 'second', lost: 5 }]) {
     const { passing, standings, lost, flusher, settle } = setup()
