@@ -4,6 +4,7 @@
  */
 import { SheepError } from '../errors.js'
 import { checkOnNoQuorum } from '../vdi/command.js'
+import { oidFromHex } from '../vdi/oid.js'
 import { Registry } from '../vdi/registry.js'
 import { type Entry, History, type HistoryJson, type LoggedCommand } from './history.js'
 import { isClaims, isCount, isRecoverySettings } from './shape.js'
@@ -88,6 +89,7 @@ export class ClusterState {
       if (entry.type === 'epoch') {
         for (const node of entry.left) this.registry.nodeLeft(node)
         this.claims = this.claims.filter((claim) => !entry.left.includes(claim.node))
+        this.registry.giveUp((entry.record.accepted?.objects ?? []).map(oidFromHex))
         return { value: { epoch: entry.record.number }, error: null }
       }
       return { value: this.command(entry.command, entry.sender, entry.time), error: null }

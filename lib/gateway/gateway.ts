@@ -120,10 +120,10 @@ export class Gateway implements VolumeOpener {
       router: this.router,
       copiesOf: this.copiesOf,
       storeNodes: this.storeNodes,
-      mayLack: (oid) =>
-        kindOf(oid) !== KIND_INODE ||
-        options.registry().get(vidOf(oid))?.state !== 'live' ||
-        topology.accepted(oid) !== undefined,
+      mayLack: (oid) => {
+        const entry = kindOf(oid) === KIND_INODE ? options.registry().get(vidOf(oid)) : undefined
+        return entry?.state !== 'live' || entry.givenUp === true
+      },
     })
   }
 

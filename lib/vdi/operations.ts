@@ -16,7 +16,7 @@ import { checkSize, entriesFor, shiftForSize } from './inode.js'
 import { createInode, readIndex, readLength, spread } from './inode-io.js'
 import { Making } from './making.js'
 import type { ObjectIo } from './object-io.js'
-import { dataOid, type Oid, oidToHex } from './oid.js'
+import { dataOid } from './oid.js'
 import { type Progress, Reclaim } from './reclaim.js'
 import { type Registry, referenceOf } from './registry.js'
 import { shrink } from './shrink.js'
@@ -88,9 +88,7 @@ export class VdiOperations {
     const self = () => cluster.self.id
     const propose = (command: VdiCommand, everywhere = false) => cluster.propose({ type: 'vdi', command }, everywhere)
     const epoch = () => cluster.epoch?.number ?? 0
-    const isGivenUp = (oid: Oid) =>
-      cluster.history.some(({ accepted }) => accepted?.objects.includes(oidToHex(oid)) === true)
-    this.reclaim = new Reclaim({ self, registry, epoch, io, isGivenUp, log, propose, writers: parts.quiesce })
+    this.reclaim = new Reclaim({ self, registry, epoch, io, log, propose, writers: parts.quiesce })
     this.making = new Making({ self, registry, propose, reclaim: this.reclaim, clock, log })
   }
 

@@ -49,8 +49,6 @@ export interface ReclaimParts {
   /** Number of the current one */
   epoch: () => number
   io: ObjectIo
-  /** An administrator gave up what was lost of this object */
-  isGivenUp: (oid: Oid) => boolean
   log: Log
   propose: (command: VdiCommand) => Promise<unknown>
   /** Those who have VDIs open for writing */
@@ -182,15 +180,16 @@ export class Reclaim {
     entry: VdiEntry,
     range: { first: number; end: number },
   ): Promise<{ first: number; entries: Uint32Array } | null> {
-    const { io, registry, isGivenUp } = this.parts
+    const { io, registry } = this.parts
     const end = Math.min(range.end, entriesFor(entry.size, entry.blockSizeShift))
     const first = Math.min(range.first, end)
     try {
       return { first, entries: await readIndex(io, entry.vid, first, end) }
     } catch (error) {
       if (asSheepError(error).code !== 'no-object') throw error
-      if (registry().get(entry.vid)?.state !== 'live') return null
-      if (!isGivenUp(inodeOid(entry.vid)) || registry().lockOf(entry.vid)?.mode === 'write') throw error
+      const now = registry().get(entry.vid)
+      if (now?.state !== 'live') return null
+      if (now.givenUp !== true || registry().lockOf(entry.vid)?.mode === 'write') throw error
       return { first, entries: new Uint32Array(end - first) }
     }
   }

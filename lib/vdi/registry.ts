@@ -27,7 +27,7 @@ import { changedFile, lengthOf, withLength } from './file.js'
 import { checkFits } from './inode.js'
 import { Locking } from './locking.js'
 import { quoted, vidHash } from './name.js'
-import { MAX_VID } from './oid.js'
+import { KIND_INODE, kindOf, MAX_VID, type Oid, vidOf } from './oid.js'
 import { referenceOf } from './table.js'
 import type { CommandContext, VdiCommand, VdiEntry } from './types.js'
 
@@ -98,6 +98,14 @@ export class Registry extends Locking {
     this.locksLeft(node)
     for (const entry of this.entries.values()) {
       if (entry.creator === node) this.put({ ...entry, state: 'deleting', creator: '' })
+    }
+  }
+
+  /** An administrator gave up what was lost of these objects. */
+  giveUp(oids: readonly Oid[]): void {
+    for (const oid of oids) {
+      const entry = kindOf(oid) === KIND_INODE ? this.entries.get(vidOf(oid)) : undefined
+      if (entry !== undefined) this.put({ ...entry, givenUp: true })
     }
   }
 

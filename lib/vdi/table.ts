@@ -396,6 +396,7 @@ function checkEntry(value: unknown): VdiEntry {
   if (entry.origin !== undefined) checkVid(entry.origin, `${what}: origin`)
   if (entry.file !== undefined) checkFile(entry.file, entry.size, what)
   if (entry.onNoQuorum !== undefined) checkOnNoQuorum(entry.onNoQuorum, what)
+  if (entry.givenUp !== undefined) checkFlag(entry.givenUp, `${what}: given up`)
   if (!Number.isInteger(entry.snapId) || entry.snapId < 1 || entry.snapId > 0xffffffff) {
     throw new SheepError('invalid', `${what}: snapshot id ${quoted(entry.snapId)}`)
   }
@@ -428,6 +429,7 @@ function checkEntry(value: unknown): VdiEntry {
     ...(entry.origin === undefined ? {} : { origin: entry.origin }),
     ...(entry.file === undefined ? {} : { file: fileOf(entry.file) }),
     ...(entry.onNoQuorum === undefined ? {} : { onNoQuorum: entry.onNoQuorum }),
+    ...(entry.givenUp === true ? { givenUp: true } : {}),
   }
 }
 

@@ -38,6 +38,8 @@ export interface VdiEntry {
   file?: VdiFile
   /** Without quorum requests wait so many ms and then fail; 0: they wait for ever. Absent: as the cluster says */
   onNoQuorum?: number
+  /** An administrator gave up what was lost of its inode: when nobody has that, it is gone. A gateway may have written it anew */
+  givenUp?: true
 }
 
 /** A VDI as a file. */

@@ -235,3 +235,67 @@ test.serial(
     t.true(seen.open > 0 && seen.older > 0 && seen.nothing > 0 && seen.back > 0)
   },
 )
+
+test.serial(
+  'the index of a volume went with disks: long after it was given up, too, opening that fails at once, and what is beside it is deleted',
+  async (t) => {
+    t.timeout(5 * 60_000)
+    const gone: string[] = []
+    await play(
+      async (on) => {
+        const [host, ...others] = on.hosts
+        const recovered = () => on.world.planner.healthy()
+        const names = Array.from({ length: 60 }, (_, i) => `v${i}`)
+        for (const name of names) {
+          const volume = await create(host, name, 2)
+          await write(host, volume, 1, 2)
+          await ask(host, 'snapshot', (sheep) => sheep.vdis.snapshot(name, 's'))
+          await ask(host, 'close', () => volume.close())
+        }
+        await on.within(30_000, 'all have recovered', recovered)
+        for (const each of others) {
+          each.kill(0)
+          each.away.add(1)
+        }
+        for (const each of others) each.start()
+        await on.within(60_000, 'they serve without that disk', () => on.hosts.every((each) => each.serving))
+        await on.sleep(130_000)
+        const indexes = new Set<string>()
+        for (let round = 0; round < 2; round++) {
+          const lost = await ask(host, 'lost', (sheep) => sheep.lost())
+          for (const { index, volumes } of lost) if (index < 0) indexes.add(volumes[0])
+          const oids = lost.map(({ oid }) => oid)
+          if (oids.length > 0) await ask(host, 'accept', (sheep) => sheep.acceptLost(oids, false))
+          await on.within(60_000, 'everything has recovered', recovered)
+        }
+        const remembered = () => host.sheep?.cluster.history.some(({ accepted }) => accepted !== undefined)
+        for (let round = 0; round < 2 && remembered(); round++) {
+          others[0].kill(0)
+          await on.within(30_000, 'it is missed', () => !recovered())
+          others[0].start()
+          await on.within(60_000, 'everything has recovered', recovered)
+        }
+        if (remembered()) throw new Error('the epoch in which they were given up is still kept')
+        const left = names.filter((name) => indexes.has(name) && !indexes.has(`${name}@s`))
+        for (const name of left) {
+          const start = on.world.scheduler.now
+          const error = asSheepError(await open(host, name).catch((thrown: unknown) => thrown))
+          if (error.code !== 'no-object') throw error
+          await remove(others[0], name, 's')
+          await remove(others[1], name)
+          const ms = on.world.scheduler.now - start
+          if (ms > 5_000) throw new Error(`${name}: ${ms} ms`)
+        }
+        gone.push(...left)
+        for (const name of names.filter((each) => !left.includes(each))) {
+          await remove(host, name, 's')
+          await remove(host, name)
+        }
+      },
+      { ...shape, hosts: 3, zones: 3, disks: 2 },
+      [1, 2],
+    )
+    t.log(gone)
+    t.true(gone.length > 0)
+  },
+)

@@ -594,7 +594,7 @@ test('a live inode that was given up refers to nothing', async (t) => {
   const { vid } = await operations.snapshot('vm', 'a')
   const working = inodeOid(world.registry.find('vm', '').vid)
   world.objects.remove(working)
-  world.givenUp.push(working)
+  world.registry.giveUp([working, dataOid(vid, 0)])
   await operations.delete('vm', 'a')
   t.false(world.objects.has(dataOid(vid, 0)))
 })

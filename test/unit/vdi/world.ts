@@ -162,9 +162,7 @@ export class FakeNode {
       get epoch(): EpochRecord {
         return { number: world.epoch, time: 0, nodes: world.members() }
       },
-      get history(): EpochRecord[] {
-        return [{ number: 1, time: 0, nodes: [], accepted: { objects: world.givenUp.map(oidToHex), zeros: false } }]
-      },
+      history: [],
       recovered: new Map(),
       recovery: { held: false, limit: 0 },
       departed: [],
@@ -233,7 +231,6 @@ export class FakeNode {
 
 export class World {
   registry = new Registry()
-  readonly givenUp: Oid[] = []
   readonly clock = new FakeClock()
   readonly objects = new Objects()
   readonly nodes: FakeNode[]
