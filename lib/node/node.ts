@@ -48,11 +48,12 @@ import { Recovered } from './recovered.js'
 import { Scrub } from './scrub.js'
 import { limited, type NodeSettings, SETTINGS_DEFAULT } from './settings.js'
 
-/** A daemon whose event loop stood still for longer than this may have been voted out meanwhile. */
-const LEASE_MS = 4_000
+/** See NodeParts.lease. Corosync goes on without a silent host after 2.2 times its token time-out, and dog takes none below 500 ms. */
+const LEASE_MS = 1_000
+const TICKS_PER_LEASE = 4
+const CONFIRM_RETRY_MS = 500
 const NEVER_AGAIN = -1
 const LEASE_TIMERS: ReadonlySet<string> = new Set(['tick', 'confirm'])
-const TICK_MS = 500
 /** Interrupted operations are looked for this often; mostly there are none. */
 const RESUME_MS = 30_000
 /** A clean stop takes the checksums of what was just written, for so long */
@@ -82,6 +83,8 @@ export interface NodeParts {
   settings?: NodeSettings
   /** See StoreOptions */
   trustMs?: number
+  /** A daemon whose event loop stood still for so long, ms, may have been voted out: less than the others take to go on without a silent host */
+  lease?: number
   /** The node cannot go on; nothing of it runs after this call */
   fatal: (error: Error) => void
   /** Bytes that new objects leave free on each disk; absent: in proportion to its size */
@@ -112,6 +115,7 @@ export class SheepNode implements ClusterListener {
   readonly calls = new Map<string, CallHandler>()
   private listener: { close(): void } | null = null
   private status: ClusterStatus = 'joining'
+  private readonly lease: number
   private lastTick: number
   private readonly timers = new Map<string, Timer>()
   private stopping = false
@@ -159,6 +163,7 @@ export class SheepNode implements ClusterListener {
     const { self, clock, random, network, engine, log } = parts
     this.store = store
     this.settings = parts.settings ?? SETTINGS_DEFAULT
+    this.lease = parts.lease ?? LEASE_MS
     this.lastTick = clock.now()
     this.topology = new Topology(self.id)
     const doubts = () => ({ ...store.doubts, asks: this.replica.askers.report() })
@@ -440,13 +445,13 @@ export class SheepNode implements ClusterListener {
     const now = this.parts.clock.now()
     const gap = now - this.lastTick
     this.lastTick = now
-    if (gap > LEASE_MS && this.cluster.status === 'running') this.confirm(gap)
-    this.later('tick', TICK_MS, () => this.tick())
+    if (gap > this.lease && this.cluster.status === 'running') this.confirm(gap)
+    this.later('tick', this.lease / TICKS_PER_LEASE, () => this.tick())
   }
 
   /** What a client asked after the daemon stood still may be there before the timer that notices it. */
   private inLease(): boolean {
-    if (this.parts.clock.now() - this.lastTick <= LEASE_MS || mutations.trustPausedGateway) return true
+    if (this.parts.clock.now() - this.lastTick <= this.lease || mutations.trustPausedGateway) return true
     this.tick()
     return this.unconfirmed === 0
   }
@@ -455,7 +460,7 @@ export class SheepNode implements ClusterListener {
     if (this.cluster.status !== 'running') return
     this.parts.log(
       'warning',
-      `this daemon stood still for ${Math.round(gap / 1000)} s; asking the cluster before going on`,
+      `this daemon stood still for ${(gap / 1000).toFixed(1)} s; asking the cluster before going on`,
     )
     const question = ++this.questions
     this.unconfirmed = question
@@ -468,7 +473,7 @@ export class SheepNode implements ClusterListener {
       },
       (error: unknown) => {
         this.parts.log('warning', `not confirmed yet: ${asSheepError(error).message}`)
-        if (this.unconfirmed === question) this.later('confirm', TICK_MS, () => this.confirm(gap))
+        if (this.unconfirmed === question) this.later('confirm', CONFIRM_RETRY_MS, () => this.confirm(gap))
       },
     )
   }

@@ -37,6 +37,8 @@ export interface SheepParts {
   attach: (path: string) => AttachedDisk
   network: Network
   engine: Engine
+  /** See NodeParts: as long as the engine waits for a silent host at least, like in production */
+  lease: number
   log: Log
   /** A broken invariant or a condition in which the daemon must stop: it dies */
   fatal: (error: unknown) => void
@@ -144,6 +146,7 @@ export class Host {
         attach,
         network: world.network.attach(process, this.name),
         engine: world.hub.attach(process, this.name),
+        lease: world.shape.engine.tokenTimeout,
         log: (level, message, fields) => {
           if (world.trace.on)
             world.log(`${process.name} ${level}: ${message}${fields ? ` ${JSON.stringify(fields)}` : ''}`)

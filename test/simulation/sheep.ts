@@ -15,7 +15,7 @@ function nodeId(name: string): string {
 }
 
 export const sheep: MakeSheep = async (parts) => {
-  const { name, zone, gatewayOnly, host, clock, random, disks, attach, network, engine, log, fatal } = parts
+  const { name, zone, gatewayOnly, host, clock, random, disks, attach, network, engine, lease, log, fatal } = parts
   const found = findDisks(disks, [], { clock, random, log, newId: nodeId(name) })
   const { id } = found
   const facts: ProcessFacts = {
@@ -44,6 +44,7 @@ export const sheep: MakeSheep = async (parts) => {
     stopRequested: () => {},
     // Every read is compared: rot may come at any time.
     trustMs: 0,
+    lease,
   })
   return {
     volumes: node.gateway,

@@ -22,7 +22,8 @@ import { isHere, parseTarget, type Survey, survey, type Target } from './survey.
 /** corosync-keygen(8) makes as many */
 const AUTHKEY_BYTES = 256
 const READ_MS = 30_000
-const TOKEN_MIN_MS = 300
+/** The others go on after 2.2 times this: more than the second after which a daemon that stood still asks first (lib/node/node.ts) */
+const TOKEN_MIN_MS = 500
 const TOKEN_MAX_MS = 60_000
 
 const NOTES = [
