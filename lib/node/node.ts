@@ -192,7 +192,7 @@ export class SheepNode implements ClusterListener {
       log,
       bytesOf,
       copiesOf,
-      recoveredEpoch: () => store.state.recoveredEpoch,
+      recovered: () => store.recovered,
       lossUnmarked: () => store.countLoss(),
       diskFailed: (errno, what) => this.disks.failed(errno, what),
     })
@@ -424,7 +424,7 @@ export class SheepNode implements ClusterListener {
     const foreign = [...this.store.all()]
     if (foreign.length > 0) this.parts.log('notice', `formatted anew: dropping ${foreign.length} objects`)
     for (const object of foreign) this.replica.discard(object)
-    this.store.save({ clusterId, recoveredEpoch: 0, passedEpochs: [] })
+    this.store.save({ clusterId, recoveredEpoch: 0, recoveredBefore: [], passedEpochs: [] })
   }
 
   private writeLocks(): readonly VdiLock[] {

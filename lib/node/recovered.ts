@@ -11,6 +11,8 @@ import type { Topology } from '../replication/topology.js'
 import type { DiskSet } from '../store/disk-set.js'
 
 const RETRY_MS = 1_000
+/** Of an older one what an object's own marks say has to do. */
+const RECOVERED_BEFORE_MAX = 64
 
 export interface RecoveredParts {
   store: DiskSet
@@ -46,7 +48,11 @@ export class Recovered {
       this.again(epoch, `what was removed is not settled: errno ${-result}`)
       return
     }
-    store.save({ recoveredEpoch: epoch, passedEpochs: this.parts.recovery.passedEpochs })
+    store.save({
+      recoveredEpoch: epoch,
+      recoveredBefore: store.recovered.filter((one) => one >= topology.oldest).slice(-RECOVERED_BEFORE_MAX),
+      passedEpochs: this.parts.recovery.passedEpochs,
+    })
     this.propose(epoch)
   }
 

@@ -61,8 +61,8 @@ export interface ReplicaOptions {
   bytesOf: (oid: Oid) => number
   /** Copies of a vid's objects; 0 when the registry does not know the vid */
   copiesOf: (vid: number) => number
-  /** Newest epoch in which all copies of this node's share were valid */
-  recoveredEpoch: () => number
+  /** In which epochs all copies of this node's share were valid, ascending */
+  recovered: () => readonly number[]
   /** An object that the power has taken could not be made anew: that this node does not have it proves nothing */
   lossUnmarked: () => void
   /** The store refused a request for another reason than room; it has told of a disk that failed */
@@ -261,14 +261,17 @@ export class Replica {
 
   /** Newest epoch in which our copy is known to have been valid */
   private provenThrough(object: StoredObject, copies: number): number {
-    const { topology, recoveredEpoch } = this.options
     const marked = Math.max(object.writeEpoch, object.checkEpoch)
-    const recovered = recoveredEpoch()
-    const joined = mutations.trustReturningDisk ? 0 : object.joinedEpoch
     // Without a mark: of an intent log that did not say in which epoch, right only when nobody has a real one.
-    if (marked === 0 || recovered <= marked || recovered < joined) return marked
-    const share = topology.replicasIn(recovered, object.oid, copies)
-    return share?.some((node) => node.id === topology.self) === true ? recovered : marked
+    if (marked === 0) return 0
+    const { topology, recovered } = this.options
+    const joined = mutations.trustReturningDisk ? 0 : object.joinedEpoch
+    const epochs = recovered()
+    for (let i = epochs.length - 1; i >= 0 && epochs[i] > marked && epochs[i] >= joined; i--) {
+      const share = topology.replicasIn(epochs[i], object.oid, copies)
+      if (share?.some((node) => node.id === topology.self) === true) return epochs[i]
+    }
+    return marked
   }
 
   /** Last epoch through which our copy is valid, suspects aside. */

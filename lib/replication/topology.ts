@@ -59,10 +59,10 @@ export class Topology {
     return record === null ? null : this.ring(record).replicas(oid, copies)
   }
 
-  /** Whether the node was in an epoch between `epoch` and the current one. */
-  wentOn(id: string, epoch: number): boolean {
+  /** Whether the node was in an epoch between `epoch` and the current one, up to `last`. */
+  wentOn(id: string, epoch: number, last = this.epoch): boolean {
     return this.history.some(({ number, nodes }) => {
-      return number > epoch && number < this.epoch && nodes.some((node) => node.id === id)
+      return number > epoch && number < this.epoch && number <= last && nodes.some((node) => node.id === id)
     })
   }
 

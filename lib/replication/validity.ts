@@ -136,9 +136,8 @@ export function decide(
     // (`renounce`): who was a replica then and is not here, or has lost that in its turn, may have taken it before.
     const gone = (id: string) => reportOf(id, own, others)?.lostEpoch ?? Number.POSITIVE_INFINITY
     const taken = (topology.replicasIn(end + 1, oid, copies) ?? []).some(({ id }) => gone(id) > end)
-    const lost = set.filter(
-      (id) => !unheard.includes(id) && (gone(id) > end || (taken && gone(id) === end)) && topology.wentOn(id, end),
-    )
+    const promised = (id: string) => (taken && gone(id) === end ? end + 1 : gone(id))
+    const lost = set.filter((id) => !unheard.includes(id) && topology.wentOn(id, end, promised(id)))
     if (lost.length > 0 && !mutations.trustLostDisk) return { kind: 'lost', nodes: lost, stale: true }
   }
   if (choice.suspect) {
@@ -215,7 +214,10 @@ function firstUnheardEpoch(
     const mayLack = (report: CopyReport): boolean =>
       report.incomplete &&
       (patient ||
-        set.some(({ id }, i) => (heard[i]?.lostEpoch ?? epoch) >= epoch && topology.wentOn(id, report.validThrough)))
+        set.some(({ id }, i) => {
+          const lostEpoch = heard[i]?.lostEpoch ?? Number.POSITIVE_INFINITY
+          return lostEpoch >= epoch && topology.wentOn(id, report.validThrough, lostEpoch)
+        }))
     const proves = (report: CopyReport): boolean =>
       !mayLack(report) &&
       (mutations.trustPassing || !letPass(report.passedEpochs, epoch)) &&

@@ -73,6 +73,7 @@ export class DiskPlaces {
   }
 
   private readonly unusable: UnusableDisk[]
+  private recoveredEpochs: { of: NodeState | null; epochs: readonly number[] } = { of: null, epochs: [] }
 
   protected constructor(
     found: NodeDisks,
@@ -89,6 +90,15 @@ export class DiskPlaces {
     return this.node
   }
 
+  /** Epochs in which all copies of this node's share were valid, ascending */
+  get recovered(): readonly number[] {
+    // Asked of every object when an epoch begins
+    if (this.recoveredEpochs.of !== this.node) {
+      this.recoveredEpochs = { of: this.node, epochs: [...this.node.recoveredBefore, this.node.recoveredEpoch] }
+    }
+    return this.recoveredEpochs.epochs
+  }
+
   /** Why what this node says proves nothing of writes up to some epoch (lib/replication/validity.ts, Doubts) */
   get doubts(): { passedEpochs: readonly number[]; lostEpoch: number } {
     const { passedEpochs, lostEpoch } = this.node
@@ -96,7 +106,7 @@ export class DiskPlaces {
   }
 
   /** On every disk, durably. A disk that fails at it is lost. */
-  save(change: Partial<Pick<NodeState, 'clusterId' | 'recoveredEpoch' | 'passedEpochs'>>): void {
+  save(change: Partial<Pick<NodeState, 'clusterId' | 'recoveredEpoch' | 'recoveredBefore' | 'passedEpochs'>>): void {
     this.saveAll({ ...this.node, ...change })
   }
 

@@ -41,6 +41,8 @@ export interface NodeState {
   clusterId: string
   /** All copies here were valid in this epoch; 0: nothing is known */
   recoveredEpoch: number
+  /** Older ones of which that is known as well, ascending. A later one says nothing of objects that are not this node's in it */
+  recoveredBefore: readonly number[]
   /** In which changes of objects that were not valid here went by, ascending (lib/replication/validity.ts, Doubts) */
   passedEpochs: readonly number[]
   /** Newest epoch in which this node may have served what went with a disk since; 0 none */
@@ -106,21 +108,21 @@ export function readState(disk: Disk, config: Config, path: string): NodeState |
   const state = parse(disk.readFile(STATE) ?? Buffer.alloc(0)) as Partial<NodeState> | null
   if (state === null) return null
   // As written by a version that knew one disk only
-  const { clusterId, recoveredEpoch, passedEpochs = [], lostEpoch = 0, generation = 0 } = state
+  const { clusterId, recoveredEpoch, recoveredBefore = [], passedEpochs = [], lostEpoch = 0, generation = 0 } = state
   const { disks = [{ id: config.disk, path, joined: 0 }], base, lossPending } = state
   const whole =
     typeof clusterId === 'string' &&
     /^([0-9a-f]{16})?$/.test(clusterId) &&
     [recoveredEpoch, lostEpoch, generation, base ?? 0].every(isCount) &&
     [undefined, true].includes(lossPending) &&
-    Array.isArray(passedEpochs) &&
-    passedEpochs.every(isCount) &&
+    [recoveredBefore, passedEpochs].every((epochs) => Array.isArray(epochs) && epochs.every(isCount)) &&
     Array.isArray(disks) &&
     disks.every((entry) => HEX.test(entry?.id) && typeof entry.path === 'string' && isCount(entry.joined))
   if (!whole) return null
   const known: NodeState = {
     clusterId,
     recoveredEpoch: recoveredEpoch as number,
+    recoveredBefore,
     passedEpochs,
     lostEpoch,
     generation,

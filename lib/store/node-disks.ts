@@ -69,6 +69,7 @@ interface Found {
 const NEW_STATE: NodeState = {
   clusterId: '',
   recoveredEpoch: 0,
+  recoveredBefore: [],
   passedEpochs: [],
   lostEpoch: 0,
   generation: 0,

@@ -17,6 +17,7 @@ function make(random: SimRandom): Buffer[] {
   writeConfig(disk, config, {
     clusterId: random.chance(0.9) ? id() : '',
     recoveredEpoch: random.below(100),
+    recoveredBefore: Array.from({ length: random.below(4) }, (_, i) => i + 1),
     passedEpochs: Array.from({ length: random.below(4) }, (_, i) => i + 1),
     lostEpoch: random.below(100),
     generation: random.below(100),
@@ -55,7 +56,14 @@ async function take([configFile, stateFile]: readonly Buffer[]): Promise<boolean
   if (!HEX.test(config.id) || !HEX.test(config.disk)) throw new Error('an id that is none')
   const state = readState(disk, config, '/d0')
   if (state === null) return true
-  const counts = [state.recoveredEpoch, state.lostEpoch, state.generation, state.base ?? 0, ...state.passedEpochs]
+  const counts = [
+    state.recoveredEpoch,
+    state.lostEpoch,
+    state.generation,
+    state.base ?? 0,
+    ...state.recoveredBefore,
+    ...state.passedEpochs,
+  ]
   if (!counts.every((count) => Number.isSafeInteger(count) && count >= 0)) throw new Error('a count that is none')
   if (state.clusterId !== '' && !HEX.test(state.clusterId)) throw new Error('a cluster id that is none')
   if (!state.disks.every(({ id, path }) => HEX.test(id) && typeof path === 'string'))

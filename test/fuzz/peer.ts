@@ -154,7 +154,7 @@ async function serve(input: readonly Buffer[], random: SimRandom): Promise<boole
     log: () => {},
     copiesOf,
     bytesOf: () => 0,
-    recoveredEpoch: () => EPOCH - 1,
+    recovered: () => [EPOCH - 1],
     lossUnmarked: () => {},
     diskFailed: (errno, what) => {
       throw new Error(`a request made the disk fail: ${what}, errno ${errno}`)

@@ -45,7 +45,7 @@ function setup(report: (epoch: number, node: string, method: string) => Report, 
   } as unknown as Peers
   const copiesOf = () => nodes.length
   const shared = { store, topology, clock, log: () => {}, copiesOf, bytesOf: () => 0 }
-  const replica = new Replica({ ...shared, recoveredEpoch: () => 1, lossUnmarked: () => {}, diskFailed: () => {} })
+  const replica = new Replica({ ...shared, recovered: () => [1], lossUnmarked: () => {}, diskFailed: () => {} })
   const settings = { held: true, limit: 0 }
   const recovery = new Recovery({
     ...{ ...shared, peers, replica, doubts, createdIn: () => 1 },
@@ -174,7 +174,7 @@ for (const sound of [true, false]) {
     } as unknown as Peers
     const copiesOf = () => 2
     const shared = { store, topology, clock, log: () => {}, copiesOf, bytesOf: () => 0 }
-    const replica = new Replica({ ...shared, recoveredEpoch: () => 1, lossUnmarked: () => {}, diskFailed: () => {} })
+    const replica = new Replica({ ...shared, recovered: () => [1], lossUnmarked: () => {}, diskFailed: () => {} })
     const recovery = new Recovery({
       ...{ ...shared, peers, replica, doubts, createdIn: () => 1 },
       taken: () => {},

@@ -47,7 +47,7 @@ function doubt(copy: Copy, epoch: number): void {
 
 class Member {
   copy: Copy | null = null
-  recovered = 0
+  recovered: number[] = [0]
   present = true
   passedEpochs: number[] = []
   lastEpoch = 0
@@ -128,7 +128,7 @@ export class ValidityModel {
     for (const member of this.ring()) {
       member.copy = newCopy(this.acked, 1, 0)
     }
-    for (const member of this.members) member.recovered = 1
+    for (const member of this.members) member.recovered = [1]
     this.open(0)
   }
 
@@ -146,13 +146,13 @@ export class ValidityModel {
   }
 
   private newEpoch(left: readonly string[]): void {
-    const number = this.history.length + 1
+    const number = this.epoch + 1
     const record = epochOf(
       number,
       this.present.map((member) => node(member.number)),
     )
     this.history = [...this.history, record]
-    this.topology.update(record, this.history)
+    this.forget()
     for (const member of this.present) {
       const { copy } = member
       if (copy?.intent === true && left.includes(copy.writer) && !this.bugs.forgetSuspects) doubt(copy, number)
@@ -169,14 +169,21 @@ export class ValidityModel {
     }
   }
 
+  /** Epochs that all have recovered past are kept no more. */
+  private forget(): void {
+    const needed = Math.min(...this.members.map(({ recovered }) => recovered[recovered.length - 1]))
+    this.history = this.history.filter(({ number }, i) => number >= needed || i === this.history.length - 1)
+    this.topology.update(this.history[this.history.length - 1], this.history)
+  }
+
   /** What the copy's own marks and its member's prove, before any is inherited */
   private validFrom(member: Member): number {
     const { copy } = member
     assert(copy !== null, 'asked of a copy')
-    let from = Math.max(copy.writeEpoch, copy.checkEpoch)
-    const set = this.topology.replicasIn(member.recovered, this.oid, this.copies)
-    if (member.recovered > from && set?.some((replica) => replica.id === member.id) === true) from = member.recovered
-    return from
+    const from = Math.max(copy.writeEpoch, copy.checkEpoch)
+    const mine = (epoch: number) =>
+      this.topology.replicasIn(epoch, this.oid, this.copies)?.some(({ id }) => id === member.id)
+    return Math.max(from, ...member.recovered.filter(mine))
   }
 
   private settledThrough(member: Member): number {
@@ -461,11 +468,12 @@ export class ValidityModel {
     const { present } = this
     const member = present[which % present.length]
     const valid = !this.ring().includes(member) || this.serves(member)
-    if (valid) member.recovered = this.epoch
+    if (valid && !member.recovered.includes(this.epoch)) member.recovered.push(this.epoch)
+    this.forget()
     if (valid || this.bugs.forgetPassedTooEarly) {
       member.passedEpochs = [...passedWithout(member.passedEpochs, this.epoch)]
     }
-    if (!present.every((one) => one.recovered >= this.epoch)) return
+    if (!present.every((one) => one.recovered.includes(this.epoch))) return
     for (const one of present) {
       if (one.copy !== null && !this.ring().includes(one) && one.copy.writeEpoch < this.epoch) one.copy = null
     }

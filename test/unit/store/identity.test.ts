@@ -38,6 +38,7 @@ test('a new node gets an id, and each of its disks one; they stay', (t) => {
     generation: 2,
     clusterId: '00000000000000aa',
     recoveredEpoch: 12,
+    recoveredBefore: [7, 10],
     passedEpochs: [8, 9],
     lostEpoch: 3,
   }
