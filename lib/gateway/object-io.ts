@@ -4,7 +4,7 @@ import type { Completion } from '../host/interfaces.js'
 import { FLAG_CREATE } from '../protocol/header.js'
 import { ALLOCATE, LOST, NO_OBJECT, READ, REMOVE, WRITE } from '../replication/request.js'
 import type { ObjectIo } from '../vdi/object-io.js'
-import { inodeOid, type Oid, oidToHex, vidOf } from '../vdi/oid.js'
+import { inodeOid, KIND_DATA, kindOf, type Oid, oidToHex, vidOf } from '../vdi/oid.js'
 import type { Router } from './router.js'
 
 /** At most what a peer takes in one message. */
@@ -94,6 +94,13 @@ export class RoutedIo implements ObjectIo {
     const result = await new Promise<number>((resolve) => start({ complete: resolve }))
     if (result >= 0) return
     const name = oidToHex(oid)
+    if (result === LOST && kindOf(oid) === KIND_DATA) {
+      throw new SheepError(
+        'io',
+        `object ${name} is lost`,
+        'dog cluster lost says what of which volumes, and where it may be',
+      )
+    }
     if (result === NO_OBJECT || result === LOST) throw new SheepError('no-object', `no node has object ${name}`)
     if (result === -28) {
       throw new SheepError(
