@@ -235,7 +235,9 @@ export class Lineage {
     for (const [index, cell] of [...this.#open]) {
       const { owed } = cell
       if (owed !== null && owed.since > flush.since && cell.visibleSince <= flush.issued) {
-        this.#see(cell, [owed.stamp], cell.visibleSequence)
+        // What has failed since may have happened.
+        const failed = cell.later.filter(({ state }) => state === 'failed')
+        this.#see(cell, unite([owed.stamp], failed.map(stampOfWrite)), cell.visibleSequence)
         cell.durable = cell.visible
         cell.later = [...cell.flying]
       } else if (cell.visibleSince <= flush.issued) {

@@ -1,5 +1,5 @@
 /**
- * Disasters: all that hold some object are gone at once, hosts or disks, and an administrator gives up what was lost (`dog cluster lost
+ * Disasters: all that hold some object are gone at once, hosts or disks of hosts that go on, and an administrator gives up what was lost (`dog cluster lost
  * --accept`). Until then nobody may read anything else in its place; afterwards what is left of it counts, or zeros, the same for all, and
  * stays so when some of what was gone returns. What was not lost must be as if nothing had happened.
  *
@@ -12,7 +12,7 @@ import { dataOid, inodeOid, KIND_DATA, KIND_INODE, kindOf, type Oid, oidFromHex 
 import type { VdiEntry } from '../../lib/vdi/types.js'
 import { FILE_HEADER, INODE_INDEX } from './audit.js'
 import type { Lineage } from './checker.js'
-import type { Host } from './host.js'
+import { diskPath, type Host } from './host.js'
 import { SimRandom } from './random.js'
 import { pathOf } from './rot.js'
 import { stampOf } from './stamps.js'
@@ -21,11 +21,20 @@ import type { World } from './world.js'
 /** A list that is as long may leave out some (lib/node/lost.ts). */
 const NAMES_MAX = 4
 
-/** Which objects have all their copies where everything went, or where it may not have been. */
+/** What a disaster takes: a disk, or with `disk` null the whole host. */
+interface Part {
+  host: Host
+  disk: number | null
+}
+
+/** Which objects have all their copies where something went, or where they may not have been. */
 interface Disaster {
   ring: Ring
   /** Ids of nodes */
   gone: ReadonlySet<string>
+  /** Of which a copy is left that nobody doubts, unless unflushed writes are lost as well */
+  safe: ReadonlySet<Oid>
+  powerLosses: number
 }
 
 export class Loss {
@@ -33,8 +42,8 @@ export class Loss {
   /** Objects that were given up */
   given = 0
   readonly #disasters: Disaster[] = []
-  /** Buried by a disaster */
-  #gone: Host[] = []
+  /** Taken by a disaster */
+  #gone: Part[] = []
   #strikes: number
   #administration: Promise<void> = Promise.resolve()
   /** Something may be lost that nobody has given up yet */
@@ -42,15 +51,16 @@ export class Loss {
 
   constructor(readonly world: World) {
     this.random = new SimRandom(world.seed, 0x1055)
-    this.#strikes = world.shape.disasters ? this.random.between(1, 2) : 0
+    this.#strikes = world.shape.disasters !== '' ? this.random.between(1, 2) : 0
   }
 
   /** Asked by the planner at each of its steps. */
   step(): void {
     const { random, world } = this
     if (this.#strikes === 0 || this.#open || !random.chance(0.2)) return
-    // Now and then amid other trouble: then whoever is in trouble may not have had the others' writes yet.
-    if (!world.planner.calm() && !random.chance(0.1)) return
+    // Now and then amid other trouble: then whoever is in trouble may not have had the others' writes yet. Not where disks go: the only
+    // copy left of an index may be such a host's.
+    if (!world.planner.calm() && (world.shape.disasters === 'disks' || !random.chance(0.1))) return
     const holders = this.#someHolders()
     if (holders === null) return
     this.#strikes--
@@ -81,7 +91,10 @@ export class Loss {
 
   #mayBeLost(oid: Oid): boolean {
     const { copies } = this.world.shape
-    return this.#disasters.some(({ ring, gone }) => ring.replicas(oid, copies).every(({ id }) => gone.has(id)))
+    return this.#disasters.some(({ ring, gone, safe, powerLosses }) => {
+      if (safe.has(oid) && this.world.workload.powerLosses === powerLosses) return false
+      return ring.replicas(oid, copies).every(({ id }) => gone.has(id))
+    })
   }
 
   /** As any copy of the VDI's index says, wherever it is. */
@@ -96,46 +109,66 @@ export class Loss {
     return found.filter((owner) => owner !== 0)
   }
 
-  /** Of some object of the data; those hosts can go while the others still have quorum, and all VDIs' indexes. Null: there is none. */
-  #someHolders(): Host[] | null {
+  /** Who or what holds some object of the data, and can go: the others still have quorum, and all VDIs' indexes. Null: there is none. */
+  #someHolders(): Part[] | null {
     const { hosts, shape } = this.world
     const living = hosts.filter((host) => !host.buried && host.serving)
-    const holders = new Map<Oid, Host[]>()
-    for (const host of living) {
-      for (const path of host.usedDisks.flatMap((disk) => disk.paths())) {
-        const name = /^obj\/[0-9a-f]{2}\/([0-9a-f]{16})$/.exec(path)?.[1]
-        if (name === undefined) continue
-        const oid = oidFromHex(name)
-        holders.set(oid, [...(holders.get(oid) ?? []), host])
-      }
-    }
+    const holders = this.#holders(living)
     const oids = [...holders.keys()].sort((a, b) => a - b)
-    const inodes = oids.filter((oid) => kindOf(oid) === KIND_INODE)
     const members = new Set(living[0]?.sheep?.cluster.epoch?.nodes.map(({ name }) => name))
     // Enough for quorum, and to start without the others.
-    const enough = (without: readonly Host[]) => {
-      const left = hosts.filter((host) => !host.buried && !without.includes(host))
+    const enough = (without: readonly Part[]) => {
+      if (shape.disasters === 'disks') return without.every(isSpare)
+      const left = hosts.filter((host) => !host.buried && !without.some((part) => part.host === host))
       return left.length * 2 > hosts.length && left.filter(({ name }) => members.has(name)).length * 2 > members.size
     }
     const candidates = oids
       .filter((oid) => kindOf(oid) === KIND_DATA)
-      .map((oid) => holders.get(oid) as Host[])
-      .filter((gone) => gone.length === shape.copies && enough(gone))
-      .filter((gone) => inodes.every((oid) => (holders.get(oid) as Host[]).some((host) => !gone.includes(host))))
+      .map((oid) => holders.get(oid) as Part[])
+      .filter((gone) => gone.length === shape.copies && enough(gone) && indexesAreLeft(holders, gone))
     return candidates.length === 0 ? null : this.random.pick(candidates)
   }
 
-  #strike(holders: readonly Host[]): void {
+  /** Where each object is. */
+  #holders(living: readonly Host[]): Map<Oid, Part[]> {
+    const whole = this.world.shape.disasters === 'hosts'
+    const holders = new Map<Oid, Part[]>()
+    for (const host of living) {
+      for (const disk of host.usedDisks) {
+        const part = { host, disk: whole ? null : host.disks.indexOf(disk) }
+        for (const path of disk.paths()) {
+          const name = /^obj\/[0-9a-f]{2}\/([0-9a-f]{16})$/.exec(path)?.[1]
+          if (name === undefined) continue
+          const oid = oidFromHex(name)
+          holders.set(oid, [...(holders.get(oid) ?? []), part])
+        }
+      }
+    }
+    return holders
+  }
+
+  #strike(parts: readonly Part[]): void {
     const { random, world } = this
     const nodes = world.hosts.find((host) => host.serving)?.sheep?.cluster.epoch?.nodes ?? []
-    const doubted = [...world.planner.doubted(), ...holders]
+    const doubted = [...world.planner.doubted(), ...parts.map(({ host }) => host)]
     const idOf = (host: Host) => nodes.find(({ name }) => name === host.name)?.id ?? ''
-    this.#disasters.push({ ring: new Ring(nodes), gone: new Set(doubted.map(idOf)) })
-    const withPower = random.chance(0.5)
-    world.log(`disaster: ${holders.map(({ name }) => name)} ${withPower ? 'burn down' : 'fall silent'}`)
-    for (const host of holders) world.planner.takeAway(host, withPower)
+    const disaster = { ring: new Ring(nodes), gone: new Set(doubted.map(idOf)), safe: new Set<Oid>() }
+    const holders = this.#holders(world.hosts)
+    // A copy on another disk of a host that loses power as well is worth nothing.
+    const withPower =
+      random.chance(0.5) && (world.shape.disasters === 'hosts' || indexesAreLeft(holders, wholeHosts(parts)))
+    if (world.shape.disasters === 'disks') {
+      for (const [oid, where] of holders) if (isLeft(where, parts)) disaster.safe.add(oid)
+      const how = withPower ? 'power' : random.pick(['dies', 'away'] as const)
+      world.log(`disaster: ${parts.map(({ host, disk }) => `${host.name} ${diskPath(disk as number)}`)}: ${how}`)
+      for (const { host, disk } of parts) world.planner.takeDisk(host, disk as number, how)
+    } else {
+      world.log(`disaster: ${parts.map(({ host }) => host.name)} ${withPower ? 'burn down' : 'fall silent'}`)
+      for (const { host } of parts) world.planner.takeAway(host, withPower)
+    }
     if (withPower) world.workload.powerLoss()
-    this.#gone.push(...holders)
+    this.#disasters.push({ ...disaster, powerLosses: world.workload.powerLosses - (withPower ? 1 : 0) })
+    this.#gone.push(...parts)
   }
 
   async #administer(): Promise<void> {
@@ -160,7 +193,8 @@ export class Loss {
   async #giveUp(lost: readonly LostObject[]): Promise<void> {
     const { random, world } = this
     for (const one of lost) {
-      if (!this.#mayBeLost(oidFromHex(one.oid))) {
+      // What nobody has of a volume that goes was perhaps removed.
+      if (!one.deleting && !this.#mayBeLost(oidFromHex(one.oid))) {
         world.verdict.report('lost', `${JSON.stringify(one)} is listed as lost, and cannot be`)
         return
       }
@@ -188,18 +222,23 @@ export class Loss {
     const { hosts, shape } = this.world
     const size = 2 ** shape.blockSizeShift
     const copies: Buffer[] = []
-    for (const host of zeros ? [] : hosts.filter((each) => !each.buried)) {
-      const path = pathOf(oidFromHex(oid))
-      const content = host.diskWith(path)?.content(path)
-      if (content) copies.push(Buffer.concat([content.subarray(FILE_HEADER), Buffer.alloc(size)], size))
+    // A disk that is about to be plugged in counts only if that comes before somebody has looked for what it holds.
+    let certain = 0
+    for (const host of hosts.filter((each) => !zeros && !each.buried)) {
+      for (const disk of host.disks.filter((one, i) => !one.dead && !host.away.has(i))) {
+        const content = disk.content(pathOf(oidFromHex(oid)))
+        if (!content) continue
+        copies.push(Buffer.concat([content.subarray(FILE_HEADER), Buffer.alloc(size)], size))
+        if (host.usedDisks.includes(disk)) certain++
+      }
     }
     const named = this.#lineagesOf(volumes)
     const ends = (named ?? this.world.workload.actors.flatMap((actor) => actor.lineages())).map((lineage) => {
       const first = (index * size) / lineage.cellSize
       const left = (cell: number): number[] =>
-        copies.length === 0
-          ? [0]
-          : copies.map((bytes) => stampOf(bytes, (cell - first) * lineage.cellSize, lineage.cellSize, cell))
+        copies
+          .map((bytes) => stampOf(bytes, (cell - first) * lineage.cellSize, lineage.cellSize, cell))
+          .concat(certain === 0 ? [0] : [])
       return lineage.giveUp(first, size / lineage.cellSize, left)
     })
     return named === null ? [] : ends
@@ -215,10 +254,13 @@ export class Loss {
     return names.length >= NAMES_MAX || found.length < names.length ? null : found
   }
 
-  #bringBack(hosts: readonly Host[]): void {
+  #bringBack(parts: readonly Part[]): void {
     const { random, world } = this
-    this.#gone = this.#gone.filter((host) => !hosts.includes(host))
-    for (const host of hosts) world.planner.giveBack(host, random.exponential(3000))
+    this.#gone = this.#gone.filter((part) => !parts.includes(part))
+    for (const { host, disk } of parts) {
+      if (disk === null) world.planner.giveBack(host, random.exponential(3000))
+      else world.planner.giveDiskBack(host, disk, random.chance(0.5), random.exponential(3000))
+    }
   }
 
   /** Null: not now. */
@@ -230,4 +272,24 @@ export class Loss {
     if (outcome.state === 'failed' && !(outcome.error instanceof SheepError)) world.unexpected(what, outcome.error)
     return null
   }
+}
+
+/** Not all of these are gone. */
+function isLeft(holders: readonly Part[], gone: readonly Part[]): boolean {
+  return holders.some(({ host, disk }) => !gone.some((part) => part.host === host && part.disk === disk))
+}
+
+function indexesAreLeft(holders: ReadonlyMap<Oid, readonly Part[]>, gone: readonly Part[]): boolean {
+  return [...holders].every(([oid, where]) => kindOf(oid) !== KIND_INODE || isLeft(where, gone))
+}
+
+function wholeHosts(parts: readonly Part[]): Part[] {
+  return parts.flatMap(({ host }) => host.disks.map((_, disk) => ({ host, disk })))
+}
+
+/** Its host can start, and serve, without that disk. */
+function isSpare({ host, disk }: Part): boolean {
+  const path = diskPath(disk as number)
+  const working = host.sheep?.workingDisks() ?? []
+  return host.sheep?.ownDisks().some((own) => own !== path && working.includes(own)) === true
 }

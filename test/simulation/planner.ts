@@ -125,6 +125,27 @@ export class Planner {
     this.world.scheduler.after(ms, () => host.start())
   }
 
+  /** For good, unless it is given back. 'power': its host loses that at the same time */
+  takeDisk(host: Host, number: number, how: 'dies' | 'away' | 'power'): void {
+    this.#troubled.add(host)
+    if (how === 'dies') {
+      host.disks[number].dead = true
+      return
+    }
+    if (how === 'power') host.cutPower()
+    else host.process?.die()
+    host.away.add(number)
+    this.#restartLater(host)
+  }
+
+  /** As it was or empty; plugged in after so many ms. */
+  giveDiskBack(host: Host, number: number, empty: boolean, ms: number): void {
+    if (empty) host.replaceDisk(number)
+    else host.disks[number].dead = false
+    host.away.delete(number)
+    this.world.scheduler.after(ms, () => this.#bringBack(host, diskPath(number)))
+  }
+
   /** So many hosts are away that there may be objects which none of the others has. */
   allCopiesMayBeAway(): boolean {
     const away = this.#living.filter((host) => !host.serving).length
@@ -152,6 +173,8 @@ export class Planner {
     const up = this.#living.filter((host) => host.up && !host.paused)
     const host = up.length > 0 ? random.pick(up) : null
     if (TAKE_AWAY.has(kind) && this.#living.some(usesFailingDisk)) return
+    // The only copy left of an index may be this host's.
+    if (kind.startsWith('power') && world.shape.disasters === 'disks' && world.loss.isOpen) return
     switch (kind) {
       case 'kill':
         if (host) this.kill(host)
@@ -187,7 +210,8 @@ export class Planner {
         if (host) this.#bury(host)
         break
       case 'drain':
-        if (host) this.#drain(host)
+        // Who is to hold what then is not who held it when the others went.
+        if (host && !world.loss.isOpen) this.#drain(host)
         break
       case 'disk-dies':
       case 'disk-error':

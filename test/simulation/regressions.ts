@@ -228,4 +228,27 @@ export const REGRESSIONS: readonly { seed: number; worlds?: Worlds; cause: strin
     cause:
       'the checker: the only holder of a write lost a disk and got one before anybody flushed, so the flush may fail',
   },
+  {
+    seed: 34,
+    worlds: 'spoilt',
+    cause:
+      'an object was given up as lost when a host that had lost a disk earlier had not been in any epoch before it did',
+  },
+  {
+    seed: 2109,
+    worlds: 'spoilt',
+    cause:
+      'a surviving copy counted for nothing once its node had recovered an epoch in which the object is not in its share',
+  },
+  {
+    seed: 332,
+    worlds: 'spoilt',
+    cause: 'making a volume with a lost object smaller failed as if that object had never been',
+  },
+  {
+    seed: 2649,
+    worlds: 'spoilt',
+    cause:
+      'a daemon that stood still for three seconds answered a hole before it knew that the others had gone on without it',
+  },
 ]

@@ -4,8 +4,8 @@
  * --seed N     replays one seed and prints its trace
  * --seeds N    runs N seeds, from --start (default 1), in --workers processes (default 2); prints seeds per second; a
  *              failing seed prints its trace's end and the line that replays it
- * --worlds W   'hard': with few copies and few kinds of faults, or many hosts; 'lossy': with disasters; 'power': with power losses before
- *              what was written is flushed (shape.ts, loss.ts)
+ * --worlds W   'hard': with few copies and few kinds of faults, or many hosts; 'lossy', 'spoilt': all hosts, all disks that hold something
+ *              are gone; 'power': with power losses before what was written is flushed (shape.ts, loss.ts)
  * --mutations  switches on each deliberate bug in turn and expects each to be found within 200 seeds
  * --regressions  runs the seeds that once failed
  * --mutate M   with one deliberate bug on

@@ -61,6 +61,7 @@ export class Session {
     const { workload, shape } = this.world
     return (
       workload.powerLosses > this.#powerLosses ||
+      shape.disasters !== '' ||
       shape.faults.some((kind) => kind.startsWith('disk-') || kind === 'unplug')
     )
   }
@@ -243,11 +244,14 @@ export class Session {
     world.workload.requests++
     let completed = false
     let forbidden = false
+    let mayBeLost = false
     const request = this.host.requestRaw<number>(text, (_sheep, done) => {
       // The client gave up while the request was on its way.
       if (this.ended || this.quiet) return done({ state: 'gone' })
       forbidden = this.#fenced && what !== 'flush'
       if (world.trace.on) world.log(`${text} at ${this.#process.name}`)
+      // A discard beside it may clear what the volume's index says now.
+      mayBeLost = this.#mayBeLost(cells)
       call({
         complete: (result) => {
           if (completed) world.verdict.report('answered twice', text)
@@ -264,7 +268,7 @@ export class Session {
       // The answer may have been on its way when the lock went; nobody waits for it any more.
       if (this.#fenced) return
       answered(result)
-      if (result < 0) this.#refused(text, result, cells)
+      if (result < 0) this.#refused(text, result, mayBeLost || this.#mayBeLost(cells))
     })
     return Promise.race([answer, this.over])
   }
@@ -283,13 +287,13 @@ export class Session {
   }
 
   /** Requests wait for what is missing; they fail for few reasons. */
-  #refused(text: string, result: number, cells: readonly [number, number] | null): void {
+  #refused(text: string, result: number, mayBeLost: boolean): void {
     if (result === ENOSPC && this.world.shape.tight) return
     if (result === EIO && this.#mayFail()) {
       this.world.workload.failedWithoutQuorum++
       return
     }
-    if (result === EIO && this.#mayBeLost(cells)) return
+    if (result === EIO && mayBeLost) return
     if (result === EIO && /^flush| fua /.test(text) && this.#writesMayBeLost()) {
       this.world.workload.flushesFailed++
       this.abandon()

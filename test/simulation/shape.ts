@@ -31,8 +31,8 @@ export interface Shape {
   onNoQuorum: number
   /** Of each host */
   disks: number
-  /** All that hold some object may go at once, for good */
-  disasters: boolean
+  /** All that hold some object may go at once, for good; '' not */
+  disasters: '' | 'hosts' | 'disks'
   /** Clients copy by reading and writing, and what is equal comes to be shared */
   copying: boolean
 }
@@ -111,7 +111,7 @@ export function shapeOf(random: SimRandom): Shape {
     disks: 1,
     onNoQuorum: 0,
     copying: false,
-    disasters: false,
+    disasters: '',
   }
   // Drawn last, so that the other worlds are what they were before there were several disks.
   if (random.chance(0.3)) {
@@ -180,8 +180,20 @@ function lossyShape(seed: number): Partial<Shape> {
   const { engine, faults } = seedsShape(seed)
   const copies = random.pick([1, 1, 2, 2, 2, 3])
   return {
-    ...{ disasters: true, copies, hosts: 2 * copies + random.between(1, 2), zones: 9, gateways: 0, disks: 1 },
+    ...{ disasters: 'hosts', copies, hosts: 2 * copies + random.between(1, 2), zones: 9, gateways: 0, disks: 1 },
     engine: { ...engine, hasQuorum: true },
+    faults: random.chance(0.3) ? [] : faults.filter((kind) => kind !== 'bury'),
+  }
+}
+
+/** All disks that hold an object are gone at once, and their hosts go on with the others. */
+function spoiltShape(seed: number): Partial<Shape> {
+  const random = new SimRandom(seed, 0xd15c)
+  const { engine, faults } = seedsShape(seed)
+  const copies = random.pick([1, 2, 2, 2, 3])
+  return {
+    ...{ disasters: 'disks', copies, hosts: random.between(copies, copies + 3), zones: 9, gateways: 0 },
+    ...{ disks: random.pick([2, 2, 3]), engine },
     faults: random.chance(0.3) ? [] : faults.filter((kind) => kind !== 'bury'),
   }
 }
@@ -206,6 +218,7 @@ export const WORLDS = {
   ordinary: (_seed: number): Partial<Shape> => ({}),
   hard: hardShape,
   lossy: lossyShape,
+  spoilt: spoiltShape,
   power: powerShape,
 }
 

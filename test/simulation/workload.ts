@@ -298,13 +298,15 @@ export class Actor {
 
   #mayWait(error: unknown, since: number): boolean {
     if (!(error instanceof SheepError)) return false
-    if (asksForPatience(error) || (error.code === 'io' && this.#world.loss.isOpen)) return true
+    if (asksForPatience(error)) return true
     // What all lost before it was flushed, or may have: whoever has it open has to open it anew.
-    const { powerLosses, disksBack } = this.#world.workload
-    if (error.code === 'io' && error.message.startsWith('flushing') && powerLosses + disksBack > 0) {
+    const { loss, shape, workload } = this.#world
+    const copiesGone = workload.disksBack > 0 || shape.disasters !== ''
+    if (error.code === 'io' && error.message.startsWith('flushing') && (workload.powerLosses > 0 || copiesGone)) {
       this.#session?.abandon()
       return true
     }
+    if (error.code === 'io' && loss.isOpen) return true
     const hearsay = error.code === 'not-found' || error.code === 'no-tag'
     return hearsay && this.#world.scheduler.now - since < HEARSAY_MS
   }
