@@ -26,7 +26,7 @@ export interface LostParts {
   cluster: ClusterView & { readonly registry: Registry }
   topology: Topology
   gateway: Gateway
-  inquiry: Pick<Inquiry, 'askMany'>
+  inquiry: Pick<Inquiry, 'askMany' | 'createdIn'>
 }
 
 interface Place {
@@ -143,11 +143,11 @@ export class Lost {
 
   /** `said`: by every node that stores, this one among them. */
   private judge(oid: Oid, said: readonly CopyReport[], { entries, index }: Place): LostObject | null {
-    const { topology, gateway } = this.parts
+    const { topology, gateway, inquiry } = this.parts
     const copies = gateway.copiesOf(vidOf(oid))
     if (copies === 0 || said.length === 0) return null
     // Whoever is asked comes to the same answer. What the power took is waited for two minutes, and then no longer.
-    const verdict = decide(topology, oid, copies, said[0], said.slice(1), false)
+    const verdict = decide(topology, oid, copies, said[0], said.slice(1), false, inquiry.createdIn(oid))
     const where = placeOf(verdict, said[0], index)
     if (where === null) return null
     return this.describe(oid, { entries, index }, where, said)

@@ -124,7 +124,12 @@ export class Inquiry {
 
   /** That node has not heard of the VDI yet, and so not dropped what it has of the vid's former one. */
   private isFormer(report: OidReport): boolean {
-    return isFormer(report.writeEpoch, this.options.createdIn(vidOf(report.oid)))
+    return isFormer(report.writeEpoch, this.createdIn(report.oid))
+  }
+
+  /** See decide() */
+  createdIn(oid: Oid): number {
+    return this.options.createdIn(vidOf(oid))
   }
 
   ownReport(oid: Oid, copies: number): CopyReport {

@@ -153,7 +153,9 @@ export class Mender {
     if (gaps < 0 || topology.current === null || copies === 0) return false
     const others = await recovery.inquiry.ask(oid, epoch)
     if (others === null || topology.epoch !== epoch || object.removed) return false
-    const verdict = decide(topology, oid, copies, { ...recovery.inquiry.ownReport(oid, copies), gap: true }, others)
+    const { inquiry } = recovery
+    const own = { ...inquiry.ownReport(oid, copies), gap: true }
+    const verdict = decide(topology, oid, copies, own, others, true, inquiry.createdIn(oid))
     if (verdict.kind === 'take') {
       // Recovery takes it then.
       object.unreadable = false

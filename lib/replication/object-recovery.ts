@@ -108,7 +108,7 @@ export class ObjectRecovery {
     // Created anew while the others were asked
     if (object !== undefined && replica.isValid(object)) return true
     const own = inquiry.ownReport(oid, copies)
-    const verdict = decide(topology, oid, copies, own, reports, this.patient)
+    const verdict = decide(topology, oid, copies, own, reports, this.patient, inquiry.createdIn(oid))
     if (verdict.kind === 'wait') {
       task.waitingFor = verdict.nodes
       return false

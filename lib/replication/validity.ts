@@ -83,7 +83,8 @@ export function validThrough(
 /**
  * What `self` does with its copy in the current epoch. `own` is our report, `others` those of every other present
  * member that stores objects (absent copies too, with present = false). `patient`: a node that is away is waited for even when
- * all it can have more than those who are here is what was acknowledged and not flushed before their hosts lost power.
+ * all it can have more than those who are here is what was acknowledged and not flushed before their hosts lost power. `createdIn`:
+ * the epoch of the object's VDI, before which nobody can have had it; 0 when that is not known.
  */
 export function decide(
   topology: Topology,
@@ -92,6 +93,7 @@ export function decide(
   own: CopyReport,
   others: readonly CopyReport[],
   patient = true,
+  createdIn = 0,
 ): Verdict {
   const accepted = topology.accepted(oid)
   const counts = (report: CopyReport) =>
@@ -101,10 +103,12 @@ export function decide(
   // Nobody here has it; but who held it in some epoch may be away.
   if (present.length === 0) {
     if (mutations.zerosForLost && topology.epoch > 1) return { kind: 'zeros' }
-    const unheard = firstUnheardEpoch(topology, oid, copies, 0, own, others, patient)
+    const unheard = firstUnheardEpoch(topology, oid, copies, 0, own, others, patient, createdIn)
     if (unheard !== null) return unheard
     if (accepted !== undefined) return { kind: 'zeros' }
-    const nodes = [own, ...others].filter((report) => report.lostEpoch > 0).map((report) => report.node)
+    const nodes = [own, ...others]
+      .filter(({ lostEpoch }) => lostEpoch >= Math.max(1, createdIn))
+      .map(({ node }) => node)
     return nodes.length > 0 ? { kind: 'lost', nodes, stale: false } : { kind: 'absent' }
   }
 
@@ -114,7 +118,7 @@ export function decide(
   const fit = present.filter((report) => report.settledThrough >= settled)
   const reach = newest(fit)?.validThrough ?? 0
 
-  const unheard = firstUnheardEpoch(topology, oid, copies, reach, own, others, patient)
+  const unheard = firstUnheardEpoch(topology, oid, copies, reach, own, others, patient, createdIn)
   if (unheard !== null) return unheard
 
   const best = fit.filter((report) => report.validThrough === reach)
@@ -200,10 +204,11 @@ function firstUnheardEpoch(
   own: CopyReport,
   others: readonly CopyReport[],
   patient: boolean,
+  createdIn: number,
 ): Verdict | null {
   let lost: Verdict | null = null
-  // Who had what was written before that, an administrator has given up.
-  const last = Math.max(reach, (topology.accepted(oid)?.epoch ?? 0) - 1)
+  // Who had what was written before it was accepted, an administrator has given up.
+  const last = Math.max(reach, createdIn - 1, (topology.accepted(oid)?.epoch ?? 0) - 1)
   for (let epoch = topology.epoch - 1; epoch > last; epoch--) {
     const set = topology.replicasIn(epoch, oid, copies)
     // Older than the history that is kept: every known node has recovered past it, so nothing older can be newer.

@@ -251,4 +251,9 @@ export const REGRESSIONS: readonly { seed: number; worlds?: Worlds; cause: strin
     cause:
       'a daemon that stood still for three seconds answered a hole before it knew that the others had gone on without it',
   },
+  {
+    seed: 701178,
+    cause:
+      'an index that had never been written was waited for, from a host that was gone for good before its volume was made',
+  },
 ]

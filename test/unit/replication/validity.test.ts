@@ -330,6 +330,18 @@ test('all suspects: every node comes to the same truth, the first in ring order'
   }
 })
 
+test('an object of a VDI that was made later is not waited for, nor lost with what was there before', (t) => {
+  // Node 1 has not been seen since epoch 1; node 2 lost a disk in epoch 2.
+  const topology = topologyOf([0, 1], [0, 2], [0, 2], [0, 2])
+  const others = [{ ...absent(2), lostEpoch: 2 }]
+  const judged = (createdIn: number) =>
+    decide(topology, oid, 2, { ...absent(0), lostEpoch: 1 }, others, true, createdIn)
+  t.deepEqual(judged(0), { kind: 'wait', epoch: 1, nodes: [nodeId(1)] })
+  t.deepEqual(judged(1), { kind: 'wait', epoch: 1, nodes: [nodeId(1)] })
+  t.deepEqual(judged(2), { kind: 'lost', nodes: [nodeId(2)], stale: false })
+  t.deepEqual(judged(3), { kind: 'absent' })
+})
+
 test('a node that let changes go by proves nothing of those epochs, and only of those', (t) => {
   const topology = topologyOf([0, 1], [1, 2], [0, 2], [0, 2])
   const own = (epochs: readonly number[]) => ({ ...absent(0), passedEpochs: epochs })
