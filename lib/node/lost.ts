@@ -58,31 +58,55 @@ export class Lost {
     for (const entry of [...entries, ...deleting]) places.set(inodeOid(entry.vid), { entries: [entry], index: -1 })
     const lost = await this.examine(places, progress)
     const unreadable = new Set(lost.map(({ oid }) => oid))
-    const data = new Map<Oid, Place>()
     for (const entry of entries) {
       // Without its inode nobody can tell what a VDI has.
       if (progress.cancelled || unreadable.has(oidToHex(inodeOid(entry.vid)))) continue
       const count = entriesFor(entry.size, entry.blockSizeShift)
-      const index = await this.indexOf(entry, count)
+      const index = await this.indexOf(entry, 0, count)
       if (index === null) {
         lost.push(await this.damaged(entry))
         continue
       }
       for (let i = 0; i < index.length; i++) {
         if (index[i] === 0) continue
-        const place = data.get(dataOid(index[i], i))
-        if (place === undefined) data.set(dataOid(index[i], i), { entries: [entry], index: i })
+        const place = places.get(dataOid(index[i], i))
+        if (place === undefined) places.set(dataOid(index[i], i), { entries: [entry], index: i })
         else place.entries.push(entry)
       }
     }
-    return [...lost, ...(await this.examine(data, progress))]
+    const data = new Map([...places].filter(([, { index }]) => index >= 0))
+    const found = [...lost, ...(await this.examine(data, progress))]
+    // What was removed while this went on is no loss.
+    const wanted: LostObject[] = []
+    for (const one of found) {
+      const oid = oidFromHex(one.oid)
+      if (progress.cancelled || (await this.isWanted(oid, places.get(oid) as Place))) wanted.push(one)
+    }
+    return wanted
   }
 
-  /** Null: some of it cannot be read. */
-  private async indexOf({ vid }: VdiEntry, count: number): Promise<Uint32Array | null> {
+  private async isWanted(oid: Oid, { entries, index }: Place): Promise<boolean> {
+    for (const entry of entries) {
+      if (!this.isStill(entry)) continue
+      if (index < 0) return true
+      const now = await this.indexOf(entry, index, index + 1)
+      if (now === null || now[0] === vidOf(oid)) return true
+    }
+    return false
+  }
+
+  /** In the same state: a deleter has not come. */
+  private isStill({ vid, epoch, state }: VdiEntry): boolean {
+    const now = this.parts.cluster.registry.get(vid)
+    return now?.epoch === epoch && now.state === state
+  }
+
+  /** Entries [first, end); none when the VDI is gone meanwhile. Null: some of it cannot be read. */
+  private async indexOf(entry: VdiEntry, first: number, end: number): Promise<Uint32Array | null> {
     try {
-      return await readIndex(this.parts.gateway.io, vid, 0, count)
+      return await readIndex(this.parts.gateway.io, entry.vid, first, end)
     } catch (error) {
+      if (!this.isStill(entry)) return new Uint32Array(0)
       if (asSheepError(error).code !== 'io') throw error
       return null
     }

@@ -256,4 +256,9 @@ export const REGRESSIONS: readonly { seed: number; worlds?: Worlds; cause: strin
     cause:
       'an index that had never been written was waited for, from a host that was gone for good before its volume was made',
   },
+  {
+    seed: 5194,
+    worlds: 'spoilt',
+    cause: 'objects of a snapshot that was deleted while dog cluster lost looked were listed as lost',
+  },
 ]
