@@ -183,6 +183,8 @@ export class Loss {
       if (lost === null || !world.planner.standing()) continue
       if (lost.length > 0) await this.#giveUp(lost)
       else if (world.planner.calm()) break
+      // As in World
+      else if (world.workload.closing) await world.planner.release()
     }
     world.log('nothing is lost any more')
     this.#open = false
