@@ -263,6 +263,21 @@ export class Reclaim {
     return reached
   }
 
+  /** Of these objects of a VDI that is open for writing, those that its stored index names. One that was given up: none, it is written anew. */
+  private async storedIn(entry: VdiEntry, oids: readonly Oid[]): Promise<ReadonlySet<Oid>> {
+    const range = rangeOf(oids)
+    const end = Math.min(range.end, entriesFor(entry.size, entry.blockSizeShift))
+    const first = Math.min(range.first, end)
+    try {
+      const index = await readIndex(this.parts.io, entry.vid, first, end)
+      return new Set(oids.filter((oid) => index[indexOf(oid) - first] === entry.vid))
+    } catch (error) {
+      const givenUp = this.parts.registry().get(entry.vid)?.givenUp === true
+      if (asSheepError(error).code !== 'no-object' || !givenUp) throw error
+      return new Set()
+    }
+  }
+
   private async reachedOf(owner: number, oids: readonly Oid[]): Promise<readonly Oid[]> {
     const { registry } = this.parts
     const reached: Oid[] = []
@@ -281,10 +296,13 @@ export class Reclaim {
         if (again) continue
         if (referred === null)
           throw new SheepError('busy', `vid ${owner} is open, and its gateway does not say what it refers to`)
-        const kept = oids.filter((oid) => reached.includes(oid) || referred.has(indexOf(oid)))
-        // An entry may have been cleared without an answer, and so not durably.
-        if (kept.length < oids.length) await this.flush([owner])
-        return kept
+        const unnamed = rest.filter((oid) => !referred.has(indexOf(oid)))
+        if (unnamed.length === 0) return oids
+        // An entry may have been cleared without an answer, and so not durably; or the power has taken that since, and
+        // the next gateway will find what is stored.
+        const stored = await this.storedIn(entry, unnamed)
+        await this.flush([owner])
+        return oids.filter((oid) => !unnamed.includes(oid) || stored.has(oid))
       }
       const referrers = entry.state === 'live' ? [entry] : nearestLiveBelow(registry(), owner)
       for (const referrer of referrers) {

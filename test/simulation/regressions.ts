@@ -261,4 +261,16 @@ export const REGRESSIONS: readonly { seed: number; worlds?: Worlds; cause: strin
     worlds: 'spoilt',
     cause: 'objects of a snapshot that was deleted while dog cluster lost looked were listed as lost',
   },
+  {
+    seed: 8025,
+    worlds: 'power',
+    cause:
+      'an object was dropped that only the stored index named: a gateway that had it cleared, by a write that the power took, said that nothing did',
+  },
+  {
+    seed: 8243,
+    worlds: 'power',
+    cause:
+      'the checker: what a gateway goes on with after a power loss took a part of its index is gone with it, unless it is flushed',
+  },
 ]
