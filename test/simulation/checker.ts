@@ -87,6 +87,8 @@ export class Lineage {
   readonly #open = new Map<number, Cell>()
   /** Counts issues and completions: the lineage's own time */
   #time = 0
+  /** Of the last power loss after which nothing was flushed; 0 none */
+  #lossAt = 0
   /** Snapshots being taken: they may or may not see what is written now */
   readonly #watchers = new Set<Lineage>()
   /** Reads of a second client that are under way */
@@ -231,6 +233,7 @@ export class Lineage {
   }
 
   endFlush(flush: Flush): void {
+    if (flush.issued > this.#lossAt) this.#lossAt = 0
     this.#time++
     for (const [index, cell] of [...this.#open]) {
       const { owed } = cell
@@ -253,7 +256,7 @@ export class Lineage {
 
   /** Every host lost power (or every holder of something did): nothing is in flight any more. */
   powerLoss(): void {
-    this.#time++
+    this.#lossAt = ++this.#time
     for (const cell of this.#open.values()) {
       const possible = unite(
         cell.visible,
@@ -267,6 +270,15 @@ export class Lineage {
       cell.durable = possible
       cell.later = []
     }
+  }
+
+  /**
+   * A gateway begins with what is stored. The one before may have gone on with an index of which the power had taken a part: what it
+   * answered from that is gone with it, unless it was flushed since.
+   */
+  opened(): void {
+    if (this.#lossAt > 0) this.powerLoss()
+    this.#lossAt = 0
   }
 
   /**
