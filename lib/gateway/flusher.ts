@@ -2,8 +2,8 @@
  * Flushes of one volume: to each node that took a write since the last flush began. Flushes asked for while one runs
  * share the next.
  *
- * A node that leaves takes nothing with it as long as another one that did the same write stays: that one is asked, and
- * whoever takes the object from it has it on disk. When all of them have left, the flush waits until the object is there
+ * A node that leaves takes nothing with it as long as another one that did the same write stays, or that took the object since: that
+ * one is asked, and whoever takes an object has it on disk. When all of them have left, the flush waits until the object is there
  * again, on disk: else it would promise what nobody has. And when all of them have lost what was not on their disks before one that has
  * kept it was back, what was acknowledged may be gone: that flush fails, and so does every later one, until the volume is opened anew.
  */
@@ -23,6 +23,8 @@ export interface FlusherOptions {
   replicasOf: (oid: Oid) => readonly string[]
   /** Of those, the ones that have what was written: a change may have gone by the others */
   holdersOf: (oid: Oid) => readonly string[]
+  /** Its replicas of the former epoch that had all of their share by its end, on disk */
+  tookAll: (oid: Oid) => readonly string[]
   copiesOf: (vid: number) => number
   /** null: the node is not here */
   standingOf: (node: string) => Standing | null
@@ -98,17 +100,19 @@ export class Flusher {
   /** Writes in flight go to other nodes now: the next flush asks all. `stayed`: the node was here all the time, with
    *  all its disks. */
   epochChanged(stayed: (node: string) => boolean): void {
+    const { tookAll } = this.options
     this.dirtyNodes = null
     this.marked.clear()
     const former = this.standings
     this.standings = this.standingsNow()
     for (const objects of [this.unflushed, this.covering]) {
       for (const [oid, nodes] of objects) {
-        const rest = nodes.filter(stayed)
+        const holders = [...new Set([...nodes, ...tookAll(oid)])]
+        const rest = holders.filter(stayed)
         if (rest.length === 0) {
           objects.delete(oid)
-          this.orphans.set(oid, holdersOf(nodes, former))
-        } else if (rest.length < nodes.length) {
+          this.orphans.set(oid, holdersOf(holders, former))
+        } else {
           objects.set(oid, rest)
         }
       }

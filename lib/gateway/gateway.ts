@@ -183,6 +183,14 @@ export class Gateway implements VolumeOpener {
     await Promise.all([...this.open_.values()].map((open) => open.volume.close()))
   }
 
+  /** See FlusherOptions */
+  private tookAll(oid: Oid): readonly string[] {
+    const { topology, cluster } = this.options
+    const former = topology.epoch - 1
+    const replicas = topology.replicasIn(former, oid, this.copiesOf(vidOf(oid))) ?? []
+    return replicas.map(({ id }) => id).filter((id) => cluster.recovered.get(id) === former)
+  }
+
   // --- what the cluster says --------------------------------------------------------------------------------------
 
   /** `lost`: nodes that have lost a disk since the last epoch */
@@ -472,6 +480,7 @@ export class Gateway implements VolumeOpener {
         storeNodes: this.storeNodes,
         replicasOf,
         holdersOf: (oid) => replicasOf(oid).filter((node) => !this.router.wentBy.has(oid, node)),
+        tookAll: (oid) => this.tookAll(oid),
         standingOf: (node) => standingOf(topology.node(node)),
         givenUp: (oid) => topology.accepted(oid)?.epoch === topology.epoch,
         unreferenced: (owner, index) => this.unreferenced(session, owner, index),

@@ -55,6 +55,7 @@ export interface VolumeOptions {
   /** Of those, the ones that have what this node wrote in this epoch */
   holdersOf: (oid: Oid) => readonly string[]
   /** As of FlusherOptions */
+  tookAll: (oid: Oid) => readonly string[]
   standingOf: (node: string) => Standing | null
   givenUp: (oid: Oid) => boolean
   /** Object `index` of `owner` is referred to by this VDI no more; frees it when nothing else refers to it */

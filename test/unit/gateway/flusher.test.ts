@@ -18,6 +18,7 @@ function setup(placed: (oid: Oid) => readonly string[] = () => ['a', 'b']) {
   const standings = new Map<string, Partial<Standing>>()
   const lost: Oid[] = []
   const givenUp = new Set<Oid>()
+  const tookAll: string[] = []
   let time = 0
   const flusher = new Flusher({
     self: 'a',
@@ -26,6 +27,7 @@ function setup(placed: (oid: Oid) => readonly string[] = () => ['a', 'b']) {
     storeNodes: () => [...present],
     replicasOf: placed,
     holdersOf: (oid) => placed(oid).filter((node) => !passing.has(node)),
+    tookAll: () => tookAll,
     copiesOf: () => 2,
     standingOf: (node) => ({ boot: 'first', lost: 0, plugged: 0, ...standings.get(node) }),
     givenUp: (oid) => givenUp.has(oid),
@@ -44,7 +46,22 @@ function setup(placed: (oid: Oid) => readonly string[] = () => ['a', 'b']) {
     answer()
     results.length = 0
   }
-  return { router, present, passing, standings, lost, givenUp, flusher, index, results, flush, asked, answer, settle }
+  return {
+    router,
+    present,
+    passing,
+    standings,
+    lost,
+    givenUp,
+    tookAll,
+    flusher,
+    index,
+    results,
+    flush,
+    asked,
+    answer,
+    settle,
+  }
 }
 
 test('the first flush asks every node, the next only those that took writes', (t) => {
@@ -252,6 +269,30 @@ test('none of those who had the write is here: whoever has taken it since has it
   t.deepEqual(lost, [dataOid(VID, 4)])
   router.submitted[1].done.complete(0)
   t.deepEqual(results, [EIO])
+})
+
+test('whoever had taken all of its share has it too, also when those who did the write lose their power one after the other', (t) => {
+  const { standings, lost, flusher, tookAll, flush, results, answer, settle } = setup()
+  settle()
+  flusher.touched(dataOid(VID, 3))
+  flusher.epochChanged((node) => node !== 'a')
+  tookAll.push('a')
+  standings.set('a', { boot: 'second' })
+  flusher.epochChanged(() => true)
+  tookAll.length = 0
+  flusher.epochChanged((node) => node !== 'b')
+  standings.set('b', { boot: 'second' })
+  flusher.epochChanged(() => true)
+  t.deepEqual(lost, [])
+  flush()
+  answer()
+  t.deepEqual(results, [0])
+  // What is written now only they have who do it.
+  flusher.touched(dataOid(VID, 3))
+  flusher.epochChanged((node) => node !== 'a' && node !== 'b')
+  for (const node of ['a', 'b']) standings.set(node, { boot: 'third' })
+  flusher.epochChanged(() => true)
+  t.deepEqual(lost, [dataOid(VID, 3)])
 })
 
 test('one by which the write went does not have it', (t) => {

@@ -29,6 +29,7 @@ function world(owner: number) {
     storeNodes: () => [],
     replicasOf: () => [],
     holdersOf: () => [],
+    tookAll: () => [],
     standingOf: () => null,
     givenUp: () => false,
     unreferenced: (vid) => unreferenced.push(vid),
