@@ -45,7 +45,9 @@ export class DiskSet extends DiskPlaces implements ObjectStore {
     const former = this.index.get(oid)
     if (former !== undefined && former.place !== place) this.discard(former)
     try {
-      return this.storeAt(place).create(oid, writeEpoch, intoReserve)
+      const file = this.storeAt(place).create(oid, writeEpoch, intoReserve) as ObjectFile
+      if (this.mayReturnElsewhere(file) !== null) file.intent = false
+      return file
     } catch (error) {
       if (error instanceof DiskError && error.errno !== ENOSPC) void this.lose(this.places[place], error.message)
       throw error
@@ -235,9 +237,27 @@ export class DiskSet extends DiskPlaces implements ObjectStore {
   }
 
   addIntent(object: StoredObject, done: Completion): void {
-    const store = this.storeOf(object)
+    const file = object as ObjectFile
+    const store = this.storeOf(file)
+    const other = file.intent ? null : this.mayReturnElsewhere(file)
     if (store === null) done.complete(-EIO)
-    else store.addIntent(object, done)
+    else if (other === null) store.addIntent(file, done)
+    else {
+      // A former one on another disk, should the power bring it back when this one is lost, would be taken for it.
+      other.syncRemoval(file.oid, {
+        complete: (result) => {
+          if (result < 0 || file.removed) done.complete(Math.min(result, 0))
+          else this.addIntent(file, done)
+        },
+      })
+    }
+  }
+
+  private mayReturnElsewhere(file: ObjectFile): FileStore | null {
+    for (const [number, { store }] of this.places.entries()) {
+      if (number !== file.place && store?.mayReturn(file.oid) === true) return store
+    }
+    return null
   }
 
   dropIntents(objects: readonly StoredObject[]): void {

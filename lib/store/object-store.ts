@@ -528,6 +528,16 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
     }
   }
 
+  /** A former object of this id was removed, and a power loss may bring it back */
+  mayReturn(oid: Oid): boolean {
+    return this.syncs.mayReturn(oid)
+  }
+
+  /** Not any more, when that ends well. */
+  syncRemoval(oid: Oid, done: Completion): void {
+    this.syncs.syncPlace(oid, done)
+  }
+
   /** Whether the log names the object, or a power loss may bring it back */
   knowsIntent(oid: Oid): boolean {
     return this.intents.knows(oid) || this.syncs.mayReturn(oid)

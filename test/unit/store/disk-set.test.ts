@@ -29,6 +29,7 @@ async function drain<T>(disks: readonly MemoryDisk[], work: Promise<T>): Promise
 class Rig {
   readonly lost: string[] = []
   epoch = 5
+  reserve = 0
   set!: DiskSet
 
   constructor(readonly disks: MemoryDisk[]) {}
@@ -44,7 +45,7 @@ class Rig {
       { clock, random, log: () => {} },
     )
     const options = {
-      ...{ clock, log: () => {}, reserve: 0, epoch: () => this.epoch },
+      ...{ clock, log: () => {}, reserve: this.reserve, epoch: () => this.epoch },
       lost: (path: string) => void this.lost.push(path),
       allLost: () => void this.lost.push('all'),
     }
@@ -299,4 +300,34 @@ test('a sector that cannot be mended takes its disk out, and only that', async (
   t.is(await mend(), -125)
   t.deepEqual(rig.lost, ['/d1'])
   t.is(set.count, 4)
+})
+
+test('what was removed from one disk does not come back in place of what was made since on another', async (t) => {
+  for (const lost of ['with the power', 'with its disk']) {
+    const rig = new Rig([new MemoryDisk(), new MemoryDisk()])
+    rig.reserve = 1
+    const set = await rig.open(0, 1)
+    const former = set.create(oids[0], 2)
+    const first = rig.objectsOn(0) === 1 ? 0 : 1
+    const second = 1 - first
+    t.is(await rig.call((done) => set.write(former, Buffer.alloc(512, 7), 0, 512, 0, done)), 512)
+    t.is(await rig.call((done) => set.syncVdi(1, done)), 0)
+    set.remove(former)
+    rig.disks[first].total = 4096
+    const object = set.create(oids[0], 4)
+    t.is(rig.objectsOn(second), 1, 'the first one is full')
+    t.is(await rig.call((done) => set.addIntent(object, done)), 0)
+    t.true(object.intent)
+    if (lost === 'with its disk') {
+      rig.disks[second].failing = () => 5
+      t.true((await rig.call((done) => set.write(object, Buffer.alloc(512, 9), 0, 512, 0, done))) < 0)
+    }
+    // Whatever no sync covered is gone, or back.
+    for (const number of [first, second]) {
+      rig.disks[number] = rig.disks[number].crash(true, () => false)
+      rig.disks[number].total = 1 << 30
+    }
+    const again = lost === 'with its disk' ? await rig.open(first) : await rig.open(0, 1)
+    t.is(again.get(oids[0]), undefined, lost)
+  }
 })
