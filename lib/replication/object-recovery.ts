@@ -117,7 +117,8 @@ export class ObjectRecovery {
       this.options.log('error', `object ${oidToHex(oid)} went with a disk of ${names(topology, verdict.nodes)}`)
       resumeAll(task, LOST)
       // An older copy must not count as recovered, nor what went by here.
-      const over = !verdict.stale && passed.of(oid).length === 0
+      // A copy that was given up stays stale until that is done.
+      const over = !verdict.stale && store.get(oid) === undefined && passed.of(oid).length === 0
       task.waitingFor = over ? null : verdict.nodes
       return over
     }
@@ -179,13 +180,15 @@ export class ObjectRecovery {
   private async zeros(task: Task, epoch: number): Promise<boolean> {
     const { store, replica, topology } = this.options
     const { oid } = task
-    if (kindOf(oid) === KIND_INODE) {
-      resumeAll(task, NO_OBJECT)
-      return true
-    }
     const former = store.get(oid)
     if (topology.epoch !== epoch || replica.activeEpoch !== epoch || task.cancelled) return false
     if (former !== undefined && replica.isValid(former)) return true
+    if (kindOf(oid) === KIND_INODE) {
+      // It was given up with the others, and must not pass for valid because this node has recovered.
+      if (former !== undefined) replica.discard(former)
+      resumeAll(task, NO_OBJECT)
+      return true
+    }
     if (former !== undefined) replica.hot.delete(former)
     const object = store.create(oid, epoch)
     // Until it is durable: a request that comes now waits.
