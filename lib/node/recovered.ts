@@ -14,6 +14,11 @@ const RETRY_MS = 1_000
 /** Of an older one what an object's own marks say has to do. */
 const RECOVERED_BEFORE_MAX = 64
 
+/** Many in the history mean that somebody is away: what only the first one proves outlived later shares. */
+function kept(epochs: readonly number[]): readonly number[] {
+  return epochs.length <= RECOVERED_BEFORE_MAX ? epochs : [epochs[0], ...epochs.slice(1 - RECOVERED_BEFORE_MAX)]
+}
+
 export interface RecoveredParts {
   store: DiskSet
   topology: Topology
@@ -50,7 +55,7 @@ export class Recovered {
     }
     store.save({
       recoveredEpoch: epoch,
-      recoveredBefore: store.recovered.filter((one) => one >= topology.oldest).slice(-RECOVERED_BEFORE_MAX),
+      recoveredBefore: kept(store.recovered.filter((one) => one >= topology.oldest)),
       passedEpochs: this.parts.recovery.passedEpochs,
     })
     this.propose(epoch)
