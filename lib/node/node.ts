@@ -117,6 +117,7 @@ export class SheepNode implements ClusterListener {
   private status: ClusterStatus = 'joining'
   private readonly lease: number
   private lastTick: number
+  private lastWall: number
   private readonly timers = new Map<string, Timer>()
   private stopping = false
   /** Stood still, and not yet told that it is still in the cluster: the number of the question; 0 no; NEVER_AGAIN it has stopped serving */
@@ -165,6 +166,7 @@ export class SheepNode implements ClusterListener {
     this.settings = parts.settings ?? SETTINGS_DEFAULT
     this.lease = parts.lease ?? LEASE_MS
     this.lastTick = clock.now()
+    this.lastWall = clock.wall()
     this.topology = new Topology(self.id)
     const doubts = () => ({ ...store.doubts, asks: this.replica.askers.report() })
     const { keyMark } = parts
@@ -407,13 +409,15 @@ export class SheepNode implements ClusterListener {
     this.replica.suspend()
   }
 
-  private goOn(former: ClusterStatus): void {
+  /** `sameEpoch`: this member was in it all the time */
+  private goOn(former: ClusterStatus, sameEpoch = false): void {
     if (this.topology.node(this.parts.self.id) === undefined) return
     // Until the epoch that begins because a disk was lost.
     if (this.topology.epoch <= this.store.state.lostEpoch) {
       this.disks.announce()
     } else if (former === 'halted' || former === 'running') {
-      this.replica.epochChanged([], NOTHING, () => this.recovery.begin())
+      const { recovery } = this
+      this.replica.epochChanged([], NOTHING, () => (sameEpoch ? recovery.goOn() : recovery.begin()))
     }
     this.gateway.recheckLocks()
     this.gateway.router.resume()
@@ -442,16 +446,22 @@ export class SheepNode implements ClusterListener {
    */
   private tick(): void {
     if (this.unconfirmed === NEVER_AGAIN) return
-    const now = this.parts.clock.now()
-    const gap = now - this.lastTick
-    this.lastTick = now
+    const gap = this.sinceTick()
+    this.lastTick = this.parts.clock.now()
+    this.lastWall = this.parts.clock.wall()
     if (gap > this.lease && this.cluster.status === 'running') this.confirm(gap)
     this.later('tick', this.lease / TICKS_PER_LEASE, () => this.tick())
   }
 
+  /** ms. The monotonic clock stands still while the host does (clock_gettime(2), CLOCK_MONOTONIC), so the other one counts as well. */
+  private sinceTick(): number {
+    const { clock } = this.parts
+    return Math.max(clock.now() - this.lastTick, clock.wall() - this.lastWall)
+  }
+
   /** What a client asked after the daemon stood still may be there before the timer that notices it. */
   private inLease(): boolean {
-    if (this.parts.clock.now() - this.lastTick <= this.lease || mutations.trustPausedGateway) return true
+    if (this.sinceTick() <= this.lease || mutations.trustPausedGateway) return true
     this.tick()
     return this.unconfirmed === 0
   }
@@ -469,7 +479,7 @@ export class SheepNode implements ClusterListener {
       () => {
         if (this.unconfirmed !== question) return
         this.unconfirmed = 0
-        if (this.cluster.status === 'running') this.goOn('running')
+        if (this.cluster.status === 'running') this.goOn('running', true)
       },
       (error: unknown) => {
         this.parts.log('warning', `not confirmed yet: ${asSheepError(error).message}`)

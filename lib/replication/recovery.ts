@@ -24,6 +24,7 @@ import { PassedWrites } from './passed-writes.js'
 import type { Peers } from './peers.js'
 import { type RecoveryProgress, whatWaits } from './recovery-progress.js'
 import type { EnsureWaiter, ObjectEnsurer, Replica } from './replica.js'
+import { sleep } from './sleep.js'
 import { newTask, resumeAll, type Task } from './task.js'
 import type { Topology } from './topology.js'
 import { Unneeded } from './unneeded.js'
@@ -34,6 +35,8 @@ const TASKS_AT_ONCE = 4
 const TASKS_BESIDE_CLIENTS = 1
 const ON_DEMAND_AT_ONCE = 16
 const RETRY_MS = 1_000
+/** Objects, some milliseconds of work: a daemon that stands still for longer than its lease stops serving */
+const LOOKED_AT_ONCE = 2_000
 /** More than a host that is up needs to be seen again */
 const PATIENCE_MS = 120_000
 /** After which a disk that had no room for a copy is tried again */
@@ -116,6 +119,12 @@ export class Recovery implements ObjectEnsurer {
       opened: (task) => this.letPass(task),
     })
     this.unneeded = new Unneeded({ ...options, drop: (task) => this.drop(task) })
+  }
+
+  /** The epoch is active in the replica again, which had stood still. What is under way goes on. */
+  goOn(): void {
+    if (this.begunEpoch === this.options.topology.epoch) this.pump()
+    else this.begin()
   }
 
   /** The epoch is active in the replica. */
@@ -327,7 +336,7 @@ export class Recovery implements ObjectEnsurer {
     if (!this.stores) return
     const survey = await this.inquiry.survey(epoch, goesOn)
     if (survey === null) return
-    this.queueSurveyed(survey)
+    if (!(await this.queueSurveyed(survey, goesOn))) return
     this.surveyed = true
     this.total = this.tasks.size
     if (this.total > 0) log('notice', `recovery of epoch ${epoch}: ${this.total} objects to check or copy`)
@@ -335,9 +344,15 @@ export class Recovery implements ObjectEnsurer {
     await this.settle()
   }
 
-  private queueSurveyed({ reports, absent }: Survey): void {
-    const { store, replica, topology, copiesOf } = this.options
+  /** False: another survey has begun. */
+  private async queueSurveyed({ reports, absent }: Survey, goesOn: () => boolean): Promise<boolean> {
+    const { store, replica, topology, copiesOf, clock } = this.options
+    let looked = 0
     for (const object of store.all()) {
+      if (++looked % LOOKED_AT_ONCE === 0) {
+        await sleep(clock, 0)
+        if (!goesOn()) return false
+      }
       if (reports.has(object.oid) || replica.isValid(object)) continue
       const copies = copiesOf(vidOf(object.oid))
       if (copies > 0 && topology.holds(object.oid, copies)) reports.set(object.oid, [])
@@ -348,6 +363,10 @@ export class Recovery implements ObjectEnsurer {
       if (copies > 0 && topology.holds(oid, copies) && !reports.has(oid)) reports.set(oid, [])
     }
     for (const [oid, present] of reports) {
+      if (++looked % LOOKED_AT_ONCE === 0) {
+        await sleep(clock, 0)
+        if (!goesOn()) return false
+      }
       const object = store.get(oid)
       if (this.gone.has(oid) || (object !== undefined && replica.isValid(object))) continue
       for (const report of absent) if (!present.some(({ node }) => node === report.node)) present.push(report)
@@ -357,6 +376,7 @@ export class Recovery implements ObjectEnsurer {
       this.queue.push(oid)
     }
     this.gone.clear()
+    return true
   }
 
   // --- tasks ------------------------------------------------------------------------------------------------------

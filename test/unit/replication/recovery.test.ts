@@ -8,7 +8,7 @@ import { Replica } from '../../../lib/replication/replica.js'
 import { encodeReports } from '../../../lib/replication/survey.js'
 import { Topology } from '../../../lib/replication/topology.js'
 import type { StagedObject } from '../../../lib/store/types.js'
-import { dataOid, type Oid } from '../../../lib/vdi/oid.js'
+import { dataOid, inodeOid, type Oid, oidToHex } from '../../../lib/vdi/oid.js'
 import { CountingStore } from '../../fuzz/counting-store.js'
 import { SimRandom } from '../../simulation/random.js'
 import { epochsOf, node } from './nodes.js'
@@ -214,4 +214,66 @@ test('what is rotten at the source is not read', (t) => {
     [4_096, 4_096],
     [20_480, 4_096],
   ])
+})
+
+for (const oid of [inodeOid(1), dataOid(1, 0)]) {
+  const isInode = oid === inodeOid(1)
+  test(`a copy that was given up does not count because its node recovers: ${isInode ? 'an inode' : 'data'}`, async (t) => {
+    // Node 0 is away while node 1 writes, and back when that has lost a disk. The copies of the inode were given up after that, those
+    // of the data before it, and node 1 had made it anew.
+    const lists = isInode ? [[0, 1], [1], [1], [0, 1], [0, 1]] : [[0, 1], [1], [1], [1], [1], [0, 1]]
+    const epochs = epochsOf(...lists)
+    const accepted = { objects: [oidToHex(oid)], zeros: true }
+    const at = isInode ? 5 : 4
+    const history = epochs.map((epoch) => (epoch.number === at ? { ...epoch, accepted } : epoch))
+    const topology = new Topology(node(0).id)
+    topology.update(history[history.length - 1], history)
+    const store = new CountingStore(new SimRandom(1, 0))
+    const doubts = (lostEpoch = 0) => ({ passedEpochs: [], lostEpoch, asks: NO_ASKS })
+    const peers = {
+      call: async () => ({ json: { next: -1, writers: [], ...doubts(isInode ? 4 : 5) }, body: encodeReports([]) }),
+    } as unknown as Peers
+    const shared = { store, topology, clock, log: () => {}, copiesOf: () => 2, bytesOf: () => 0 }
+    const recovered = [0]
+    const replica = new Replica({ ...shared, recovered: () => recovered, lossUnmarked: () => {}, diskFailed: () => {} })
+    const recovery = new Recovery({
+      ...{ ...shared, peers, replica, doubts, createdIn: () => 1 },
+      taken: () => {},
+      settings: () => ({ held: false, limit: 0 }),
+      passing: () => {},
+      settled: async () => true,
+      renounce: () => {},
+      recovered: (epoch) => void recovered.push(epoch),
+      reachable: async (oids) => new Set(oids),
+    })
+    replica.ensurer = recovery
+    const old = store.create(oid, 1)
+    replica.epochChanged([], new Set(), () => recovery.begin())
+    await turns()
+    t.deepEqual(recovered, isInode ? [0, 5] : [0])
+    t.is(store.get(oid), isInode ? undefined : old)
+    if (!isInode) t.false(replica.isValid(old))
+  })
+}
+
+test('a daemon that stood still goes on with what was under way; in another epoch it asks anew', async (t) => {
+  const { epochs, topology, store, replica, recovery, asked, begin } = setup(() => ({
+    writeEpoch: 1,
+    validThrough: 1,
+    suspect: false,
+  }))
+  store.create(OID, 1)
+  begin()
+  await turns()
+  const surveys = () => asked.filter((question) => question.startsWith('list')).length
+  t.is(surveys(), 1)
+  replica.suspend()
+  replica.epochChanged([], new Set(), () => recovery.goOn())
+  await turns()
+  t.is(surveys(), 1)
+  replica.suspend()
+  topology.update(epochs[2], epochs)
+  replica.epochChanged([], new Set(), () => recovery.goOn())
+  await turns()
+  t.is(surveys(), 2)
 })
