@@ -450,7 +450,7 @@ export class Gateway implements VolumeOpener {
     const command = { op: 'lock', vid: entry.vid, session, mode, holder: request.holder } as const
     let locked: VdiEntry
     try {
-      locked = (await cluster.propose({ type: 'vdi', command })) as VdiEntry
+      locked = (await cluster.propose({ type: 'vdi', command }, true)) as VdiEntry
     } catch (error) {
       // Nobody knows whether it took effect, or will: a lock without a volume would stay as long as this node does.
       if (mayTakeEffect(asSheepError(error))) void this.unlock(entry.vid, session)
