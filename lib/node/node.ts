@@ -23,7 +23,6 @@ import {
   type Random,
   type Timer,
 } from '../host/interfaces.js'
-import { mutations } from '../mutations.js'
 import { PEER_VERSION } from '../protocol/header.js'
 import { type CallHandler, PeerSessions } from '../replication/peer-session.js'
 import { Peers } from '../replication/peers.js'
@@ -43,17 +42,12 @@ import { Checker } from './check.js'
 import { Disks, lastDiskFailed, lostDisks } from './disks.js'
 import { expeller } from './expel.js'
 import { Garbage } from './garbage.js'
+import { Lease } from './lease.js'
 import { acceptanceText, Lost } from './lost.js'
 import { Recovered } from './recovered.js'
 import { Scrub } from './scrub.js'
 import { limited, type NodeSettings, SETTINGS_DEFAULT } from './settings.js'
 
-/** See NodeParts.lease. Corosync goes on without a silent host after 2.2 times its token time-out, and dog takes none below 500 ms. */
-const LEASE_MS = 1_000
-const TICKS_PER_LEASE = 4
-const CONFIRM_RETRY_MS = 500
-const NEVER_AGAIN = -1
-const LEASE_TIMERS: ReadonlySet<string> = new Set(['tick', 'confirm'])
 /** Interrupted operations are looked for this often; mostly there are none. */
 const RESUME_MS = 30_000
 /** A clean stop takes the checksums of what was just written, for so long */
@@ -83,7 +77,7 @@ export interface NodeParts {
   settings?: NodeSettings
   /** See StoreOptions */
   trustMs?: number
-  /** A daemon whose event loop stood still for so long, ms, may have been voted out: less than the others take to go on without a silent host */
+  /** See LeaseParts.ms */
   lease?: number
   /** The node cannot go on; nothing of it runs after this call */
   fatal: (error: Error) => void
@@ -115,14 +109,9 @@ export class SheepNode implements ClusterListener {
   readonly calls = new Map<string, CallHandler>()
   private listener: { close(): void } | null = null
   private status: ClusterStatus = 'joining'
-  private readonly lease: number
-  private lastTick: number
-  private lastWall: number
+  private readonly lease: Lease
   private readonly timers = new Map<string, Timer>()
   private stopping = false
-  /** Stood still, and not yet told that it is still in the cluster: the number of the question; 0 no; NEVER_AGAIN it has stopped serving */
-  private unconfirmed = 0
-  private questions = 0
   readonly disks: Disks
   private settings: NodeSettings
 
@@ -164,13 +153,15 @@ export class SheepNode implements ClusterListener {
     const { self, clock, random, network, engine, log } = parts
     this.store = store
     this.settings = parts.settings ?? SETTINGS_DEFAULT
-    this.lease = parts.lease ?? LEASE_MS
-    this.lastTick = clock.now()
-    this.lastWall = clock.wall()
     this.topology = new Topology(self.id)
     const doubts = () => ({ ...store.doubts, asks: this.replica.askers.report() })
     const { keyMark } = parts
     this.cluster = new Cluster({ engine, disks: store, clock, random, log, self, keyMark, listener: this })
+    this.lease = new Lease({
+      ...{ clock, log, cluster: this.cluster, ms: parts.lease },
+      pause: () => this.pause(),
+      goOn: () => this.goOn('running', true),
+    })
     const copiesOf = (vid: number) => this.cluster.registry.get(vid)?.copies ?? 0
     const bytesOf = (oid: Oid) => objectBytes(oid, this.cluster.registry.get(vidOf(oid)))
     const expel = expeller({ cluster: this.cluster, topology: this.topology, clock, log })
@@ -230,7 +221,7 @@ export class SheepNode implements ClusterListener {
       clock,
       random,
       log,
-      inLease: () => this.inLease(),
+      inLease: () => this.lease.holds(),
       release: (vid, references) => this.operations.reclaim.release(vid, references),
     })
     this.operations = new VdiOperations({
@@ -290,7 +281,7 @@ export class SheepNode implements ClusterListener {
     this.listener = await this.parts.network.listen(this.parts.listen, (link) => this.parts.accept(this, link))
     this.store.started(await this.cluster.load())
     await this.cluster.start()
-    this.tick()
+    this.lease.tick()
     this.resumeLater()
   }
 
@@ -300,9 +291,9 @@ export class SheepNode implements ClusterListener {
     this.stopping = true
     this.listener?.close()
     // Clients are served until their volumes are closed, and so it must be noticed until then that this daemon stood still.
-    for (const [name, timer] of this.timers) if (!LEASE_TIMERS.has(name)) timer.cancel()
+    for (const timer of this.timers.values()) timer.cancel()
     if (this.cluster.status === 'running') await this.gateway.closeAll()
-    this.unconfirmed = NEVER_AGAIN
+    this.lease.end()
     for (const timer of this.timers.values()) timer.cancel()
     this.recovery.stop()
     this.disks.stop()
@@ -366,7 +357,7 @@ export class SheepNode implements ClusterListener {
     this.fenced.clear()
     gateway.epochChanged(left, lostDisks(current, previous))
     // An epoch that was on its way while this daemon stood still says nothing of what came after it.
-    if (this.unconfirmed !== 0) this.pause()
+    if (this.lease.isLost) this.pause()
     this.cancel('resume')
     this.resumeLater(0)
   }
@@ -390,7 +381,7 @@ export class SheepNode implements ClusterListener {
     if (status === 'running') {
       this.goOn(former)
     } else {
-      if (this.unconfirmed !== NEVER_AGAIN) this.unconfirmed = 0
+      this.lease.forget()
       this.pause()
     }
   }
@@ -438,54 +429,6 @@ export class SheepNode implements ClusterListener {
   private async settled(gateway: string, oid: Oid, sources: readonly string[]): Promise<boolean> {
     const answer = await this.ask(gateway, 'settled', { epoch: this.topology.epoch, oid, sources })
     return (answer as { settled: boolean }).settled
-  }
-
-  /**
-   * A daemon that stood still (SIGSTOP, a host that swapped itself to death) may have been voted out and not know it:
-   * it serves nothing until the cluster has confirmed, in order, that it is still there.
-   */
-  private tick(): void {
-    if (this.unconfirmed === NEVER_AGAIN) return
-    const gap = this.sinceTick()
-    this.lastTick = this.parts.clock.now()
-    this.lastWall = this.parts.clock.wall()
-    if (gap > this.lease && this.cluster.status === 'running') this.confirm(gap)
-    this.later('tick', this.lease / TICKS_PER_LEASE, () => this.tick())
-  }
-
-  /** ms. The monotonic clock stands still while the host does (clock_gettime(2), CLOCK_MONOTONIC), so the other one counts as well. */
-  private sinceTick(): number {
-    const { clock } = this.parts
-    return Math.max(clock.now() - this.lastTick, clock.wall() - this.lastWall)
-  }
-
-  /** What a client asked after the daemon stood still may be there before the timer that notices it. */
-  private inLease(): boolean {
-    if (this.sinceTick() <= this.lease || mutations.trustPausedGateway) return true
-    this.tick()
-    return this.unconfirmed === 0
-  }
-
-  private confirm(gap: number): void {
-    if (this.cluster.status !== 'running') return
-    this.parts.log(
-      'warning',
-      `this daemon stood still for ${(gap / 1000).toFixed(1)} s; asking the cluster before going on`,
-    )
-    const question = ++this.questions
-    this.unconfirmed = question
-    this.pause()
-    this.cluster.confirm().then(
-      () => {
-        if (this.unconfirmed !== question) return
-        this.unconfirmed = 0
-        if (this.cluster.status === 'running') this.goOn('running', true)
-      },
-      (error: unknown) => {
-        this.parts.log('warning', `not confirmed yet: ${asSheepError(error).message}`)
-        if (this.unconfirmed === question) this.later('confirm', CONFIRM_RETRY_MS, () => this.confirm(gap))
-      },
-    )
   }
 
   /** What was left half done is ended by the node in charge of it: which one that is, VdiOperations says, and nobody else. */

@@ -17,26 +17,24 @@ import type { ObjectStore } from '../store/types.js'
 import { type Oid, oidToHex, vidOf } from '../vdi/oid.js'
 import { Copier, isNoSpace } from './copier.js'
 import type { Filling } from './filling.js'
-import { Inquiry, type Survey } from './inquiry.js'
+import { Inquiry } from './inquiry.js'
 import { ObjectRecovery } from './object-recovery.js'
 import { Pacer } from './pacer.js'
 import { PassedWrites } from './passed-writes.js'
 import type { Peers } from './peers.js'
 import { type RecoveryProgress, whatWaits } from './recovery-progress.js'
 import type { EnsureWaiter, ObjectEnsurer, Replica } from './replica.js'
-import { sleep } from './sleep.js'
+import { lookThrough } from './surveyed.js'
 import { newTask, resumeAll, type Task } from './task.js'
 import type { Topology } from './topology.js'
 import { Unneeded } from './unneeded.js'
-import { passedIn, passedWithout, type Teller } from './validity.js'
+import { type CopyReport, passedIn, passedWithout, type Teller } from './validity.js'
 
 const TASKS_AT_ONCE = 4
 /** While clients are served: each more makes their slowest requests slower, and recovery hardly faster (bench --recovery). */
 const TASKS_BESIDE_CLIENTS = 1
 const ON_DEMAND_AT_ONCE = 16
 const RETRY_MS = 1_000
-/** Objects, some milliseconds of work: a daemon that stands still for longer than its lease stops serving */
-const LOOKED_AT_ONCE = 2_000
 /** More than a host that is up needs to be seen again */
 const PATIENCE_MS = 120_000
 /** After which a disk that had no room for a copy is tried again */
@@ -336,7 +334,8 @@ export class Recovery implements ObjectEnsurer {
     if (!this.stores) return
     const survey = await this.inquiry.survey(epoch, goesOn)
     if (survey === null) return
-    if (!(await this.queueSurveyed(survey, goesOn))) return
+    if (!(await lookThrough(survey, this.options, goesOn, (oid, present) => this.enqueue(oid, present)))) return
+    this.gone.clear()
     this.surveyed = true
     this.total = this.tasks.size
     if (this.total > 0) log('notice', `recovery of epoch ${epoch}: ${this.total} objects to check or copy`)
@@ -344,39 +343,12 @@ export class Recovery implements ObjectEnsurer {
     await this.settle()
   }
 
-  /** False: another survey has begun. */
-  private async queueSurveyed({ reports, absent }: Survey, goesOn: () => boolean): Promise<boolean> {
-    const { store, replica, topology, copiesOf, clock } = this.options
-    let looked = 0
-    for (const object of store.all()) {
-      if (++looked % LOOKED_AT_ONCE === 0) {
-        await sleep(clock, 0)
-        if (!goesOn()) return false
-      }
-      if (reports.has(object.oid) || replica.isValid(object)) continue
-      const copies = copiesOf(vidOf(object.oid))
-      if (copies > 0 && topology.holds(object.oid, copies)) reports.set(object.oid, [])
-    }
-    // Those that nobody has are on no list.
-    for (const oid of topology.allAccepted) {
-      const copies = copiesOf(vidOf(oid))
-      if (copies > 0 && topology.holds(oid, copies) && !reports.has(oid)) reports.set(oid, [])
-    }
-    for (const [oid, present] of reports) {
-      if (++looked % LOOKED_AT_ONCE === 0) {
-        await sleep(clock, 0)
-        if (!goesOn()) return false
-      }
-      const object = store.get(oid)
-      if (this.gone.has(oid) || (object !== undefined && replica.isValid(object))) continue
-      for (const report of absent) if (!present.some(({ node }) => node === report.node)) present.push(report)
-      const task = this.task(oid)
-      task.sources ??= this.objects.sources(oid, copiesOf(vidOf(oid)), present)
-      if (task.reports === null) task.reports = present
-      this.queue.push(oid)
-    }
-    this.gone.clear()
-    return true
+  private enqueue(oid: Oid, present: CopyReport[]): void {
+    if (this.gone.has(oid)) return
+    const task = this.task(oid)
+    task.sources ??= this.objects.sources(oid, this.options.copiesOf(vidOf(oid)), present)
+    if (task.reports === null) task.reports = present
+    this.queue.push(oid)
   }
 
   // --- tasks ------------------------------------------------------------------------------------------------------

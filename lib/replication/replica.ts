@@ -22,6 +22,7 @@ import {
   FLAG_KEEP_BLOCKS,
   FLAG_RECOVERY,
 } from '../protocol/header.js'
+import { markOf } from '../store/object-file.js'
 import type { ObjectStore, StoredObject } from '../store/types.js'
 import { type Oid, oidToHex, vidOf } from '../vdi/oid.js'
 import { Askers } from './askers.js'
@@ -261,7 +262,7 @@ export class Replica {
 
   /** Newest epoch in which our copy is known to have been valid */
   private provenThrough(object: StoredObject, copies: number): number {
-    const marked = Math.max(object.writeEpoch, object.checkEpoch)
+    const marked = markOf(object)
     // Without a mark: of an intent log that did not say in which epoch, right only when nobody has a real one.
     if (marked === 0) return 0
     const { topology, recovered } = this.options

@@ -11,7 +11,7 @@ import { type DiskReport, NOTHING, type Place, reportOf } from './disk-report.js
 import type { NodeState } from './identity.js'
 import { writeState } from './identity.js'
 import { type AttachedDisk, diskFails, type NodeDisks, type UnusableDisk } from './node-disks.js'
-import type { ObjectFile } from './object-file.js'
+import { markOf, type ObjectFile } from './object-file.js'
 import { FileStore } from './object-store.js'
 import type { Intent, StoredObject } from './types.js'
 
@@ -73,8 +73,6 @@ export class DiskPlaces {
   }
 
   private readonly unusable: UnusableDisk[]
-  private recoveredEpochs: { of: NodeState | null; epochs: readonly number[] } = { of: null, epochs: [] }
-
   protected constructor(
     found: NodeDisks,
     private readonly options: DiskSetOptions,
@@ -92,11 +90,7 @@ export class DiskPlaces {
 
   /** Epochs in which all copies of this node's share were valid, ascending */
   get recovered(): readonly number[] {
-    // Asked of every object when an epoch begins
-    if (this.recoveredEpochs.of !== this.node) {
-      this.recoveredEpochs = { of: this.node, epochs: [...this.node.recoveredBefore, this.node.recoveredEpoch] }
-    }
-    return this.recoveredEpochs.epochs
+    return [...this.node.recoveredBefore, this.node.recoveredEpoch]
   }
 
   /** Why what this node says proves nothing of writes up to some epoch (lib/replication/validity.ts, Doubts) */
@@ -498,11 +492,6 @@ export class DiskPlaces {
       return undefined
     }
   }
-}
-
-/** How new a copy is: of two that one node had on different disks, the one that it had later has the higher. */
-function markOf(object: StoredObject): number {
-  return Math.max(object.writeEpoch, object.checkEpoch)
 }
 
 function numberOf(text: string): number {

@@ -200,3 +200,8 @@ export class ObjectFile extends SyncUnit implements StoredObject {
     this.owner.fileSynced(this, ok)
   }
 }
+
+/** How new a copy is: of two that one node had on different disks, the one that it had later has the higher. */
+export function markOf({ writeEpoch, checkEpoch }: StoredObject): number {
+  return Math.max(writeEpoch, checkEpoch)
+}

@@ -184,7 +184,7 @@ export class Loss {
       if (lost.length > 0) await this.#giveUp(lost)
       else if (world.planner.calm()) break
       // As in World
-      else if (world.workload.closing) await world.planner.release()
+      else if (world.workload.closing) await world.planner.throttle.release()
     }
     world.log('nothing is lost any more')
     this.#open = false

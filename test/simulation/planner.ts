@@ -11,8 +11,9 @@
 import { SheepError } from '../../lib/errors.js'
 import { DiskError } from '../../lib/host/interfaces.js'
 import { diskPath, type Host } from './host.js'
-import { SimRandom } from './random.js'
+import type { SimRandom } from './random.js'
 import type { FaultKind } from './shape.js'
+import { Throttle } from './throttle.js'
 import type { World } from './world.js'
 
 /** Within which the faults that are under way end. */
@@ -31,16 +32,13 @@ export class Planner {
   #over = false
   /** When all faults have ended */
   #healed = 0
-  /** Of what administrators do to recovery; most leave it alone */
-  readonly #throttle: SimRandom
-  readonly #throttles: boolean
+  readonly throttle: Throttle
 
   constructor(
     readonly world: World,
     readonly random: SimRandom,
   ) {
-    this.#throttle = new SimRandom(world.seed, 0x7407)
-    this.#throttles = this.#throttle.chance(0.5)
+    this.throttle = new Throttle(world, () => this.#living)
   }
 
   get #living(): Host[] {
@@ -157,7 +155,7 @@ export class Planner {
     if (this.#over) return 1000
     const { random } = this
     this.healthy()
-    if (this.#throttles && !this.scripted) this.#settings(this.#throttle.chance(0.3))
+    if (!this.scripted) this.throttle.step()
     this.world.loss.step()
     const { faults, faultEvery } = this.world.shape
     if (faults.length > 0) {
@@ -234,28 +232,6 @@ export class Planner {
     void host
       .request('drain', (sheep) => sheep.cluster.propose({ type: 'drain', node: id, drained }))
       .then(() => drained && this.#draining.delete(host))
-  }
-
-  /** Recovery is held, or released, at some pace. */
-  #settings(held: boolean): void {
-    const up = this.#living.filter((host) => host.serving && !host.paused)
-    if (up.length === 0) return
-    // A few objects a second at most: writes meet copies that are missing, or under way.
-    const limit = this.#throttle.pick([null, 64 << 10, 128 << 10, 512 << 10])
-    this.world.log(`recovery is ${held ? 'held' : 'released'}, limit ${limit}`)
-    void this.#throttle
-      .pick(up)
-      .request('recovery', (sheep) => sheep.cluster.propose({ type: 'recovery', held, limit }))
-  }
-
-  /** Clients have ended: what they needed was copied, and now the rest may be. */
-  async release(): Promise<void> {
-    if (!this.#throttles) return
-    const held = () => this.#living.some((host) => host.sheep?.cluster.recovery.held !== false)
-    while (held()) {
-      this.#settings(false)
-      await this.world.sleep(1000)
-    }
   }
 
   /**

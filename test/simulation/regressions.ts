@@ -279,4 +279,10 @@ export const REGRESSIONS: readonly { seed: number; worlds?: Worlds; cause: strin
     cause:
       'flushes failed when those who had a write lost their power one after the other, though others had recovered in between',
   },
+  {
+    seed: 610372,
+    cause:
+      'an object was freed that a gateway was about to name: the lock was not known yet on the node that looked, whose disk was slow',
+  },
+  { seed: 611526, cause: "the checker: a migration's target opens beside a writer that has changes in flight" },
 ]

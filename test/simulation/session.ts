@@ -41,7 +41,6 @@ export class Session {
   ) {
     this.#process = host.process!
     this.#powerLosses = world.workload.powerLosses
-    lineage.opened()
     this.#since = lineage.time
     this.over = new Promise((resolve) => {
       this.#end = resolve

@@ -107,6 +107,7 @@ export async function migrate(owner: Owner, source: Session): Promise<Session | 
   }
   target.beside = false
   source.fence()
+  owner.lineage.opened()
   void source.knock(random.split())
   await working
   return left(target)

@@ -281,6 +281,7 @@ export class Actor {
           const must = lineage.cells * lineage.cellSize
           this.#world.verdict.report('size', `${this.name}: ${volume.size}, must be ${must}`)
         }
+        lineage.opened()
         return new Session(this.#world, host, volume, lineage)
       }
       if (outcome.state === 'failed' && !this.#mayWait(outcome.error, begun)) {

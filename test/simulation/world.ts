@@ -170,7 +170,7 @@ export class World {
     this.workload.closing = true
     this.planner.heal()
     await this.#until('clients end', work)
-    await this.#until('recovery is released', this.planner.release())
+    await this.#until('recovery is released', this.planner.throttle.release())
     if (this.shape.disasters) await this.#until('what is lost is given up', this.loss.settled())
     await this.#until('everything is recovered', this.#recovered())
     if (this.audit && this.rot.random.chance(0.5)) await this.#rot()
@@ -234,7 +234,7 @@ export class World {
     while (!this.planner.healthy()) {
       await this.sleep(200)
       // Holding it may have been asked for in a partition, and come true since.
-      if (this.workload.closing) await this.planner.release()
+      if (this.workload.closing) await this.planner.throttle.release()
     }
   }
 
