@@ -195,10 +195,11 @@ async function main(): Promise<boolean> {
   const setting: Setting = { worlds: values.worlds as Worlds, mutation }
   if (values.child !== undefined) {
     await range(values.child.split(',').map(Number), setting.worlds, (result) => {
-      process.send!({ seed: result.seed, message: result.violation?.message ?? '' })
-      return true
+      // Not so any more: the one who counts was killed.
+      if (process.connected) process.send!({ seed: result.seed, message: result.violation?.message ?? '' })
+      return process.connected
     })
-    process.disconnect()
+    if (process.connected) process.disconnect()
     return true
   }
   if (values.regressions) return allRegressions()
