@@ -58,6 +58,7 @@ class Cell {
   visibleSequence = 0
   /** When `visible` became what it is */
   visibleSince = 0
+  /** Of all that this lineage's cells ever were: what is known of a read's cells may be of one that was settled since */
   generation = 0
   durable: number[]
   /** Issued after what is durable, oldest first */
@@ -85,6 +86,7 @@ const CELLS_REPORTED = 4
 export class Lineage {
   #stable: Int32Array
   readonly #open = new Map<number, Cell>()
+  #generations = 0
   /** Counts issues and completions: the lineage's own time */
   #time = 0
   /** Of the last power loss after which nothing was flushed; 0 none */
@@ -147,7 +149,7 @@ export class Lineage {
       if (write.sequence > cell.visibleSequence) {
         cell.visible = unite(cell.visible, [write.stamp])
         cell.visibleSince = this.#time
-        cell.generation++
+        cell.generation = ++this.#generations
       }
     }
   }
@@ -362,7 +364,7 @@ export class Lineage {
       const cell = this.#cell(i)
       cell.visible = unite(cell.visible, [write.stamp])
       cell.durable = unite(cell.durable, [write.stamp])
-      cell.generation++
+      cell.generation = ++this.#generations
     }
   }
 
@@ -379,6 +381,7 @@ export class Lineage {
     let cell = this.#open.get(index)
     if (!cell) {
       cell = new Cell(this.#stable[index])
+      cell.generation = ++this.#generations
       this.#open.set(index, cell)
     }
     return cell
@@ -389,7 +392,7 @@ export class Lineage {
     cell.visible = visible
     cell.visibleSequence = sequence
     cell.visibleSince = this.#time
-    cell.generation++
+    cell.generation = ++this.#generations
   }
 
   /** `write` is durable: what was before it is past. */
