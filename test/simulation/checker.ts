@@ -266,7 +266,9 @@ export class Lineage {
         cell.later.map((write) => write.stamp),
       )
       const certain = cell.visible.length === 1 && cell.flying.length === 0 && possible.length > 1
-      const owed = certain ? { stamp: cell.visible[0], since: cell.visibleSince } : cell.owed
+      // What is in flight is done all the same, by a gateway that goes on.
+      const former = cell.flying.length === 0 ? cell.owed : null
+      const owed = certain ? { stamp: cell.visible[0], since: cell.visibleSince } : former
       this.#see(cell, possible, this.#time)
       cell.owed = owed
       cell.durable = possible

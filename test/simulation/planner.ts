@@ -24,6 +24,10 @@ export class Planner {
   /** A script says what happens to hosts: neither clients nor administrators add to it */
   scripted = false
   readonly #troubled = new Set<Host>()
+  /** Of those in trouble, the ones that lost their power */
+  readonly #cut = new Set<Host>()
+  /** How often one that lost its power may be back, and believed, while nobody is there who has all: then flushes fail, in vain perhaps */
+  doubtfulReturns = 0
   /** Those that have been told to give their share up, and have not answered yet */
   readonly #draining = new Set<Host>()
   /** Ends of faults that are under way, with whom they trouble until then */
@@ -80,6 +84,7 @@ export class Planner {
     }
     if (this.world.hub.unsettled) return true
     this.#troubled.clear()
+    this.#cut.clear()
     for (const hosts of this.#undo.values()) for (const host of hosts) this.#troubled.add(host)
     return true
   }
@@ -102,6 +107,11 @@ export class Planner {
     return living.every((host) => host.serving && host.sheep?.cluster.epoch?.number === epoch.number)
   }
 
+  #trouble(host: Host): void {
+    this.#troubled.add(host)
+    if (this.#cut.size > 0 && this.#troubled.size >= this.#copies) this.doubtfulReturns++
+  }
+
   /** Hosts whose copies may lack writes. */
   doubted(): ReadonlySet<Host> {
     if (!this.healthy()) this.#doubtUnrecovered()
@@ -113,19 +123,19 @@ export class Planner {
     if (withPower) host.cutPower()
     else host.process?.die()
     host.buried = true
-    this.#troubled.add(host)
+    this.#trouble(host)
   }
 
   /** It starts after so many ms, and is waited for from now on. */
   giveBack(host: Host, ms: number): void {
     host.buried = false
-    this.#troubled.add(host)
+    this.#trouble(host)
     this.world.scheduler.after(ms, () => host.start())
   }
 
   /** For good, unless it is given back. 'power': its host loses that at the same time */
   takeDisk(host: Host, number: number, how: 'dies' | 'away' | 'power'): void {
-    this.#troubled.add(host)
+    this.#trouble(host)
     if (how === 'dies') {
       host.disks[number].dead = true
       return
@@ -259,7 +269,7 @@ export class Planner {
       })
       return
     }
-    this.#troubled.add(host)
+    this.#trouble(host)
     if (kind === 'disk-error') {
       disk.errors = random.between(1, 3)
       this.#later(random.exponential(3000), () => {
@@ -291,7 +301,7 @@ export class Planner {
   #bringBack(host: Host, path: string): void {
     this.world.workload.disksBack++
     if (!host.serving || host.sheep!.workingDisks().includes(path)) return
-    this.#troubled.add(host)
+    this.#trouble(host)
     void host
       .request(`plug ${path}`, (sheep) => sheep.plug(path))
       .then((outcome) => {
@@ -306,13 +316,13 @@ export class Planner {
 
   kill(host: Host): void {
     if (!host.up || this.#over || this.scripted) return
-    this.#troubled.add(host)
+    this.#trouble(host)
     host.kill(this.random.chance(0.5) ? this.random.between(1, 60) : 0)
     this.#restartLater(host)
   }
 
   #stop(host: Host): void {
-    this.#troubled.add(host)
+    this.#trouble(host)
     this.world.log(`${host.process!.name} is asked to stop`)
     const process = host.process!
     void host
@@ -327,7 +337,10 @@ export class Planner {
 
   /** They start again some seconds later, each in its own time. */
   power(hosts: readonly Host[]): void {
-    for (const host of hosts) this.#troubled.add(host)
+    for (const host of hosts) {
+      this.#cut.add(host)
+      this.#trouble(host)
+    }
     this.#doubtUnrecovered()
     for (const host of hosts) host.cutPower()
     if (this.#troubled.size >= this.#copies) {
@@ -344,7 +357,7 @@ export class Planner {
       for (const node of epoch?.nodes ?? []) {
         if (node.vnodes === 0 || sheep?.cluster.recovered.get(node.id) === epoch?.number) continue
         const host = this.#living.find(({ name }) => name === node.name)
-        if (host) this.#troubled.add(host)
+        if (host) this.#trouble(host)
       }
     }
   }
@@ -359,7 +372,7 @@ export class Planner {
 
   pause(host: Host): void {
     if (!host.up || host.paused || this.#over || this.scripted) return
-    this.#troubled.add(host)
+    this.#trouble(host)
     const process = host.process
     host.pause()
     this.#later(this.random.pick([20, 500, 5000, 20_000]) * (0.5 + this.random.float()), () => {
@@ -372,7 +385,7 @@ export class Planner {
     const { world, random } = this
     if (this.#partitioned || side.length === 0 || side.length === this.#living.length) return
     this.#partitioned = true
-    for (const host of this.#living) this.#troubled.add(host)
+    for (const host of this.#living) this.#trouble(host)
     const away = new Set(side.map((host) => host.name))
     world.log(`partition: ${[...away]} | ${this.#living.map((host) => host.name).filter((name) => !away.has(name))}`)
     world.hub.partition((name) => (away.has(name) ? 1 : 0))
@@ -393,8 +406,8 @@ export class Planner {
     const { world, random } = this
     const [a, b] = random.shuffle([...this.#living])
     if (!b || this.#partitioned) return
-    this.#troubled.add(a)
-    this.#troubled.add(b)
+    this.#trouble(a)
+    this.#trouble(b)
     world.log(`${a.name} -> ${b.name} is cut`)
     world.network.cut(a.name, b.name)
     const heal = (): void => {
@@ -425,12 +438,12 @@ export class Planner {
     host.cutPower()
     host.buried = true
     // Until its copies are made anew a host with the others may lose power, and then nobody has what was not flushed.
-    this.#troubled.add(host)
+    this.#trouble(host)
   }
 
   /** The daemon stopped itself (expelled, engine failed): systemd starts it again. */
   stoppedItself(host: Host): void {
-    this.#troubled.add(host)
+    this.#trouble(host)
     this.world.scheduler.after(1000, () => host.start())
   }
 

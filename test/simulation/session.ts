@@ -41,6 +41,7 @@ export class Session {
   ) {
     this.#process = host.process!
     this.#powerLosses = world.workload.powerLosses
+    this.#doubtfulReturns = world.planner.doubtfulReturns
     this.#since = lineage.time
     this.over = new Promise((resolve) => {
       this.#end = resolve
@@ -52,15 +53,17 @@ export class Session {
   }
 
   readonly #powerLosses: number
+  readonly #doubtfulReturns: number
   readonly #since: number
 
   readonly #died = (): void => this.#finish()
 
   /** All that had a write of it may have lost that, before it was flushed. */
   #writesMayBeLost(): boolean {
-    const { workload, shape } = this.world
+    const { workload, planner, shape } = this.world
     return (
       workload.powerLosses > this.#powerLosses ||
+      planner.doubtfulReturns > this.#doubtfulReturns ||
       shape.disasters !== '' ||
       shape.faults.some((kind) => kind.startsWith('disk-') || kind === 'unplug')
     )
