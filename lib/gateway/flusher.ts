@@ -100,7 +100,7 @@ export class Flusher {
   /** Writes in flight go to other nodes now: the next flush asks all. `stayed`: the node was here all the time, with
    *  all its disks. */
   epochChanged(stayed: (node: string) => boolean): void {
-    const { tookAll } = this.options
+    const { tookAll, replicasOf } = this.options
     this.dirtyNodes = null
     this.marked.clear()
     const former = this.standings
@@ -113,7 +113,9 @@ export class Flusher {
           objects.delete(oid)
           this.orphans.set(oid, holdersOf(holders, former))
         } else {
-          objects.set(oid, rest)
+          // Who is a replica no more has it for those that are, and may drop it once they do: then it is no holder of anything.
+          const believed = rest.filter((node) => replicasOf(oid).includes(node))
+          objects.set(oid, believed.length > 0 ? believed : rest)
         }
       }
     }

@@ -450,7 +450,8 @@ export class Gateway implements VolumeOpener {
     const command = { op: 'lock', vid: entry.vid, session, mode, holder: request.holder } as const
     let locked: VdiEntry
     try {
-      locked = (await cluster.propose({ type: 'vdi', command }, true)) as VdiEntry
+      // Who reads only is about to name nothing.
+      locked = (await cluster.propose({ type: 'vdi', command }, !readOnly)) as VdiEntry
     } catch (error) {
       // Nobody knows whether it took effect, or will: a lock without a volume would stay as long as this node does.
       if (mayTakeEffect(asSheepError(error))) void this.unlock(entry.vid, session)

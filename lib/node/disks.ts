@@ -32,6 +32,8 @@ export class Disks {
   /** The cluster is to hear of it */
   private changed = false
   private plugged = false
+  /** Of what this node has lost and no epoch's record says so yet, the epoch in which it was; 0 all are named */
+  private unnamed = 0
   private retry: Timer | null = null
   private looking: Timer
   private stopped = false
@@ -75,9 +77,16 @@ export class Disks {
 
   /** What was served in this epoch may be gone: nothing more is, until the next one has begun. */
   lost(): void {
-    this.parts.replica.suspend()
+    const { replica, topology } = this.parts
+    replica.suspend()
+    this.unnamed = topology.epoch
     this.changed = true
     this.announce()
+  }
+
+  /** The others believe that this node has all it had: it takes no part before an epoch says that it has lost a disk. */
+  get isUnnamed(): boolean {
+    return this.unnamed !== 0
   }
 
   allLost(reason: string): void {
@@ -103,6 +112,10 @@ export class Disks {
       log('warning', 'this node ran with other disks after those that are here: all objects are checked')
       store.distrustAll()
     }
+    // One may have begun for another reason before the cluster heard of the loss.
+    const named = current.nodes.find(({ id }) => id === self.id)?.lost ?? 0
+    if (named > this.unnamed) this.unnamed = 0
+    if (this.isUnnamed) store.renounce(current.number)
     store.epochBegins(current.number)
   }
 

@@ -358,6 +358,7 @@ export class SheepNode implements ClusterListener {
     gateway.epochChanged(left, lostDisks(current, previous))
     // An epoch that was on its way while this daemon stood still says nothing of what came after it.
     if (this.lease.isLost) this.pause()
+    if (this.disks.isUnnamed) this.replica.suspend()
     this.cancel('resume')
     this.resumeLater(0)
   }

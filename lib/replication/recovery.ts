@@ -116,13 +116,22 @@ export class Recovery implements ObjectEnsurer {
       passed: this.passed,
       opened: (task) => this.letPass(task),
     })
-    this.unneeded = new Unneeded({ ...options, drop: (task) => this.drop(task) })
+    this.unneeded = new Unneeded({
+      ...options,
+      epoch: () => options.topology.epoch,
+      drop: (task, epoch) => this.drop(task, epoch),
+    })
   }
 
   /** The epoch is active in the replica again, which had stood still. What is under way goes on. */
   goOn(): void {
-    if (this.begunEpoch === this.options.topology.epoch) this.pump()
-    else this.begin()
+    if (this.begunEpoch !== this.options.topology.epoch) {
+      this.begin()
+      return
+    }
+    this.pump()
+    // The last task may have ended while nothing could be said of it.
+    void this.settle()
   }
 
   /** The epoch is active in the replica. */
@@ -147,6 +156,8 @@ export class Recovery implements ObjectEnsurer {
     for (const [oid, task] of [...this.tasks]) {
       task.reports = null
       task.waitingFor = null
+      // The line it stood in is gone.
+      task.wanted = false
       // Who waited has requests of the former epoch, which end as refused and come again; or of this one, and asks anew.
       const waiters = [...task.waiters.splice(0), ...task.changes.splice(0)]
       task.sources = null
@@ -273,8 +284,8 @@ export class Recovery implements ObjectEnsurer {
     }
   }
 
-  private drop(task: Task): void {
-    if (this.objects.drop(task, this.options.topology.epoch)) this.finish(task, 0)
+  private drop(task: Task, epoch: number): void {
+    if (this.objects.drop(task, epoch)) this.finish(task, 0)
   }
 
   stop(): void {

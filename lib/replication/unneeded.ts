@@ -13,9 +13,11 @@ const RETRY_MS = 2_000
 export interface UnneededOptions {
   clock: Clock
   log: Log
+  /** Number of the current one */
+  epoch: () => number
   reachable: (oids: readonly Oid[]) => Promise<ReadonlySet<Oid>>
-  /** Nothing refers to it */
-  drop: (task: Task) => void
+  /** Nothing referred to it in this epoch */
+  drop: (task: Task, epoch: number) => void
 }
 
 export class Unneeded {
@@ -51,9 +53,10 @@ export class Unneeded {
     // So that those of this turn go together
     await Promise.resolve()
     for (let tasks = this.take(vid); tasks.length > 0; tasks = this.take(vid)) {
+      const epoch = this.options.epoch()
       try {
         const reached = await this.options.reachable(tasks.map(({ oid }) => oid))
-        for (const task of tasks) if (!reached.has(task.oid) && isWaiting(task)) this.options.drop(task)
+        for (const task of tasks) if (!reached.has(task.oid) && isWaiting(task)) this.options.drop(task, epoch)
       } catch (error) {
         this.options.log('debug', `what waits of vid ${vid.toString(16)}: ${asSheepError(error).message}`)
         this.options.clock.after(RETRY_MS, () => {

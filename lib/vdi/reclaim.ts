@@ -279,12 +279,14 @@ export class Reclaim {
   }
 
   private async reachedOf(owner: number, oids: readonly Oid[]): Promise<readonly Oid[]> {
-    const { registry } = this.parts
+    const { registry, epoch } = this.parts
     const reached: Oid[] = []
     let rest = oids
     let again = true
     while (again) {
       again = false
+      // What was read in one epoch a flush in another says nothing of: those who had it may have lost their power in between.
+      const asked = epoch()
       const entry = registry().get(owner)
       if (entry === undefined) return reached
       if (entry.state === 'creating' || entry.state === 'deleting') return oids
@@ -302,7 +304,10 @@ export class Reclaim {
         // the next gateway will find what is stored.
         const stored = await this.storedIn(entry, unnamed)
         await this.flush([owner])
-        return oids.filter((oid) => !unnamed.includes(oid) || stored.has(oid))
+        again = epoch() !== asked
+        if (again) continue
+        const garbage = new Set(unnamed.filter((oid) => !stored.has(oid)))
+        return oids.filter((oid) => !garbage.has(oid))
       }
       const referrers = entry.state === 'live' ? [entry] : nearestLiveBelow(registry(), owner)
       for (const referrer of referrers) {
@@ -322,7 +327,7 @@ export class Reclaim {
         await this.flush(referrers.filter(({ snapshotTime }) => snapshotTime === 0).map(({ vid }) => vid))
       }
       // Somebody opened it while its index was read
-      again ||= rest.length > 0 && registry().lockOf(owner)?.mode === 'write'
+      again ||= rest.length > 0 && (epoch() !== asked || registry().lockOf(owner)?.mode === 'write')
     }
     return reached
   }

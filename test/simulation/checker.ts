@@ -96,8 +96,8 @@ export class Lineage {
   /** Reads of a second client that are under way */
   readonly #besides = new Set<Read>()
   readonly #failed: Write[] = []
-  /** What was given up, and when */
-  readonly #given: { time: number; cells: ReadonlyMap<number, { stamps: readonly number[] }> }[] = []
+  /** What was given up, or may have gone with the power, when, and what may be there since */
+  readonly #taken: { time: number; cells: ReadonlyMap<number, { stamps: readonly number[] }> }[] = []
 
   constructor(
     readonly name: string,
@@ -191,7 +191,7 @@ export class Lineage {
       const stamp = stampOf(bytes, i * this.cellSize, this.cellSize, index)
       const expectation = read.open.get(index)
       if (read.since?.some((write) => write.stamp === stamp && covers(write, index))) continue
-      if (this.#wasGiven(index, stamp, read.begun)) continue
+      if (this.#wasTaken(index, stamp, read.begun)) continue
       const problem =
         stamp === TORN
           ? `holds ${describeCell(bytes, i * this.cellSize, this.cellSize)}`
@@ -259,7 +259,8 @@ export class Lineage {
   /** Every host lost power (or every holder of something did): nothing is in flight any more. */
   powerLoss(): void {
     this.#lossAt = ++this.#time
-    for (const cell of this.#open.values()) {
+    const left = new Map<number, { stamps: readonly number[] }>()
+    for (const [index, cell] of this.#open) {
       const possible = unite(
         cell.visible,
         cell.durable,
@@ -273,7 +274,9 @@ export class Lineage {
       cell.owed = owed
       cell.durable = possible
       cell.later = []
+      left.set(index, { stamps: possible })
     }
+    this.#taken.push({ time: this.#time, cells: left })
   }
 
   /**
@@ -306,7 +309,7 @@ export class Lineage {
       cell.later = [...cell.flying]
       given.set(i, { stamps, generation: cell.generation })
     }
-    this.#given.push({ time: this.#time, cells: given })
+    this.#taken.push({ time: this.#time, cells: given })
     return () => {
       for (const [i, { stamps, generation }] of given) {
         const cell = this.#open.get(i)
@@ -319,9 +322,9 @@ export class Lineage {
     }
   }
 
-  /** It was lost while the read was under way. */
-  #wasGiven(index: number, stamp: number, since: number): boolean {
-    return this.#given.some(({ time, cells }) => time > since && cells.get(index)?.stamps.includes(stamp))
+  /** While the read was under way what it had to find was lost, and left this. */
+  #wasTaken(index: number, stamp: number, since: number): boolean {
+    return this.#taken.some(({ time, cells }) => time > since && cells.get(index)?.stamps.includes(stamp))
   }
 
   // operations

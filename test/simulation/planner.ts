@@ -26,6 +26,8 @@ export class Planner {
   readonly #troubled = new Set<Host>()
   /** Of those in trouble, the ones that lost their power */
   readonly #cut = new Set<Host>()
+  /** The ones that lost a disk */
+  readonly #spoilt = new Set<Host>()
   /** How often one that lost its power may be back, and believed, while nobody is there who has all: then flushes fail, in vain perhaps */
   doubtfulReturns = 0
   /** Those that have been told to give their share up, and have not answered yet */
@@ -49,19 +51,13 @@ export class Planner {
     return this.world.hosts.filter((host) => !host.buried)
   }
 
-  get #storing(): Host[] {
-    return this.#living.filter((host) => !host.gatewayOnly)
-  }
-
   /** Those that have a share, or may have one soon; who is drained has none until it starts anew, or is told so. */
   get #sharing(): Host[] {
-    let newest = this.#living[0].sheep?.cluster.epoch ?? null
-    for (const { sheep } of this.#living) {
-      const epoch = sheep?.cluster.epoch ?? null
-      if ((epoch?.number ?? 0) > (newest?.number ?? 0)) newest = epoch
-    }
+    const epochs = this.#living.flatMap(({ sheep }) => sheep?.cluster.epoch ?? [])
+    const newest = epochs.sort((a, b) => b.number - a.number).at(0)
     const drained = new Set(newest?.nodes.filter((node) => node.vnodes === 0).map((node) => node.name))
-    return this.#storing.filter((host) => !drained.has(host.name) && !this.#draining.has(host))
+    const hasShare = ({ name }: Host) => !drained.has(name)
+    return this.#living.filter((host) => !host.gatewayOnly && hasShare(host) && !this.#draining.has(host))
   }
 
   /** So many copies there are of everything when all is well. */
@@ -85,6 +81,7 @@ export class Planner {
     if (this.world.hub.unsettled) return true
     this.#troubled.clear()
     this.#cut.clear()
+    this.#spoilt.clear()
     for (const hosts of this.#undo.values()) for (const host of hosts) this.#troubled.add(host)
     return true
   }
@@ -191,10 +188,10 @@ export class Planner {
         if (host) this.#stop(host)
         break
       case 'power':
-        if (host) this.power([host])
+        if (host && this.#mayCut([host])) this.power([host])
         break
       case 'power-all':
-        if (random.chance(0.5)) this.power(this.#living)
+        if (random.chance(0.5) && this.#mayCut(this.#living)) this.power(this.#living)
         break
       case 'pause':
         if (host) this.pause(host)
@@ -270,6 +267,7 @@ export class Planner {
       return
     }
     this.#trouble(host)
+    this.#spoilt.add(host)
     if (kind === 'disk-error') {
       disk.errors = random.between(1, 3)
       this.#later(random.exponential(3000), () => {
@@ -333,6 +331,12 @@ export class Planner {
     // An administrator waits so long, then kills.
     this.world.scheduler.after(20_000, () => host.process === process && process.die())
     this.#restartLater(host)
+  }
+
+  /** Not when a disk has gone as well, and with it perhaps the only copy that the power would have left. */
+  #mayCut(hosts: readonly Host[]): boolean {
+    this.#doubtUnrecovered()
+    return this.#spoilt.size === 0 || new Set([...this.#troubled, ...hosts]).size < this.#copies
   }
 
   /** They start again some seconds later, each in its own time. */

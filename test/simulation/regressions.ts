@@ -295,4 +295,19 @@ export const REGRESSIONS: readonly { seed: number; worlds?: Worlds; cause: strin
     cause:
       'the checker: a discard under way in a power loss is done all the same, and a flush says nothing of what was there before',
   },
+  {
+    seed: 630396,
+    cause: 'the checker: a read that was under way in a power loss may find what the power left',
+  },
+  {
+    seed: 630619,
+    cause:
+      'a flush counted on one that was no replica any more and had dropped its copy, when those that were lost their power',
+  },
+  { seed: 630629, cause: 'the planner: with a disk all copies of something went that the power would have left' },
+  {
+    seed: 631195,
+    cause: 'recovery never ended: an object that had stood in the line of an epoch could not stand in that of the next',
+  },
+  { seed: 650350, cause: 'the checker: a read that was under way in a power loss may find what the power left' },
 ]

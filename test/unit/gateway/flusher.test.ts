@@ -295,6 +295,40 @@ test('whoever had taken all of its share has it too, also when those who did the
   t.deepEqual(lost, [dataOid(VID, 3)])
 })
 
+test('one that is a replica no more may have dropped its copy: it is no holder, as long as there is another', (t) => {
+  let replicas = ['a', 'b']
+  const { standings, lost, flusher, tookAll, flush, results, answer, settle } = setup(() => replicas)
+  settle()
+  flusher.touched(dataOid(VID, 3))
+  replicas = ['c', 'd']
+  flusher.epochChanged(() => true)
+  // They have taken it, and so it counts no more what a and b have.
+  tookAll.push('c', 'd')
+  flusher.epochChanged(() => true)
+  tookAll.length = 0
+  flusher.epochChanged((node) => node !== 'c' && node !== 'd')
+  for (const node of ['c', 'd']) standings.set(node, { boot: 'second' })
+  flusher.epochChanged(() => true)
+  t.deepEqual(lost, [dataOid(VID, 3)])
+  flush()
+  answer()
+  t.deepEqual(results, [EIO])
+})
+
+test('whoever has a write that no replica has yet is believed, though it is no replica itself', (t) => {
+  let replicas = ['a', 'b']
+  const { router, flusher, flush, results, answer, settle } = setup(() => replicas)
+  settle()
+  flusher.touched(dataOid(VID, 3))
+  replicas = ['c', 'd']
+  flusher.epochChanged(() => true)
+  flusher.epochChanged((node) => node !== 'a')
+  flush()
+  answer()
+  t.deepEqual(router.submitted, [])
+  t.deepEqual(results, [0])
+})
+
 test('one by which the write went does not have it', (t) => {
   const { router, passing, flusher, flush, answer, results, settle } = setup()
   settle()

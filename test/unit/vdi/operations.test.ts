@@ -519,6 +519,26 @@ test('what a descendant has ceased to refer to is garbage only when no power los
   await t.notThrowsAsync(world.needed())
 })
 
+test('an epoch that begins between index and flush: what the index said is read again', async (t) => {
+  for (const isOpen of [true, false]) {
+    const world = await withVolume()
+    const [{ io }] = world.nodes
+    const volume = await FakeVolume.open(world.nodes[1], 'vm', 'writer')
+    await io.flush(volume.vid)
+    await io.write(inodeOid(volume.vid), entryPosition(0), encodeIndex(Uint32Array.of(0)))
+    world.referred = async () => new Set([1, 2])
+    if (!isOpen) world.registry.nodeLeft('node-1')
+    world.pace = async (_node, kind) => {
+      if (kind !== 'io.read') return
+      world.pace = async () => {}
+      world.epoch++
+      // All who had the cleared entry
+      world.objects.powerLoss()
+    }
+    t.deepEqual(await reachable(world, [dataOid(volume.vid, 0)]), [dataOid(volume.vid, 0)])
+  }
+})
+
 test('an entry that was cleared without an answer: its object is garbage only when no power loss brings the entry back', async (t) => {
   for (const isOpen of [true, false]) {
     const world = await withVolume()
