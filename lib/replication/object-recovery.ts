@@ -326,11 +326,12 @@ export class ObjectRecovery {
   }
 
   /**
-   * Where there is no room for a copy beside ours: ours goes first, when it is as large and another node has a right one (`sound`). It
-   * is stale; but it has what was written until it became so, and the node's word stood for that.
+   * Where there is no room for a copy beside ours: ours goes first, when it is stale, as large, and another node has a right one (`sound`).
+   * It has what was written until it became stale, and the node's word stood for that. One that may have all, and is rotten or in doubt,
+   * stays: a flush may have counted on it.
    */
   private stage(task: Task, extents: readonly [number, number][], sound: boolean): StagedObject {
-    const { store, replica, topology, log } = this.options
+    const { store, replica, topology, log, copiesOf } = this.options
     const { oid, urgent } = task
     try {
       return store.stage(oid, urgent)
@@ -338,6 +339,7 @@ export class ObjectRecovery {
       const former = store.get(oid)
       const length = extents.reduce((sum, extent) => sum + extent[1], 0)
       if (!isNoSpace(error) || !sound || former === undefined || length > store.usedBytes(former)) throw error
+      if (replica.validThrough(former, copiesOf(vidOf(oid))) >= topology.epoch) throw error
       assert(!replica.isValid(former), 'a copy that is right is not given up for another')
       this.options.renounce(topology.epoch - 1)
       // Saving that may have shown that its disk fails.

@@ -116,11 +116,7 @@ export class Recovery implements ObjectEnsurer {
       passed: this.passed,
       opened: (task) => this.letPass(task),
     })
-    this.unneeded = new Unneeded({
-      ...options,
-      epoch: () => options.topology.epoch,
-      drop: (task, epoch) => this.drop(task, epoch),
-    })
+    this.unneeded = new Unneeded({ ...options, drop: (task, epoch) => this.drop(task, epoch) })
   }
 
   /** The epoch is active in the replica again, which had stood still. What is under way goes on. */

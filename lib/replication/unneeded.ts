@@ -7,14 +7,14 @@ import { asSheepError } from '../errors.js'
 import type { Clock, Log } from '../host/interfaces.js'
 import { type Oid, vidOf } from '../vdi/oid.js'
 import type { Task } from './task.js'
+import type { Topology } from './topology.js'
 
 const RETRY_MS = 2_000
 
 export interface UnneededOptions {
   clock: Clock
   log: Log
-  /** Number of the current one */
-  epoch: () => number
+  topology: Pick<Topology, 'epoch'>
   reachable: (oids: readonly Oid[]) => Promise<ReadonlySet<Oid>>
   /** Nothing referred to it in this epoch */
   drop: (task: Task, epoch: number) => void
@@ -53,7 +53,7 @@ export class Unneeded {
     // So that those of this turn go together
     await Promise.resolve()
     for (let tasks = this.take(vid); tasks.length > 0; tasks = this.take(vid)) {
-      const epoch = this.options.epoch()
+      const epoch = this.options.topology.epoch
       try {
         const reached = await this.options.reachable(tasks.map(({ oid }) => oid))
         for (const task of tasks) if (!reached.has(task.oid) && isWaiting(task)) this.options.drop(task, epoch)

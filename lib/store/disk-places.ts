@@ -309,9 +309,10 @@ export class DiskPlaces {
     this.guard(file.place, () => store.remove(file))
   }
 
-  /** An intent must lie beside its object: only that disk's loss takes both. */
+  /** When the node starts. An intent must lie beside its object: only that disk's loss takes both. */
   private async tidyIntents(): Promise<void> {
-    for (const { store } of this.working()) {
+    // One that was away speaks of its own copies only (`adopt`).
+    for (const { store } of this.ownPlaces()) {
       for (const oid of store?.intentsAtOpen.keys() ?? []) {
         const file = this.index.get(oid)
         // Disks may fail meanwhile.
@@ -336,7 +337,6 @@ export class DiskPlaces {
     const at = this.unusable.findIndex((one) => one.id === id || one.path === attached.path)
     const place = await this.add(id, attached, Number.POSITIVE_INFINITY)
     if (at >= 0) this.unusable.splice(at, 1)
-    await this.tidyIntents()
     return [...place.store!.all()].filter((object) => object.intent)
   }
 

@@ -309,5 +309,10 @@ export const REGRESSIONS: readonly { seed: number; worlds?: Worlds; cause: strin
     seed: 631195,
     cause: 'recovery never ended: an object that had stood in the line of an epoch could not stand in that of the next',
   },
+  {
+    seed: 641509,
+    cause:
+      'the only right copy was doubted since a disk was plugged in again whose intent log spoke of a copy of long ago, and gave way to an older one',
+  },
   { seed: 650350, cause: 'the checker: a read that was under way in a power loss may find what the power left' },
 ]

@@ -1,4 +1,5 @@
 import test from 'ava'
+import { SheepError } from '../../../lib/errors.js'
 import { type Clock, type Completion, DiskError } from '../../../lib/host/interfaces.js'
 import { NO_ASKS } from '../../../lib/replication/askers.js'
 import type { Peers } from '../../../lib/replication/peers.js'
@@ -148,9 +149,14 @@ class FullStore extends CountingStore {
   }
 }
 
-for (const sound of [true, false]) {
-  test(`a stale copy on a full disk ${sound ? 'goes first' : 'stays, when the other one is doubted'}`, async (t) => {
-    const epochs = epochsOf([0, 1], [1], [0, 1])
+const COPIES = {
+  'a stale copy on a full disk goes first': { sound: true, doubted: false },
+  'a stale copy on a full disk stays, when the other one is doubted': { sound: false, doubted: false },
+  'a doubted copy on a full disk that may have all, and is rotten, stays': { sound: true, doubted: true },
+}
+for (const [name, { sound, doubted }] of Object.entries(COPIES)) {
+  test(name, async (t) => {
+    const epochs = epochsOf([0, 1], doubted ? [0, 1] : [1], [0, 1])
     const topology = new Topology(node(0).id)
     topology.update(epochs[2], epochs)
     const done: string[] = []
@@ -168,6 +174,7 @@ for (const sound of [true, false]) {
           hot: !sound,
           gap: false,
         }
+        if (method === 'grains') throw new SheepError('io', 'rotten')
         if (method === 'extents') return { json: { extents: [], validThrough: 3, busy: false, damage: null } }
         return { json: { next: -1, writers: [''], ...doubts() }, body: encodeReports([{ oid: OID, ...copy }]) }
       },
@@ -186,9 +193,10 @@ for (const sound of [true, false]) {
       reachable: async (oids) => new Set(oids),
     })
     replica.ensurer = recovery
+    if (doubted) replica.doubt(store.get(OID)!)
     replica.epochChanged([], new Set(), () => recovery.begin())
     await turns()
-    if (sound) {
+    if (sound && !doubted) {
       t.deepEqual(done, ['stage, one is here', 'renounce 2', 'stage again, none is here', 'recovered 3'])
       t.is(store.get(OID)?.writeEpoch, 2)
     } else {

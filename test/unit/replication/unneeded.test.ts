@@ -13,7 +13,7 @@ class Setting {
   readonly unneeded = new Unneeded({
     clock: this.clock,
     log: () => {},
-    epoch: () => 1,
+    topology: { epoch: 1 },
     reachable: (oids) => {
       this.asked.push([...oids])
       return this.answer()

@@ -103,6 +103,7 @@ test('of two copies the older loses, and what is on a disk that was away inherit
   await rig.call((done) => set.syncVdi(1, done))
   const away = oids.filter((oid) => !set.objectsOn('/d0').some((object) => object.oid === oid))
   t.is(away.length, 4)
+  for (const oid of [away[0], away[2]]) await rig.call((done) => set.addIntent(set.get(oid)!, done))
   t.is(await drain(rig.disks, set.unplug('/d1')), '/d1')
   set.epochBegins(6)
   t.is(set.state.lostEpoch, 5)
@@ -115,6 +116,11 @@ test('of two copies the older loses, and what is on a disk that was away inherit
   t.deepEqual(
     away.map((oid) => set.get(oid)!.writeEpoch),
     [6, 6, 3, 3],
+  )
+  t.deepEqual(
+    away.map((oid) => set.get(oid)!.suspect),
+    [false, false, true, false],
+    'its intents speak of its own copies',
   )
   t.is(rig.objectsOn(1), 2)
   t.is(set.get(away[2])!.joinedEpoch, Number.POSITIVE_INFINITY)
