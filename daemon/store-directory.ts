@@ -83,6 +83,8 @@ function lockStore(store: string): number {
   if (lockExclusive(fd) !== 0) {
     closeSync(fd)
     const owner = readFileSync(path, 'utf8').trim()
+    if (owner === String(process.pid))
+      throw new SheepError('exists', `the store ${store} is in use by this daemon already`)
     throw new SheepError(
       'busy',
       `the store ${store} is in use by another daemon${/^[0-9]+$/.test(owner) ? `, process ${owner}` : ''}`,

@@ -86,6 +86,8 @@ for (const trouble of ['fails', 'turns read-only', 'is unmounted'] as const) {
     mounts.mount('n1b', 'tmpfs', DISK)
     const plugged = await cluster.dog(['node', 'md', 'plug', bad], 1)
     t.regex(plugged.stdout, /uses .*n1b \(320 MiB, 0 objects\)/)
+    const twice = await cluster.tryDog(['node', 'md', 'plug', bad], 1)
+    t.regex(twice.stderr, /n1b is in use by this daemon already/)
     await cluster.healthy()
     t.is(await stateOf(cluster, 1, bad), 'working')
     await cluster.killNode(1)

@@ -2,9 +2,11 @@
  * One simulated host: a disk that stays, a daemon that comes and goes. `MakeSheep` is the only place where the world meets
  * the code under test; everything the daemon touches is made here, fresh for each incarnation.
  */
+
 import type { Engine } from '../../lib/cluster/engine.js'
 import type { ClusterView } from '../../lib/cluster/types.js'
 import type { LostObject, VdiService } from '../../lib/control/services.js'
+import { SheepError } from '../../lib/errors.js'
 import type { VolumeOpener } from '../../lib/gateway/types.js'
 import type { Clock, Log, Network, Random } from '../../lib/host/interfaces.js'
 import type { AttachedDisk } from '../../lib/store/node-disks.js'
@@ -125,11 +127,15 @@ export class Host {
     )
     this.process = process
     const rate = 1 + (this.random.float() - 0.5) * 0.0005
+    const locked = new Set<string>()
     const attach = (path: string): AttachedDisk => {
+      // As flock() has it (daemon/store-directory.ts)
+      if (locked.has(path)) throw new SheepError('exists', `${path} is in use by this daemon already`)
+      locked.add(path)
       const at = this.disks.findIndex((_, i) => diskPath(i) === path)
       const view = new DiskView(this.disks[at], process)
       this.#views.add(view)
-      return { path, disk: view, close: () => {} }
+      return { path, disk: view, close: () => locked.delete(path) }
     }
     const present = this.disks.map((_, i) => diskPath(i)).filter((_, i) => !this.away.has(i))
     const random = this.random.split()

@@ -5,7 +5,7 @@
  * --seeds N    runs N seeds, from --start (default 1), in --workers processes (default 2); prints seeds per second; a
  *              failing seed prints its trace's end and the line that replays it
  * --worlds W   'hard': with few copies and few kinds of faults, or many hosts; 'lossy', 'spoilt': all hosts, all disks that hold something
- *              are gone; 'power': with power losses before what was written is flushed (shape.ts, loss.ts)
+ *              are gone; 'power': with power losses before what was written is flushed; 'plugged': disks go and come back (shape.ts, loss.ts)
  * --mutations  switches on each deliberate bug in turn and expects each to be found within 200 seeds
  * --regressions  runs the seeds that once failed
  * --mutate M   with one deliberate bug on

@@ -213,6 +213,24 @@ function powerShape(seed: number): Partial<Shape> {
   }
 }
 
+/** Disks of hosts that go on are taken out and plugged in again, with what they held when they went. */
+function pluggedShape(seed: number): Partial<Shape> {
+  const random = new SimRandom(seed, 0x9106)
+  const { engine } = seedsShape(seed)
+  const faults: FaultKind[] = random.pick([
+    ['unplug'],
+    ['unplug', 'disk-away'],
+    ['unplug', 'unplug', 'kill', 'pause'],
+    ['unplug', 'disk-dies', 'disk-error', 'stop'],
+    ['unplug', 'disk-away', 'power-all', 'isolate', 'drain'],
+  ])
+  return {
+    ...{ copies: random.pick([2, 2, 3]), hosts: random.between(3, 5), ...APART, disks: random.pick([2, 2, 3]), engine },
+    faultEvery: random.pick([300, 1000, 3000]),
+    faults: possible(faults, engine.hasQuorum),
+  }
+}
+
 /** What is forced upon each seed's own shape. */
 export const WORLDS = {
   ordinary: (_seed: number): Partial<Shape> => ({}),
@@ -220,6 +238,7 @@ export const WORLDS = {
   lossy: lossyShape,
   spoilt: spoiltShape,
   power: powerShape,
+  plugged: pluggedShape,
 }
 
 export type Worlds = keyof typeof WORLDS

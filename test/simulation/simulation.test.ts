@@ -1,4 +1,4 @@
-/** Whole clusters: 300 seeds, some of hard, of lossy, of spoilt and of power worlds, the seeds that once failed, and the deliberate bugs, in processes of their own. */
+/** Whole clusters: 300 seeds, some of hard, of lossy, of spoilt, of power and of plugged worlds, the seeds that once failed, and the deliberate bugs, in processes of their own. */
 import { spawn } from 'node:child_process'
 import { join } from 'node:path'
 import test from 'ava'
@@ -33,7 +33,7 @@ test.serial(`${SEEDS} seeds without a violation`, async (t) => {
   t.regex(output, new RegExp(`${SEEDS} seeds in .* 0 failed`))
 })
 
-for (const worlds of ['hard', 'lossy', 'spoilt', 'power']) {
+for (const worlds of ['hard', 'lossy', 'spoilt', 'power', 'plugged']) {
   test.serial(`${FORCED_SEEDS} seeds of ${worlds} worlds without a violation`, async (t) => {
     t.timeout(MINUTES_MAX * 60_000)
     const { code, output } = await run(['--seeds', String(FORCED_SEEDS), '--worlds', worlds])
