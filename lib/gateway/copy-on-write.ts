@@ -49,7 +49,16 @@ export class CopyOnWrite {
     else this.queue.push(start)
   }
 
+  /** As of inOneEpoch(): those that took the copy may all lose their power before the last of it is synced, and others answer that. */
   private async copy(job: CopyJob): Promise<number> {
+    for (;;) {
+      const { epoch } = this.router
+      const result = await this.copyOnce(job)
+      if (result < 0 || this.router.epoch === epoch) return result
+    }
+  }
+
+  private async copyOnce(job: CopyJob): Promise<number> {
     const { router } = this
     const created = await completed((done) =>
       router.submit(WRITE, job.to, job.toCopies, EMPTY, 0, 0, 0, FLAG_CREATE, false, done),

@@ -24,6 +24,10 @@ export interface RoutedIoOptions {
 export class RoutedIo implements ObjectIo {
   constructor(private readonly options: RoutedIoOptions) {}
 
+  get epoch(): number {
+    return this.options.router.epoch
+  }
+
   async read(oid: Oid, position: number, length: number): Promise<Buffer> {
     const buffer = Buffer.alloc(length)
     const copies = this.copies(oid)

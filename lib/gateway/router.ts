@@ -120,6 +120,10 @@ export class Router {
   }
 
   /** What this node knows of its volumes is true now. */
+  get epoch(): number {
+    return this.options.topology.epoch
+  }
+
   get serves(): boolean {
     return this.running && this.options.inLease()
   }

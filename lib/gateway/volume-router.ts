@@ -32,6 +32,10 @@ export class VolumeRouter {
     else this.router.flush(node, oid, done)
   }
 
+  get epoch(): number {
+    return this.router.epoch
+  }
+
   /** What needs no replica may be answered: this node is in the cluster, or the volume is not this node's and all must fail. */
   get answers(): boolean {
     return this.revoked || this.router.isStopped || this.router.serves

@@ -10,7 +10,7 @@ import {
   LENGTH_OFFSET,
   usedEntries,
 } from './inode.js'
-import type { ObjectIo } from './object-io.js'
+import { inOneEpoch, type ObjectIo } from './object-io.js'
 import { inodeOid, type Oid } from './oid.js'
 import type { VdiEntry } from './types.js'
 
@@ -76,8 +76,10 @@ export async function createInode(
   const header = encodeHeader(headerOf(entry))
   fileLength.copy(header, LENGTH_OFFSET)
   const bytes = Buffer.concat([header, encodeIndex(used)], INDEX_OFFSET + 4 * used.length)
-  await writePieces(io, inodeOid(entry.vid), bytes, 0, true)
-  await io.flush(entry.vid)
+  await inOneEpoch(io, async () => {
+    await writePieces(io, inodeOid(entry.vid), bytes, 0, true)
+    await io.flush(entry.vid)
+  })
 }
 
 /** Of a growing file, as LengthRecord (lib/gateway) writes it. */

@@ -87,8 +87,7 @@ export class VdiOperations {
     const { registry, io, log, clock, cluster } = parts
     const self = () => cluster.self.id
     const propose = (command: VdiCommand, everywhere = false) => cluster.propose({ type: 'vdi', command }, everywhere)
-    const epoch = () => cluster.epoch?.number ?? 0
-    this.reclaim = new Reclaim({ self, registry, epoch, io, log, propose, writers: parts.quiesce })
+    this.reclaim = new Reclaim({ self, registry, io, log, propose, writers: parts.quiesce })
     this.making = new Making({ self, registry, propose, reclaim: this.reclaim, clock, log })
   }
 

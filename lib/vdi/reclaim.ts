@@ -25,7 +25,7 @@ import type { Log } from '../host/interfaces.js'
 import { SHRINK_SESSION } from './command.js'
 import { decodeHeader, entriesFor, INDEX_OFFSET } from './inode.js'
 import { readIndex, spread } from './inode-io.js'
-import type { ObjectIo } from './object-io.js'
+import { inOneEpoch, type ObjectIo } from './object-io.js'
 import { indexOf, inodeOid, KIND_DATA, kindOf, type Oid, vidOf, vmStateOid } from './oid.js'
 import type { Registry } from './registry.js'
 import { FreePlan, nearestLive, nearestLiveBelow, rangeOf, referencesOf } from './tree.js'
@@ -46,8 +46,6 @@ export type Progress = (done: number, total: number) => void
 export interface ReclaimParts {
   self: () => string
   registry: () => Registry
-  /** Number of the current one */
-  epoch: () => number
   io: ObjectIo
   log: Log
   propose: (command: VdiCommand) => Promise<unknown>
@@ -87,7 +85,7 @@ export class Reclaim {
     for (let i = 0; i < inode.vmStateObjects; i++) oids.push(vmStateOid(vid, i))
     const total = oids.length * 2 ** entry.blockSizeShift
     for (let done = false; !done; ) {
-      const epoch = this.parts.epoch()
+      const { epoch } = io
       for (let at = 0; at < oids.length; at += REMOVE_BATCH) {
         this.inCharge(vid, entry)
         await io.remove(oids.slice(at, at + REMOVE_BATCH))
@@ -133,7 +131,10 @@ export class Reclaim {
     const plan = new FreePlan(this.parts.registry(), vid, references)
     if (plan.settled && plan.free.length === 0) return
     // Else a power loss could bring the reference back, after the object has gone
-    await this.parts.io.flush(vid)
+    await inOneEpoch(this.parts.io, async () => {
+      await this.mustNotName(vid, references)
+      await this.parts.io.flush(vid)
+    })
     await this.ask(vid, plan)
     const oids = plan.oids()
     for (let at = 0; at < oids.length; at += REMOVE_BATCH) {
@@ -145,8 +146,21 @@ export class Reclaim {
     }
   }
 
+  /** Power may have taken an entry that its gateway has, and will write anew. SheepError busy. */
+  private async mustNotName(vid: number, references: readonly Oid[]): Promise<void> {
+    const { first, end } = rangeOf(references)
+    const index = await readIndex(this.parts.io, vid, first, end)
+    if (references.some((oid) => index[indexOf(oid) - first] === vidOf(oid))) {
+      throw new SheepError('busy', `the index of vid ${vid}, as it is stored, names an object that is to be freed`)
+    }
+  }
+
   /** Strikes out of the plan what live relatives need; what is left is needed by none, durably. */
-  private async ask(vid: number, plan: FreePlan): Promise<void> {
+  private ask(vid: number, plan: FreePlan): Promise<void> {
+    return inOneEpoch(this.parts.io, () => this.askRelatives(vid, plan))
+  }
+
+  private async askRelatives(vid: number, plan: FreePlan): Promise<void> {
     const { registry } = this.parts
     const working: number[] = []
     const asked = new Set<number>()
@@ -279,14 +293,14 @@ export class Reclaim {
   }
 
   private async reachedOf(owner: number, oids: readonly Oid[]): Promise<readonly Oid[]> {
-    const { registry, epoch } = this.parts
+    const { registry, io } = this.parts
     const reached: Oid[] = []
     let rest = oids
     let again = true
     while (again) {
       again = false
-      // What was read in one epoch a flush in another says nothing of: those who had it may have lost their power in between.
-      const asked = epoch()
+      // As of inOneEpoch()
+      const { epoch } = io
       const entry = registry().get(owner)
       if (entry === undefined) return reached
       if (entry.state === 'creating' || entry.state === 'deleting') return oids
@@ -304,7 +318,7 @@ export class Reclaim {
         // the next gateway will find what is stored.
         const stored = await this.storedIn(entry, unnamed)
         await this.flush([owner])
-        again = epoch() !== asked
+        again = io.epoch !== epoch
         if (again) continue
         const garbage = new Set(unnamed.filter((oid) => !stored.has(oid)))
         return oids.filter((oid) => !garbage.has(oid))
@@ -327,7 +341,7 @@ export class Reclaim {
         await this.flush(referrers.filter(({ snapshotTime }) => snapshotTime === 0).map(({ vid }) => vid))
       }
       // Somebody opened it while its index was read
-      again ||= rest.length > 0 && (epoch() !== asked || registry().lockOf(owner)?.mode === 'write')
+      again ||= rest.length > 0 && (io.epoch !== epoch || registry().lockOf(owner)?.mode === 'write')
     }
     return reached
   }

@@ -11,7 +11,7 @@ import type { Log } from '../host/interfaces.js'
 import { mayTakeEffect, SHRINK_SESSION } from './command.js'
 import { encodeIndex, entriesFor, entryPosition, usedEntries } from './inode.js'
 import { IO_CHUNK, readIndex, writePieces } from './inode-io.js'
-import type { ObjectIo } from './object-io.js'
+import { inOneEpoch, type ObjectIo } from './object-io.js'
 import { dataOid, inodeOid, type Oid } from './oid.js'
 import type { Reclaim } from './reclaim.js'
 import { referencesOf } from './tree.js'
@@ -74,18 +74,22 @@ async function cutIndex(io: ObjectIo, entry: VdiEntry, size: number): Promise<Oi
   const index = await readIndex(io, vid, kept, entriesFor(entry.size, blockSizeShift))
   const released: Oid[] = []
   const cut = tail === 0 ? 0 : 1
-  if (tail > 0 && index[0] === vid) {
-    await zeroTail(io, dataOid(vid, kept), tail, objectSize)
-  } else if (tail > 0 && index[0] !== 0) {
-    await copyHead(io, dataOid(index[0], kept), dataOid(vid, kept), tail)
-    await io.flush(vid)
-    await io.write(inodeOid(vid), entryPosition(kept), encodeIndex(Uint32Array.of(vid)))
+  const copied = tail > 0 && index[0] !== vid && index[0] !== 0
+  if (copied) {
+    await inOneEpoch(io, async () => {
+      await copyHead(io, dataOid(index[0], kept), dataOid(vid, kept), tail)
+      await io.flush(vid)
+    })
     released.push(dataOid(index[0], kept))
   }
   const beyond = index.subarray(cut)
   for (const oid of referencesOf(beyond, kept + cut)) released.push(oid)
-  await writePieces(io, inodeOid(vid), Buffer.alloc(4 * usedEntries(beyond)), entryPosition(kept + cut), false)
-  await io.flush(vid)
+  await inOneEpoch(io, async () => {
+    if (copied) await io.write(inodeOid(vid), entryPosition(kept), encodeIndex(Uint32Array.of(vid)))
+    else if (tail > 0 && index[0] === vid) await zeroTail(io, dataOid(vid, kept), tail, objectSize)
+    await writePieces(io, inodeOid(vid), Buffer.alloc(4 * usedEntries(beyond)), entryPosition(kept + cut), false)
+    await io.flush(vid)
+  })
   return released
 }
 

@@ -93,6 +93,7 @@ function services(fake: FakeServices, logged: string[]): SdServices {
     snapshot: async (entry) => entry,
     remove: async (entry) => void volumes.entries.splice(volumes.entries.indexOf(entry), 1),
     io: {
+      epoch: 1,
       read: async (oid, position, length) => {
         if (position + length > INODE_BYTES) throw new Error(`read ${length} at ${position} of ${oid}`)
         return Buffer.alloc(length)

@@ -314,5 +314,15 @@ export const REGRESSIONS: readonly { seed: number; worlds?: Worlds; cause: strin
     cause:
       'the only right copy was doubted since a disk was plugged in again whose intent log spoke of a copy of long ago, and gave way to an older one',
   },
+  {
+    seed: 665344,
+    cause:
+      'an own copy of an ancestor object was named though its replicas had lost it with their power before its last piece was synced',
+  },
+  {
+    seed: 112,
+    worlds: 'plugged',
+    cause: 'the simulator let a daemon attach one disk twice, which flock does not',
+  },
   { seed: 650350, cause: 'the checker: a read that was under way in a power loss may find what the power left' },
 ]

@@ -180,7 +180,7 @@ test('releases that come together are one look at the relatives', async (t) => {
   world.nodes[0].trace.length = 0
   const { reclaim } = operations
   await Promise.all([0, 1, 2].map((i) => reclaim.release(vid, [dataOid(former, i)])))
-  t.deepEqual(world.nodes[0].trace, ['io.flush', 'io.read'], 'the clone needs them all')
+  t.deepEqual(world.nodes[0].trace, ['io.read', 'io.flush', 'io.read'], 'the clone needs them all')
   await volume.close()
   await operations.delete('clone', '')
   await whole(t, world)
@@ -189,6 +189,7 @@ test('releases that come together are one look at the relatives', async (t) => {
 test('a release fails once the volume is not open here', async (t) => {
   const world = await withVolume()
   const { vid } = world.registry.find('vm', '')
+  await world.nodes[0].io.write(inodeOid(vid), entryPosition(0), Buffer.alloc(4))
   await refused(t, world.nodes[0].operations.reclaim.release(vid, [dataOid(vid, 0)]), 'not-locked')
   t.true(world.objects.has(dataOid(vid, 0)))
 })
@@ -517,6 +518,66 @@ test('what a descendant has ceased to refer to is garbage only when no power los
   world.objects.remove(dataOid(vid, 0))
   world.objects.powerLoss()
   await t.notThrowsAsync(world.needed())
+})
+
+/** After the next step of this kind those that had what was not flushed lose their power, and an epoch begins without them. */
+function powerLossAfter(world: World, kind: string): void {
+  world.pace = async (_node, step) => {
+    if (step !== kind) return
+    world.pace = async () => {}
+    world.epoch++
+    world.objects.powerLoss()
+  }
+}
+
+test('an inode that is made while all who have it lose their power is made again', async (t) => {
+  const world = await withVolume()
+  const [{ operations, io }] = world.nodes
+  await io.flush(world.registry.find('vm', '').vid)
+  await operations.snapshot('vm', 'a')
+  powerLossAfter(world, 'io.create')
+  await operations.clone('vm', 'a', 'clone')
+  world.objects.powerLoss()
+  await whole(t, world)
+})
+
+test('what a relative seems to need no more is asked again when its power went before that was durable', async (t) => {
+  const world = await withVolume()
+  const [{ operations, io }] = world.nodes
+  const { vid } = world.registry.find('vm', '')
+  await io.flush(vid)
+  await operations.snapshot('vm', 'a')
+  const child = world.registry.find('vm', '').vid
+  await io.create(dataOid(child, 0), 0, Buffer.alloc(8))
+  await io.write(inodeOid(child), entryPosition(0), encodeIndex(Uint32Array.of(child)))
+  let reads = 0
+  world.pace = async (_node, step) => {
+    // Its own inode, its own index, and that of the child
+    if (step !== 'io.read' || ++reads < 3) return
+    world.pace = async () => {}
+    world.epoch++
+    world.objects.powerLoss()
+  }
+  await operations.delete('vm', 'a')
+  t.is(reads, 3)
+  t.true(world.objects.has(dataOid(vid, 0)))
+  await t.notThrowsAsync(world.needed())
+})
+
+test('what the stored index names is not freed, though its gateway has another one in memory', async (t) => {
+  for (const when of ['io.write', 'io.read']) {
+    const world = await withVolume()
+    const [{ operations, io }] = world.nodes
+    const { vid } = world.registry.find('vm', '')
+    await io.flush(vid)
+    await operations.snapshot('vm', 'a')
+    await operations.delete('vm', 'a')
+    const volume = await FakeVolume.open(world.nodes[0], 'vm', 'writer')
+    powerLossAfter(world, when)
+    await t.throwsAsync(volume.write(0, 77), { message: /names an object that is to be freed/ }, when)
+    t.true(world.objects.has(dataOid(vid, 0)))
+    await t.notThrowsAsync(world.needed())
+  }
 })
 
 test('an epoch that begins between index and flush: what the index said is read again', async (t) => {

@@ -143,6 +143,9 @@ export class FakeNode {
   ) {
     const { objects } = world
     this.io = {
+      get epoch() {
+        return world.epoch
+      },
       read: (oid, position, length) => this.step('io.read', () => objects.read(oid, position, length)),
       write: (oid, position, data) => this.step('io.write', () => objects.write(oid, position, data)),
       create: (oid, position, data) => this.step('io.create', () => objects.create(oid, position, data)),
