@@ -11,29 +11,33 @@ export interface Reaction {
   closed: boolean
 }
 
-/** `at` is a TCP port, on loopback if no host is named, or a Unix socket's path. Waits until the server closes or has been silent for `quiet` ms. */
+/**
+ * `at` is a TCP port, on loopback if no host is named, or a Unix socket's path. Waits until the server closes or has been silent for
+ * `quiet` ms. Without that some answer is expected, which on a busy machine takes its time.
+ */
 export function tell(
   at: number | string | { host: string; port: number },
   pieces: readonly Buffer[],
-  quiet = 300,
+  quiet?: number,
 ): Promise<Reaction> {
   return new Promise((resolve, reject) => {
     const socket =
       typeof at === 'string' ? connect(at) : connect(typeof at === 'number' ? { host: '127.0.0.1', port: at } : at)
     const answer: Buffer[] = []
     let closed = false
-    let timer = setTimeout(() => socket.destroy(), quiet * 4)
-    const rest = () => {
+    let timer: NodeJS.Timeout | undefined
+    const hangUpAfter = (ms: number) => {
       clearTimeout(timer)
-      timer = setTimeout(() => socket.destroy(), quiet)
+      timer = setTimeout(() => socket.destroy(), ms)
     }
+    hangUpAfter(10_000)
     socket.on('connect', () => {
       for (const piece of pieces) socket.write(piece)
-      rest()
+      hangUpAfter(quiet ?? 10_000)
     })
     socket.on('data', (data) => {
       answer.push(data)
-      rest()
+      hangUpAfter(quiet ?? 1000)
     })
     socket.on('end', () => {
       closed = true

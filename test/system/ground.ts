@@ -121,9 +121,11 @@ export class Ground {
 
   /** Kills and removes everything that is named after this bed. Throws when something stays. */
   giveBack(): void {
-    const roots = [cgroupRoot(), legacyRoot].map((root) => join(root, this.name)).filter(existsSync)
+    // Each time anew: a systemd-nspawn that is not killed yet may be about to make its own.
+    const roots = () => [cgroupRoot(), legacyRoot].map((root) => join(root, this.name)).filter(existsSync)
     const deadline = performance.now() + 20_000
-    for (let left = roots.flatMap(processesBelow); left.length > 0; left = roots.flatMap(processesBelow)) {
+    const processes = () => roots().flatMap(processesBelow)
+    for (let left = processes(); left.length > 0; left = processes()) {
       for (const pid of left) kill(pid)
       if (performance.now() > deadline) throw new Error(`processes ${left.join(', ')} of ${this.name} do not end`)
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 50)
@@ -134,7 +136,7 @@ export class Ground {
       const own = readdirSync(namespaces).filter((name) => name.startsWith(`${this.name}-`))
       for (const name of own) command('ip', 'netns', 'delete', name)
     }
-    for (const root of roots) for (const path of groupsBelow(root).reverse()) rmdirSync(path)
+    for (const root of roots()) for (const path of groupsBelow(root).reverse()) rmdirSync(path)
     rmSync(this.directory, { recursive: true, force: true })
   }
 
