@@ -112,6 +112,7 @@ const longFiles: Record<string, string> = {
   'lib/gateway/volume.ts': 'what each request becomes; they share the index, the flush and the epoch rules',
   'lib/replication/replica.ts': 'what a request goes through, and the epoch rules it runs under',
   'lib/store/object-store.ts': 'the table of objects and every way in which it changes',
+  'test/unit/gateway/flusher.test.ts': 'one case for each way in which what was written stays, goes, or may have gone',
   'test/unit/replication/validity-model.ts': 'one object, and all that can happen to its copies: one model',
   'test/unit/store/model.test.ts': 'all that a store promises, and the actions that try it: one model',
   'test/unit/store/object-store.test.ts': 'one case for each promise of the store',

@@ -16,7 +16,7 @@ export interface NodeInfo {
   space: number
   /** in proportion to space: fixed when the node first joins, and again when its disks change; 0: gateway only, or drained */
   vnodes: number
-  /** The last epoch that began because this node had lost a disk */
+  /** The last epoch that began because this node had lost a disk, or of which it said so when it joined */
   lost?: number
   /** The last epoch that began because a disk came to it, new or one that had been away */
   plugged?: number

@@ -25,6 +25,8 @@ export interface FlusherOptions {
   holdersOf: (oid: Oid) => readonly string[]
   /** Its replicas of the former epoch that had all of their share by its end, on disk */
   tookAll: (oid: Oid) => readonly string[]
+  /** It was none of its replicas in the former epoch, and all nodes had all of their share by its end: it may have dropped its copy */
+  mayHaveDropped: (oid: Oid, node: string) => boolean
   copiesOf: (vid: number) => number
   /** null: the node is not here */
   standingOf: (node: string) => Standing | null
@@ -37,17 +39,28 @@ export interface FlusherOptions {
 /** What changes when a node may have lost what was not on its disks (architecture.md, "Flush"). */
 export interface Standing {
   boot: string
-  /** The last epochs that began because a disk had gone, and had come: 0 none since the node joined */
+  /** The last epoch that began because a disk had gone, also before the node joined; 0 none */
   lost: number
+  /** The last epoch that began because a disk had come; 0 none since the node joined */
   plugged: number
 }
 
-/** One who had what was written, and its standing then. `doubtful`: it has lost a disk since, with or without that */
+/**
+ * One who had what was written, and its standing then. `doubtful`: it has lost a disk since, with or without that; `departed`: it left
+ * while others stayed, so it is not waited for, and what those have counts
+ */
 interface Holder extends Standing {
   doubtful: boolean
+  departed: boolean
 }
 
 type Holders = Map<string, Holder>
+
+/** Who is here and has a write that no flush covers, and who had it and left */
+interface Covered {
+  here: readonly string[]
+  departed: Holders | null
+}
 
 export class Flusher {
   /** Clock.now() when the last successful flush began: what completed before it is durable */
@@ -57,9 +70,9 @@ export class Flusher {
   /** Objects that were touched in this epoch, and in no flush since */
   private readonly marked = new Set<Oid>()
   /** Objects with completed writes that no flush covers -> those who did the last one, and so have all, and are still here */
-  private unflushed = new Map<Oid, readonly string[]>()
+  private unflushed = new Map<Oid, Covered>()
   /** The same, of the flush that runs */
-  private covering = new Map<Oid, readonly string[]>()
+  private covering = new Map<Oid, Covered>()
   /** Of those, the ones that nobody is left of -> who had them */
   private readonly orphans = new Map<Oid, Holders>()
   private securing = new Map<Oid, Holders>()
@@ -83,7 +96,7 @@ export class Flusher {
     if (this.marked.has(oid)) return
     this.marked.add(oid)
     const { replicasOf, holdersOf } = this.options
-    this.unflushed.set(oid, holdersOf(oid))
+    this.unflushed.set(oid, { here: holdersOf(oid), departed: null })
     // Also whom something else went by: its copy may be right since, and have this one.
     if (this.dirtyNodes !== null) for (const node of replicasOf(oid)) this.dirtyNodes.add(node)
   }
@@ -100,28 +113,47 @@ export class Flusher {
   /** Writes in flight go to other nodes now: the next flush asks all. `stayed`: the node was here all the time, with
    *  all its disks. */
   epochChanged(stayed: (node: string) => boolean): void {
-    const { tookAll, replicasOf } = this.options
     this.dirtyNodes = null
     this.marked.clear()
     const former = this.standings
     this.standings = this.standingsNow()
     for (const objects of [this.unflushed, this.covering]) {
-      for (const [oid, nodes] of objects) {
-        const holders = [...new Set([...nodes, ...tookAll(oid)])]
-        const rest = holders.filter(stayed)
-        if (rest.length === 0) {
-          objects.delete(oid)
-          this.orphans.set(oid, holdersOf(holders, former))
+      for (const [oid, covered] of objects) {
+        const { here, departed } = this.after(oid, covered, former, stayed)
+        if (here.length > 0) {
+          objects.set(oid, { here, departed })
         } else {
-          // Who is a replica no more has it for those that are, and may drop it once they do: then it is no holder of anything.
-          const believed = rest.filter((node) => replicasOf(oid).includes(node))
-          objects.set(oid, believed.length > 0 ? believed : rest)
+          objects.delete(oid)
+          this.orphans.set(oid, departed ?? new Map())
         }
       }
     }
     for (const objects of [this.orphans, this.securing]) {
       for (const [oid, holders] of objects) if (this.isGone(holders) || this.options.givenUp(oid)) this.lose(oid)
     }
+  }
+
+  /** With nobody here, those who were here to the end are departed no more, but waited for. */
+  private after(
+    oid: Oid,
+    covered: Covered,
+    former: ReadonlyMap<string, Standing>,
+    stayed: (node: string) => boolean,
+  ): Covered {
+    const { tookAll, mayHaveDropped, replicasOf } = this.options
+    const had = [...new Set([...covered.here, ...tookAll(oid)])].filter((node) => !mayHaveDropped(oid, node))
+    const stay = had.filter(stayed)
+    // Who is a replica no more has it for those that are. Should these lose it with their power, they are believed all the same.
+    const serving = stay.filter((node) => replicasOf(oid).includes(node))
+    const here = serving.length > 0 ? serving : stay
+    const leaving = here.length === 0 ? had : had.filter((node) => !stayed(node))
+    const departed: Holders = new Map(covered.departed)
+    for (const node of had) departed.delete(node)
+    for (const node of leaving) {
+      const standing = former.get(node)
+      if (standing !== undefined) departed.set(node, { ...standing, doubtful: false, departed: here.length > 0 })
+    }
+    return { here, departed: departed.size > 0 ? departed : null }
   }
 
   private standingsNow(): ReadonlyMap<string, Standing> {
@@ -137,21 +169,29 @@ export class Flusher {
   /**
    * One of them is here and may have lost it, and none that has not: whoever is back first may be believed, and what it lacks be gone
    * for the others too. One that only started anew has lost nothing. Whether one that lost a disk still has it is known to the replicas,
-   * until a disk comes to it or it starts anew, when epochs that it names begin at 0 again.
+   * until a disk comes to it, or it starts anew and names no loss or an older one; or until one is back that had left before and has lost
+   * its power: when the disk went may not have been known then, and that one is asked first.
    */
   private isGone(holders: Holders): boolean {
     let gone = false
+    let doubted = false
+    let isFormerBack = false
     for (const [node, holder] of holders) {
       const now = this.standings.get(node)
       if (now === undefined) continue
+      if (holder.departed) {
+        isFormerBack ||= now.boot !== holder.boot
+        continue
+      }
       const hasLost = now.lost > holder.lost
       const isDoubtful = holder.doubtful || hasLost
       const returned = now.plugged > holder.plugged || now.lost < holder.lost
       if (now.boot !== holder.boot || (isDoubtful && returned)) gone = true
       else if (!isDoubtful) return false
-      else if (hasLost) holders.set(node, { ...now, doubtful: true })
+      else if (hasLost) holders.set(node, { ...now, doubtful: true, departed: false })
+      doubted ||= isDoubtful
     }
-    return gone
+    return gone || (doubted && isFormerBack)
   }
 
   private lose(oid: Oid): void {
@@ -216,7 +256,7 @@ export class Flusher {
     }
     if (this.result < 0) {
       this.dirtyNodes = null
-      for (const [oid, nodes] of this.covering) if (!this.unflushed.has(oid)) this.unflushed.set(oid, nodes)
+      for (const [oid, covered] of this.covering) if (!this.unflushed.has(oid)) this.unflushed.set(oid, covered)
     } else {
       this.flushedThrough = this.startedAt
       index.durable = changes
@@ -259,12 +299,3 @@ export class Flusher {
 }
 
 const EMPTY = new Uint8Array(0)
-
-function holdersOf(nodes: readonly string[], standings: ReadonlyMap<string, Standing>): Holders {
-  const holders: Holders = new Map()
-  for (const node of nodes) {
-    const standing = standings.get(node)
-    if (standing !== undefined) holders.set(node, { ...standing, doubtful: false })
-  }
-  return holders
-}

@@ -191,6 +191,17 @@ export class Gateway implements VolumeOpener {
     return replicas.map(({ id }) => id).filter((id) => cluster.recovered.get(id) === former)
   }
 
+  /** See FlusherOptions */
+  private mayHaveDropped(oid: Oid, node: string): boolean {
+    const { topology, cluster } = this.options
+    const former = topology.epoch - 1
+    const record = cluster.history.find(({ number }) => number === former)
+    const hasAll = ({ id, vnodes }: NodeInfo) => vnodes === 0 || (cluster.recovered.get(id) ?? 0) >= former
+    if (record === undefined || !record.nodes.every(hasAll)) return false
+    const replicas = topology.replicasIn(former, oid, this.copiesOf(vidOf(oid))) ?? []
+    return replicas.every(({ id }) => id !== node)
+  }
+
   // --- what the cluster says --------------------------------------------------------------------------------------
 
   /** `lost`: nodes that have lost a disk since the last epoch */
@@ -203,7 +214,6 @@ export class Gateway implements VolumeOpener {
       if (open.hold !== null && left.includes(open.hold.by)) endHold(open)
     }
     this.locksChanged()
-    this.router.resume()
   }
 
   /**
@@ -482,6 +492,7 @@ export class Gateway implements VolumeOpener {
         replicasOf,
         holdersOf: (oid) => replicasOf(oid).filter((node) => !this.router.wentBy.has(oid, node)),
         tookAll: (oid) => this.tookAll(oid),
+        mayHaveDropped: (oid, node) => this.mayHaveDropped(oid, node),
         standingOf: (node) => standingOf(topology.node(node)),
         givenUp: (oid) => topology.accepted(oid)?.epoch === topology.epoch,
         unreferenced: (owner, index) => this.unreferenced(session, owner, index),

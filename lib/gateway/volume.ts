@@ -56,6 +56,7 @@ export interface VolumeOptions {
   holdersOf: (oid: Oid) => readonly string[]
   /** As of FlusherOptions */
   tookAll: (oid: Oid) => readonly string[]
+  mayHaveDropped: (oid: Oid, node: string) => boolean
   standingOf: (node: string) => Standing | null
   givenUp: (oid: Oid) => boolean
   /** Object `index` of `owner` is referred to by this VDI no more; frees it when nothing else refers to it */

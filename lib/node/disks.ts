@@ -96,7 +96,7 @@ export class Disks {
   /** A request failed. The store has told of a disk that failed before; anything else is beyond what the program allows for. */
   failed(errno: number, what: string): void {
     const { store, topology, stop } = this.parts
-    if (store.state.lostEpoch >= topology.epoch) return
+    if (this.isUnnamed || store.state.lostEpoch >= topology.epoch) return
     stop(new SheepError('io', `the store failed (${what}, errno ${errno})`, 'see dmesg, and start sheep again'))
   }
 
@@ -115,14 +115,13 @@ export class Disks {
     // One may have begun for another reason before the cluster heard of the loss.
     const named = current.nodes.find(({ id }) => id === self.id)?.lost ?? 0
     if (named > this.unnamed) this.unnamed = 0
-    if (this.isUnnamed) store.renounce(current.number)
     store.epochBegins(current.number)
   }
 
   /** Makes the cluster begin an epoch with this node's disks as they are, if it has to. */
   announce(): void {
     const { store, cluster, topology, self, log, clock } = this.parts
-    const lost = store.state.lostEpoch >= topology.epoch
+    const lost = this.isUnnamed || store.state.lostEpoch >= topology.epoch
     if (this.stopped || topology.epoch === 0 || (!lost && !this.changed)) return
     const { plugged } = this
     this.changed = false

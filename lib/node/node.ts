@@ -138,6 +138,9 @@ export class SheepNode implements ClusterListener {
       get disks() {
         return store.diskIds
       },
+      get lost() {
+        return store.lostBefore
+      },
       boot: parts.disks.disks[0]?.attached.disk.bootId ?? '',
     }
     node = new SheepNode({ ...parts, self }, store)
@@ -353,12 +356,14 @@ export class SheepNode implements ClusterListener {
     for (const lock of this.writers) if (left.includes(lock.node)) this.fenced.add(lock.vid)
     this.writers = this.writeLocks()
     this.garbage.suspect(this.fenced)
-    this.replica.epochChanged(left, new Set(this.fenced), () => this.recovery.begin())
+    // An epoch that was on its way while this daemon stood still says nothing of what came after it.
+    const { isLost } = this.lease
+    const serves = !isLost && !this.disks.isUnnamed
+    this.replica.epochChanged(left, new Set(this.fenced), serves ? () => this.recovery.begin() : null)
     this.fenced.clear()
     gateway.epochChanged(left, lostDisks(current, previous))
-    // An epoch that was on its way while this daemon stood still says nothing of what came after it.
-    if (this.lease.isLost) this.pause()
-    if (this.disks.isUnnamed) this.replica.suspend()
+    if (isLost) this.pause()
+    else gateway.router.resume()
     this.cancel('resume')
     this.resumeLater(0)
   }
@@ -405,7 +410,7 @@ export class SheepNode implements ClusterListener {
   private goOn(former: ClusterStatus, sameEpoch = false): void {
     if (this.topology.node(this.parts.self.id) === undefined) return
     // Until the epoch that begins because a disk was lost.
-    if (this.topology.epoch <= this.store.state.lostEpoch) {
+    if (this.disks.isUnnamed || this.topology.epoch <= this.store.state.lostEpoch) {
       this.disks.announce()
     } else if (former === 'halted' || former === 'running') {
       const { recovery } = this

@@ -138,9 +138,9 @@ export class Replica {
   /**
    * The cluster moved on. Topology is at the new epoch already. `left`: nodes whose gateways are gone; `fenced`: VDIs whose writer
    * has lost them without saying that nothing of its is under way. `activated` is called once nothing of an older epoch is on its
-   * way to the disk.
+   * way to the disk; null: nothing is served in this epoch before the next call.
    */
-  epochChanged(left: readonly string[], fenced: ReadonlySet<number>, activated: () => void): void {
+  epochChanged(left: readonly string[], fenced: ReadonlySet<number>, activated: (() => void) | null): void {
     this.activeEpoch = 0
     const { epoch } = this.options.topology
     // While this node was out, writers may have left and come back; and what it took at the end the others may lack.

@@ -8,8 +8,7 @@ import { type Clock, type Disk, DiskError, type Log } from '../host/interfaces.j
 import { type Oid, oidToHex } from '../vdi/oid.js'
 import { completed } from './completed.js'
 import { type DiskReport, NOTHING, type Place, reportOf } from './disk-report.js'
-import type { NodeState } from './identity.js'
-import { writeState } from './identity.js'
+import { type NodeState, writeState } from './identity.js'
 import { type AttachedDisk, diskFails, type NodeDisks, type UnusableDisk } from './node-disks.js'
 import { markOf, type ObjectFile } from './object-file.js'
 import { FileStore } from './object-store.js'
@@ -97,6 +96,12 @@ export class DiskPlaces {
   get doubts(): { passedEpochs: readonly number[]; lostEpoch: number } {
     const { passedEpochs, lostEpoch } = this.node
     return { passedEpochs, lostEpoch }
+  }
+
+  /** For those among whom this node joins: the epoch after the last one of which something it had may have gone with a disk; 0 none */
+  get lostBefore(): number {
+    const last = Math.max(this.node.lostEpoch, this.pendingLoss ? (this.node.base ?? 0) : 0)
+    return last > 0 ? last + 1 : 0
   }
 
   /** On every disk, durably. A disk that fails at it is lost. */
@@ -369,15 +374,15 @@ export class DiskPlaces {
   /** By id, path or number in `report`. */
   private named(name: string): Place {
     const listed = this.listed()
-    const place = listed.find((one) => one.id === name || one.attached.path === name) ?? listed[numberOf(name)]
+    const number = /^[0-9]{1,4}$/.test(name) ? Number(name) : -1
+    const place = listed.find((one) => one.id === name || one.attached.path === name) ?? listed[number]
     if (place?.store) return place
     throw new SheepError('not-found', `this node uses no disk ${name}`, 'dog node md info shows its disks')
   }
 
   /** A former disk is of interest until its place is taken. */
   private listed(): Place[] {
-    const ids = new Map<string, Place>()
-    for (const place of this.places) ids.set(place.id, place)
+    const ids = new Map(this.places.map((place) => [place.id, place]))
     const inUse = new Set(this.working().map((place) => place.attached.path))
     return [...ids.values()].filter((place) => place.store !== null || !inUse.has(place.attached.path))
   }
@@ -492,8 +497,4 @@ export class DiskPlaces {
       return undefined
     }
   }
-}
-
-function numberOf(text: string): number {
-  return /^[0-9]{1,4}$/.test(text) ? Number(text) : -1
 }

@@ -4,9 +4,9 @@ import type { LostObject } from '../../lib/control/services.js'
 import { asSheepError } from '../../lib/errors.js'
 import type { Volume } from '../../lib/gateway/types.js'
 import { auditDisks } from '../simulation/audit.js'
-import type { Host, Sheep } from '../simulation/host.js'
+import type { Host } from '../simulation/host.js'
 import type { Shape } from '../simulation/shape.js'
-import { type Play, play } from './play.js'
+import { ask, type Play, play } from './play.js'
 
 const OBJECTS = 64
 const BYTES = 2 ** 16
@@ -14,13 +14,6 @@ const BYTES = 2 ** 16
 const VOLUMES = 120
 const shape: Partial<Shape> = { hosts: 6, zones: 6, copies: 2, volumes: 0, gateways: 0, disks: 1 }
 const seeds = [1, 2, 3]
-
-async function ask<T>(host: Host, what: string, call: (sheep: Sheep) => Promise<T>): Promise<T> {
-  const outcome = await host.request(what, call)
-  if (outcome.state === 'failed') throw outcome.error
-  if (outcome.state === 'gone') throw new Error(`${host.name} went during ${what}`)
-  return outcome.value
-}
 
 function open(host: Host, name: string): Promise<Volume> {
   const request = { name, snapshot: '', readOnly: false, holder: 'a script', shareable: false }

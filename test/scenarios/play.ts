@@ -2,7 +2,7 @@
  * A drama on simulated hosts: the planner's faults are a script's, the clients and the checker are the simulator's. Besides what the
  * script asks for, the run must end without a violation: nothing lost, no request failed, all copies the same.
  */
-import type { Host } from '../simulation/host.js'
+import type { Host, Sheep } from '../simulation/host.js'
 import type { Shape } from '../simulation/shape.js'
 import { sheep } from '../simulation/sheep.js'
 import { World } from '../simulation/world.js'
@@ -56,6 +56,14 @@ export class Play {
   get requests(): number {
     return this.world.workload.requests
   }
+}
+
+/** What the daemon there answers; rejects when it is gone before. */
+export async function ask<T>(host: Host, what: string, call: (sheep: Sheep) => Promise<T>): Promise<T> {
+  const outcome = await host.request(what, call)
+  if (outcome.state === 'failed') throw outcome.error
+  if (outcome.state === 'gone') throw new Error(`${host.name} went during ${what}`)
+  return outcome.value
 }
 
 /** Rejects with the seed and what went wrong. */

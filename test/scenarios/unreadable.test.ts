@@ -8,9 +8,9 @@ import type { Volume } from '../../lib/gateway/types.js'
 import { inodeOid, oidFromHex } from '../../lib/vdi/oid.js'
 import { auditDisks } from '../simulation/audit.js'
 import type { File } from '../simulation/disk.js'
-import type { Host, Sheep } from '../simulation/host.js'
+import type { Host } from '../simulation/host.js'
 import { pathOf } from '../simulation/rot.js'
-import { type Play, play } from './play.js'
+import { ask, type Play, play } from './play.js'
 
 const OBJECT = 2 ** 16
 const PAGE = 4096
@@ -18,13 +18,6 @@ const HEADER = 4096
 const EIO = -5
 /** The page that cannot be read, within its object */
 const BAD = 3 * PAGE
-
-async function ask<T>(host: Host, what: string, call: (sheep: Sheep) => Promise<T>): Promise<T> {
-  const outcome = await host.request(what, call)
-  if (outcome.state === 'failed') throw outcome.error
-  if (outcome.state === 'gone') throw new Error(`${host.name} went during ${what}`)
-  return outcome.value
-}
 
 async function create(host: Host, copies: number): Promise<Volume> {
   const request = { name: 'vm', size: OBJECT, copies, blockSizeShift: 16, preallocate: false, onNoQuorum: null }

@@ -19,6 +19,7 @@ function setup(placed: (oid: Oid) => readonly string[] = () => ['a', 'b']) {
   const lost: Oid[] = []
   const givenUp = new Set<Oid>()
   const tookAll: string[] = []
+  const mayHaveDropped = new Set<string>()
   let time = 0
   const flusher = new Flusher({
     self: 'a',
@@ -28,6 +29,7 @@ function setup(placed: (oid: Oid) => readonly string[] = () => ['a', 'b']) {
     replicasOf: placed,
     holdersOf: (oid) => placed(oid).filter((node) => !passing.has(node)),
     tookAll: () => tookAll,
+    mayHaveDropped: (_oid, node) => mayHaveDropped.has(node),
     copiesOf: () => 2,
     standingOf: (node) => ({ boot: 'first', lost: 0, plugged: 0, ...standings.get(node) }),
     givenUp: (oid) => givenUp.has(oid),
@@ -54,6 +56,7 @@ function setup(placed: (oid: Oid) => readonly string[] = () => ['a', 'b']) {
     lost,
     givenUp,
     tookAll,
+    mayHaveDropped,
     flusher,
     index,
     results,
@@ -295,21 +298,58 @@ test('whoever had taken all of its share has it too, also when those who did the
   t.deepEqual(lost, [dataOid(VID, 3)])
 })
 
-test('one that is a replica no more may have dropped its copy: it is no holder, as long as there is another', (t) => {
-  let replicas = ['a', 'b']
-  const { standings, lost, flusher, tookAll, settle } = setup(() => replicas)
-  settle()
-  flusher.touched(dataOid(VID, 3))
-  replicas = ['c', 'd']
-  flusher.epochChanged(() => true)
-  // They have taken it, and so it counts no more what a and b have.
-  tookAll.push('c', 'd')
-  flusher.epochChanged(() => true)
-  tookAll.length = 0
-  flusher.epochChanged((node) => node !== 'c' && node !== 'd')
-  for (const node of ['c', 'd']) standings.set(node, { boot: 'second' })
-  flusher.epochChanged(() => true)
-  t.deepEqual(lost, [dataOid(VID, 3)])
+test('one that may have dropped its copy, since others have taken it, is no holder; until then it is', (t) => {
+  for (const dropped of [true, false]) {
+    let replicas = ['a', 'b']
+    const { standings, lost, flusher, tookAll, mayHaveDropped, settle } = setup(() => replicas)
+    settle()
+    flusher.touched(dataOid(VID, 3))
+    replicas = ['c', 'd']
+    flusher.epochChanged(() => true)
+    if (dropped) {
+      tookAll.push('c', 'd')
+      for (const node of ['a', 'b']) mayHaveDropped.add(node)
+    }
+    const stays = (node: string) => node !== 'c' && node !== 'd'
+    flusher.epochChanged(stays)
+    tookAll.length = 0
+    for (const node of ['c', 'd']) standings.set(node, { boot: 'second' })
+    flusher.epochChanged(() => true)
+    t.deepEqual(lost, dropped ? [dataOid(VID, 3)] : [])
+  }
+})
+
+test('one that is a replica no more is no holder beside one that is: that one is believed, though it has lost its power', (t) => {
+  for (const boot of ['first', 'second']) {
+    let replicas = ['a', 'b']
+    const { standings, lost, flusher, settle } = setup(() => replicas)
+    settle()
+    flusher.touched(dataOid(VID, 3))
+    replicas = ['b', 'c']
+    flusher.epochChanged(() => true)
+    flusher.epochChanged((node) => node !== 'b')
+    t.true(flusher.isOrphan(dataOid(VID, 3)))
+    standings.set('b', { boot })
+    flusher.epochChanged(() => true)
+    t.deepEqual(lost, boot === 'first' ? [] : [dataOid(VID, 3)])
+  }
+})
+
+test('one left with its power before the other one was known to have lost a disk: it may be believed when it is back', (t) => {
+  for (const boot of ['first', 'second']) {
+    const { present, standings, lost, flusher, settle } = setup()
+    settle()
+    flusher.touched(dataOid(VID, 3))
+    present.delete('b')
+    flusher.epochChanged((node) => node !== 'b')
+    standings.set('a', { lost: 5 })
+    flusher.epochChanged((node) => node !== 'a')
+    t.deepEqual(lost, [])
+    present.add('b')
+    standings.set('b', { boot })
+    flusher.epochChanged(() => true)
+    t.deepEqual(lost, boot === 'first' ? [] : [dataOid(VID, 3)])
+  }
 })
 
 test('whoever has a write that no replica has yet is believed, though it is no replica itself', (t) => {

@@ -30,6 +30,7 @@ function world(owner: number) {
     replicasOf: () => [],
     holdersOf: () => [],
     tookAll: () => [],
+    mayHaveDropped: () => false,
     standingOf: () => null,
     givenUp: () => false,
     unreferenced: (vid) => unreferenced.push(vid),
