@@ -16,6 +16,7 @@ import { diskPath, type Host } from './host.js'
 import { SimRandom } from './random.js'
 import { pathOf } from './rot.js'
 import { stampOf } from './stamps.js'
+import type { Actor } from './workload.js'
 import type { World } from './world.js'
 
 /** A list that is as long may leave out some (lib/node/lost.ts). */
@@ -179,9 +180,10 @@ export class Loss {
     for (;;) {
       await world.sleep(random.exponential(1000))
       if (!world.planner.standing()) continue
+      const known = new Set(this.#lineages((actor) => !actor.isChanging))
       const lost = await this.#ask('cluster lost', (sheep) => sheep.lost())
       if (lost === null || !world.planner.standing()) continue
-      if (lost.length > 0) await this.#giveUp(lost)
+      if (lost.length > 0) await this.#giveUp(lost, known)
       else if (world.planner.calm()) break
       // As in World
       else if (world.workload.closing) await world.planner.throttle.release()
@@ -192,7 +194,12 @@ export class Loss {
     if (random.chance(0.6)) this.#bringBack(this.#gone.filter(() => random.chance(0.7)))
   }
 
-  async #giveUp(lost: readonly LostObject[]): Promise<void> {
+  #lineages(among: (actor: Actor) => boolean = () => true): Lineage[] {
+    return this.world.workload.actors.filter(among).flatMap((actor) => actor.lineages())
+  }
+
+  /** `known`: those whose names the list has if they refer to what is lost */
+  async #giveUp(lost: readonly LostObject[], known: ReadonlySet<Lineage>): Promise<void> {
     const { random, world } = this
     for (const one of lost) {
       // What nobody has of a volume that goes was perhaps removed.
@@ -204,7 +211,7 @@ export class Loss {
     const chosen = random.chance(0.3) ? lost.filter(() => random.chance(0.5)) : lost
     if (chosen.length === 0) return
     const zeros = random.chance(0.3)
-    const ends = chosen.map((one) => ({ one, settle: this.#doubt(one, zeros) }))
+    const ends = chosen.map((one) => ({ one, settle: this.#doubt(one, zeros, known) }))
     const accepted = await this.#ask('cluster lost --accept', (sheep) =>
       sheep.acceptLost(
         chosen.map(({ oid }) => oid),
@@ -220,7 +227,7 @@ export class Loss {
   }
 
   /** From now on what is left of it may be read, until it is certain that nothing else may. */
-  #doubt({ oid, index, volumes }: LostObject, zeros: boolean): (() => void)[] {
+  #doubt({ oid, index, volumes }: LostObject, zeros: boolean, known: ReadonlySet<Lineage>): (() => void)[] {
     const { hosts, shape } = this.world
     const size = 2 ** shape.blockSizeShift
     const copies: Buffer[] = []
@@ -234,8 +241,10 @@ export class Loss {
         if (host.usedDisks.includes(disk)) certain++
       }
     }
-    const named = this.#lineagesOf(volumes)
-    const ends = (named ?? this.world.workload.actors.flatMap((actor) => actor.lineages())).map((lineage) => {
+    const all = this.#lineages()
+    // A snapshot may have been taken since the list was made.
+    const named = all.every((lineage) => known.has(lineage)) ? this.#lineagesOf(volumes) : null
+    const ends = (named ?? all).map((lineage) => {
       const first = (index * size) / lineage.cellSize
       const left = (cell: number): number[] =>
         copies

@@ -123,6 +123,11 @@ export class Actor {
     return [this.#lineage, ...this.snapshots.values(), ...(this.#taking ? [this.#taking] : [])]
   }
 
+  /** A snapshot of it is under way: the registry may know it or not. */
+  get isChanging(): boolean {
+    return this.#taking !== null
+  }
+
   /** Of "name" or "name@tag", as the registry calls it. Null: it is not this actor's, or being changed. */
   lineageNamed(reference: string): Lineage | null {
     const [name, tag] = reference.split('@')
