@@ -146,13 +146,14 @@ export class Inquiry {
       incomplete: object.incomplete,
       hot: object.intent && object.writer !== '',
       gap: object.gapIn > 0,
+      keptThrough: replica.keptThrough(object, copies),
       ...doubts(),
     }
   }
 }
 
 function absentReport(node: string, doubts: Teller): CopyReport {
-  const worth = { writeEpoch: 0, validThrough: 0, settledThrough: 0 }
+  const worth = { writeEpoch: 0, validThrough: 0, settledThrough: 0, keptThrough: 0 }
   const nothing = { ...worth, suspect: false, incomplete: false, hot: false, gap: false }
   return { node, present: false, ...nothing, ...doubts }
 }

@@ -289,6 +289,13 @@ export class Replica {
     return validThrough(topology, topology.self, object.oid, copies, from, last)
   }
 
+  /** See CopyReport */
+  keptThrough(object: StoredObject, copies: number): number {
+    const proven = this.provenThrough(object, copies)
+    const isBack = proven < object.joinedEpoch && !mutations.trustReturningDisk
+    return isBack ? Math.max(1, object.keptEpoch, proven) : 0
+  }
+
   /** Counts requests in flight that read or change objects; the matching `ended` must follow. */
   began(): void {
     this.inFlight++

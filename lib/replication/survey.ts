@@ -13,6 +13,8 @@ import type { Topology } from './topology.js'
 import type { Teller } from './validity.js'
 
 const REPORT_BYTES = 24
+/** What has room beside the four bits */
+const KEPT_MAX = 2 ** 28 - 1
 /** Objects looked at per call, so that no call holds up the event loop for long. */
 const LIST_STEP = 4_096
 
@@ -25,6 +27,7 @@ export interface OidReport {
   incomplete: boolean
   hot: boolean
   gap: boolean
+  keptThrough: number
 }
 
 export function encodeReports(reports: readonly OidReport[]): Buffer {
@@ -38,7 +41,11 @@ export function encodeReports(reports: readonly OidReport[]): Buffer {
     putU32(
       bytes,
       at + 16,
-      (report.suspect ? 1 : 0) + (report.incomplete ? 2 : 0) + (report.hot ? 4 : 0) + (report.gap ? 8 : 0),
+      (report.suspect ? 1 : 0) +
+        (report.incomplete ? 2 : 0) +
+        (report.hot ? 4 : 0) +
+        (report.gap ? 8 : 0) +
+        Math.min(report.keptThrough, KEPT_MAX) * 16,
     )
     putU32(bytes, at + 20, report.settledThrough)
     at += REPORT_BYTES
@@ -61,6 +68,7 @@ export function decodeReports(bytes: Buffer): OidReport[] {
       incomplete: (u32(bytes, at + 16) & 2) !== 0,
       hot: (u32(bytes, at + 16) & 4) !== 0,
       gap: (u32(bytes, at + 16) & 8) !== 0,
+      keptThrough: u32(bytes, at + 16) >>> 4,
     })
   }
   return reports
@@ -125,6 +133,7 @@ export function surveyCalls(options: SurveyOptions): Map<string, CallHandler> {
     incomplete: object.incomplete,
     hot: object.intent && object.writer !== '',
     gap: object.gapIn > 0,
+    keptThrough: replica.keptThrough(object, copies),
   })
 
   const status: CallHandler = async (argument, body, from) => {

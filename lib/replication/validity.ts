@@ -41,6 +41,8 @@ export interface CopyReport extends Teller {
   incomplete: boolean
   /** A part of it cannot be read, and what was in that nobody can prove: it was written since its checksums were taken */
   gap: boolean
+  /** Its disk was away since: the last epoch of which that says what its node had. 0: it was there all the time */
+  keptThrough: number
 }
 
 export type Verdict =
@@ -103,7 +105,7 @@ export function decide(
   // Nobody here has it; but who held it in some epoch may be away.
   if (present.length === 0) {
     if (mutations.zerosForLost && topology.epoch > 1) return { kind: 'zeros' }
-    const unheard = firstUnheardEpoch(topology, oid, copies, 0, own, others, patient, createdIn)
+    const unheard = firstUnheardEpoch(topology, oid, copies, [], own, others, patient, createdIn)
     if (unheard !== null) return unheard
     if (accepted !== undefined) return { kind: 'zeros' }
     const nodes = [own, ...others]
@@ -117,11 +119,10 @@ export function decide(
   const settled = Math.max(0, ...present.filter(({ incomplete }) => !incomplete).map((report) => report.settledThrough))
   const fit = present.filter((report) => report.settledThrough >= settled)
   const reach = newest(fit)?.validThrough ?? 0
-
-  const unheard = firstUnheardEpoch(topology, oid, copies, reach, own, others, patient, createdIn)
+  const best = fit.filter((report) => report.validThrough === reach)
+  const unheard = firstUnheardEpoch(topology, oid, copies, best, own, others, patient, createdIn)
   if (unheard !== null) return unheard
 
-  const best = fit.filter((report) => report.validThrough === reach)
   const trusted = best.filter((report) => !report.suspect)
   // Every acknowledged write is in a suspect whose host stayed up; in one that lost power only what was flushed.
   const complete = best.filter((report) => !report.incomplete)
@@ -194,25 +195,26 @@ function newest(reports: readonly CopyReport[]): CopyReport | null {
  * A write in epoch k needs every replica of k that lives through k, so one member of that set that reports and lacks
  * it proves that there was none; one that lost power, or let changes go by in k, proves nothing, but when all have reported
  * there is nobody else to ask. One that has lost a disk since proves nothing either, and then what it had may be gone for good.
- * Null when every epoch after `reach` and before the current one has such a witness.
+ * Null when every epoch after that through which the `best` copies are valid, and before the current one, has such a witness.
  */
 function firstUnheardEpoch(
   topology: Topology,
   oid: Oid,
   copies: number,
-  reach: number,
+  best: readonly CopyReport[],
   own: CopyReport,
   others: readonly CopyReport[],
   patient: boolean,
   createdIn: number,
 ): Verdict | null {
+  const reach = best[0]?.validThrough ?? 0
   let lost: Verdict | null = null
   // Who had what was written before it was accepted, an administrator has given up.
   const last = Math.max(reach, createdIn - 1, (topology.accepted(oid)?.epoch ?? 0) - 1)
   for (let epoch = topology.epoch - 1; epoch > last; epoch--) {
     const set = topology.replicasIn(epoch, oid, copies)
     // Older than the history that is kept: every known node has recovered past it, so nothing older can be newer.
-    if (set === null) return lost
+    if (set === null) return lost ?? goneSince(best, [own, ...others])
     if (set.length === 0) continue
     const heard = set.map((node) => reportOf(node.id, own, others))
     // As in decide()
@@ -234,6 +236,17 @@ function firstUnheardEpoch(
     if (nodes.length > 0) lost ??= { kind: 'lost', nodes, stale: reach > 0 }
   }
   return lost
+}
+
+/**
+ * Whoever recovers does not miss what nobody had any more. So when a disk comes back, each node that has lost one after that had left may
+ * have had something newer, and lost it.
+ */
+function goneSince(best: readonly CopyReport[], all: readonly CopyReport[]): Verdict | null {
+  if (best.length === 0 || best.some(({ keptThrough }) => keptThrough === 0)) return null
+  const kept = Math.max(...best.map(({ keptThrough }) => keptThrough))
+  const nodes = all.filter(({ lostEpoch }) => lostEpoch > kept).map(({ node }) => node)
+  return nodes.length > 0 && !mutations.trustLostDisk ? { kind: 'lost', nodes, stale: true } : null
 }
 
 function reportOf(node: string, own: CopyReport, others: readonly CopyReport[]): CopyReport | undefined {

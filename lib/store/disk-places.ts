@@ -7,8 +7,9 @@ import { SheepError } from '../errors.js'
 import { type Clock, type Disk, DiskError, type Log } from '../host/interfaces.js'
 import { type Oid, oidToHex } from '../vdi/oid.js'
 import { completed } from './completed.js'
-import { type DiskReport, NOTHING, type Place, reportOf } from './disk-report.js'
-import { type NodeState, writeState } from './identity.js'
+import { departuresAfter, keptBy } from './departures.js'
+import { type DiskReport, NOTHING, ofInterest, type Place, reportOf } from './disk-report.js'
+import { type DiskEntry, type NodeState, writeState } from './identity.js'
 import { type AttachedDisk, diskFails, type NodeDisks, type UnusableDisk } from './node-disks.js'
 import { markOf, type ObjectFile } from './object-file.js'
 import { FileStore } from './object-store.js'
@@ -110,15 +111,17 @@ export class DiskPlaces {
   }
 
   private saveAll(state: Omit<NodeState, 'disks' | 'generation'>): void {
-    const disks = this.ownPlaces().map(({ id, attached, store }) => ({
+    const disks: DiskEntry[] = this.ownPlaces().map(({ id, attached, store }) => ({
       id,
       path: attached.path,
       joined: store!.joinedEpoch,
+      kept: store!.keptEpoch,
     }))
     // A disk that is missing since the start stays listed until its loss is settled.
     const missing = this.pendingLoss ? this.node.disks.filter((entry) => !this.gone(entry.id)) : []
     for (const entry of missing) if (!disks.some((disk) => disk.id === entry.id)) disks.push(entry)
-    this.node = { ...state, generation: this.node.generation + 1, disks }
+    const departures = departuresAfter(this.node, disks, state.lostEpoch)
+    this.node = { ...state, generation: this.node.generation + 1, disks, departures }
     for (const place of this.working()) {
       try {
         writeState(place.attached.disk, this.node)
@@ -176,7 +179,10 @@ export class DiskPlaces {
 
   /** This node served in epochs that its disks do not know of: all of them count as having been away, and one as lost. */
   distrustAll(): void {
-    for (const place of this.working()) place.store!.joinedEpoch = Number.POSITIVE_INFINITY
+    for (const { id, store } of this.ownPlaces()) {
+      store!.keptEpoch = keptBy(this.node, id, true)
+      store!.joinedEpoch = Number.POSITIVE_INFINITY
+    }
     this.pendingLoss = true
   }
 
@@ -269,6 +275,7 @@ export class DiskPlaces {
       throw error
     }
     store.joinedEpoch = joined
+    store.keptEpoch = keptBy(this.node, id, joined === Number.POSITIVE_INFINITY)
     store.onRot = (object) => this.onRot?.(object)
     place.store = store
     place.state = 'working'
@@ -373,18 +380,11 @@ export class DiskPlaces {
 
   /** By id, path or number in `report`. */
   private named(name: string): Place {
-    const listed = this.listed()
+    const listed = ofInterest(this.places)
     const number = /^[0-9]{1,4}$/.test(name) ? Number(name) : -1
     const place = listed.find((one) => one.id === name || one.attached.path === name) ?? listed[number]
     if (place?.store) return place
     throw new SheepError('not-found', `this node uses no disk ${name}`, 'dog node md info shows its disks')
-  }
-
-  /** A former disk is of interest until its place is taken. */
-  private listed(): Place[] {
-    const ids = new Map(this.places.map((place) => [place.id, place]))
-    const inUse = new Set(this.working().map((place) => place.attached.path))
-    return [...ids.values()].filter((place) => place.store !== null || !inUse.has(place.attached.path))
   }
 
   /** Resolves when its files are closed. */
@@ -422,7 +422,7 @@ export class DiskPlaces {
 
   report(): DiskReport[] {
     for (const [number, { store }] of this.places.entries()) if (store !== null) this.guard(number, () => store.space())
-    const reports = this.listed().map(reportOf)
+    const reports = ofInterest(this.places).map(reportOf)
     for (const { id, path, state, reason } of this.unusable) reports.push({ ...NOTHING, id, path, state, reason })
     return reports
   }

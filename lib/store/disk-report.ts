@@ -33,6 +33,13 @@ export interface Place {
 /** Of a disk that holds nothing of this node */
 export const NOTHING = { total: 0, free: 0, used: 0, objects: 0 }
 
+/** A former disk is until its place is taken. */
+export function ofInterest(places: readonly Place[]): Place[] {
+  const ids = new Map(places.map((place) => [place.id, place]))
+  const inUse = new Set(places.filter(({ store }) => store !== null).map(({ attached }) => attached.path))
+  return [...ids.values()].filter(({ store, attached }) => store !== null || !inUse.has(attached.path))
+}
+
 export function reportOf({ id, attached: { path }, store, state, reason }: Place): DiskReport {
   if (store === null) return { ...NOTHING, id, path, state, reason }
   const { total, free } = store.gauge.estimate()

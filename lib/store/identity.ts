@@ -4,6 +4,7 @@
  */
 import { SheepError } from '../errors.js'
 import type { Clock, Disk, Random } from '../host/interfaces.js'
+import type { Departure } from './departures.js'
 
 const CONFIG = 'config'
 const STATE = 'state'
@@ -34,6 +35,8 @@ export interface DiskEntry {
   path: string
   /** StoredObject.joinedEpoch of its objects */
   joined: number
+  /** StoredObject.keptEpoch of its objects, 0 when absent */
+  kept?: number
 }
 
 export interface NodeState {
@@ -51,6 +54,8 @@ export interface NodeState {
   generation: number
   /** Disks whose objects are this node's */
   disks: DiskEntry[]
+  /** Disks that have left, the last one last; none when absent */
+  departures?: readonly Departure[]
   /** Since it started, until an epoch begins with it: the newest epoch that its disks knew of then. In later ones it may have served
    *  with others. */
   base?: number
@@ -109,7 +114,7 @@ export function readState(disk: Disk, config: Config, path: string): NodeState |
   if (state === null) return null
   // As written by a version that knew one disk only
   const { clusterId, recoveredEpoch, recoveredBefore = [], passedEpochs = [], lostEpoch = 0, generation = 0 } = state
-  const { disks = [{ id: config.disk, path, joined: 0 }], base, lossPending } = state
+  const { disks = [{ id: config.disk, path, joined: 0 }], departures = [], base, lossPending } = state
   const whole =
     typeof clusterId === 'string' &&
     /^([0-9a-f]{16})?$/.test(clusterId) &&
@@ -117,7 +122,10 @@ export function readState(disk: Disk, config: Config, path: string): NodeState |
     [undefined, true].includes(lossPending) &&
     [recoveredBefore, passedEpochs].every((epochs) => Array.isArray(epochs) && epochs.every(isCount)) &&
     Array.isArray(disks) &&
-    disks.every((entry) => HEX.test(entry?.id) && typeof entry.path === 'string' && isCount(entry.joined))
+    Array.isArray(departures) &&
+    departures.every((one) => HEX.test(one?.id) && isCount(one.epoch)) &&
+    disks.every((entry) => HEX.test(entry?.id) && typeof entry.path === 'string') &&
+    disks.every(({ joined, kept = 0 }) => isCount(joined) && isCount(kept))
   if (!whole) return null
   const known: NodeState = {
     clusterId,
@@ -128,6 +136,7 @@ export function readState(disk: Disk, config: Config, path: string): NodeState |
     generation,
     disks,
   }
+  if (departures.length > 0) known.departures = departures
   if (base !== undefined) known.base = base
   if (lossPending) known.lossPending = true
   return known

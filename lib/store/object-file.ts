@@ -29,6 +29,8 @@ export const HEADER_WRITING = 2
 export interface FileOwner {
   /** StoredObject.joinedEpoch of all its objects */
   readonly joinedEpoch: number
+  /** Likewise */
+  readonly keptEpoch: number
   syncFile(file: ObjectFile, done: Completion): void
   fileSynced(file: ObjectFile, ok: boolean): void
 }
@@ -189,6 +191,10 @@ export class ObjectFile extends SyncUnit implements StoredObject {
 
   get joinedEpoch(): number {
     return this.owner.joinedEpoch
+  }
+
+  get keptEpoch(): number {
+    return this.owner.keptEpoch
   }
 
   startSync(done: Completion): void {

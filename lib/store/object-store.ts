@@ -283,6 +283,14 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
     this.syncs.joinedEpoch = epoch
   }
 
+  get keptEpoch(): number {
+    return this.syncs.keptEpoch
+  }
+
+  set keptEpoch(epoch: number) {
+    this.syncs.keptEpoch = epoch
+  }
+
   /** The object's file is no longer in its place. */
   private detach(file: ObjectFile): void {
     file.removed = true

@@ -83,6 +83,7 @@ export class Syncs implements FileOwner {
   private readonly vdis = new Map<number, VdiFiles>()
   private readonly directories: DirectoryUnit[] = []
   joinedEpoch = 0
+  keptEpoch = 0
 
   constructor(private readonly options: SyncOptions) {
     this.queue = new SyncQueue(options.parallel)

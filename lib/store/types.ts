@@ -30,6 +30,8 @@ export interface StoredObject {
   /** The epoch in which its disk came to this node after an absence: older marks are worth what they say and no more. 0: never
    *  away. Infinity: it came just now */
   readonly joinedEpoch: number
+  /** Of a disk that was away: the last epoch before, of which it says what its node had; 0 when that is not known */
+  readonly keptEpoch: number
 
   /** Epoch in which replication found this copy fit to serve; 0 unknown. A cache. */
   validEpoch: number

@@ -53,6 +53,7 @@ export class CountingStore implements ObjectStore {
         writer: '',
         lastWrite: 0,
         joinedEpoch: 0,
+        keptEpoch: 0,
       },
     }
     this.objects.set(oid, object)

@@ -119,6 +119,7 @@ function make(random: SimRandom): Buffer[] {
       incomplete: false,
       hot: true,
       gap: false,
+      keptThrough: 7,
     })),
   )
   const grains = encodeGrains({ hashes: new Map([[random.below(9), randomBytes(random, 20)]]), bytes: 0 })

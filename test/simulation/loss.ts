@@ -180,7 +180,7 @@ export class Loss {
     for (;;) {
       await world.sleep(random.exponential(1000))
       if (!world.planner.standing()) continue
-      const known = new Set(this.#lineages((actor) => !actor.isChanging))
+      const known = new Set(this.#lineages(({ taking }) => taking === null))
       const lost = await this.#ask('cluster lost', (sheep) => sheep.lost())
       if (lost === null || !world.planner.standing()) continue
       if (lost.length > 0) await this.#giveUp(lost, known)

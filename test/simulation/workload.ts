@@ -90,7 +90,7 @@ export class Actor {
   deleted = false
   #lineage: Lineage
   /** Snapshots being taken */
-  #taking: Lineage | null = null
+  taking: Lineage | null = null
   #session: Session | null = null
   readonly #world: World
   #clones = 0
@@ -120,18 +120,13 @@ export class Actor {
   readonly #copier: SimRandom | null
 
   lineages(): Lineage[] {
-    return [this.#lineage, ...this.snapshots.values(), ...(this.#taking ? [this.#taking] : [])]
-  }
-
-  /** A snapshot of it is under way: the registry may know it or not. */
-  get isChanging(): boolean {
-    return this.#taking !== null
+    return [this.#lineage, ...this.snapshots.values(), ...(this.taking ? [this.taking] : [])]
   }
 
   /** Of "name" or "name@tag", as the registry calls it. Null: it is not this actor's, or being changed. */
   lineageNamed(reference: string): Lineage | null {
     const [name, tag] = reference.split('@')
-    if (name !== this.name || this.#taking) return null
+    if (name !== this.name || this.taking) return null
     return tag === undefined ? this.#lineage : (this.snapshots.get(tag) ?? null)
   }
 
@@ -388,14 +383,14 @@ export class Actor {
     if (this.snapshots.size >= 3) return
     const tag = this.workload.nextName('s')
     const snapshot = this.#lineage.beginSnapshot(`${this.name}@${tag}`)
-    this.#taking = snapshot
+    this.taking = snapshot
     const session = this.#session
     const working = session && !session.ended && this.random.chance(0.7) ? this.#work() : Promise.resolve()
     const done = await this.#operate(`snapshot ${this.name}@${tag}`, 'exists', (sheep) =>
       sheep.vdis.snapshot(this.name, tag),
     )
     this.#lineage.endSnapshot(snapshot)
-    this.#taking = null
+    this.taking = null
     if (done) this.snapshots.set(tag, snapshot)
     await working
   }

@@ -40,7 +40,9 @@ function setup(report: (epoch: number, node: string, method: string) => Report, 
       asked.push(`${method} in ${epoch}`)
       const said = report(epoch, of, method)
       const settledThrough = said.validThrough - (said.suspect ? 1 : 0)
-      const body = encodeReports([{ oid: OID, incomplete: false, hot: true, gap: false, settledThrough, ...said }])
+      const body = encodeReports([
+        { oid: OID, incomplete: false, hot: true, gap: false, keptThrough: 0, settledThrough, ...said },
+      ])
       return { json: { next: -1, writers: [''], extents: null, ...doubts() }, body }
     },
   } as unknown as Peers
@@ -173,6 +175,7 @@ for (const [name, { sound, doubted }] of Object.entries(COPIES)) {
           incomplete: false,
           hot: !sound,
           gap: false,
+          keptThrough: 0,
         }
         if (method === 'grains') throw new SheepError('io', 'rotten')
         if (method === 'extents') return { json: { extents: [], validThrough: 3, busy: false, damage: null } }

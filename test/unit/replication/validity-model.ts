@@ -384,13 +384,14 @@ export class ValidityModel {
         incomplete: false,
         hot: false,
         gap: false,
+        keptThrough: 0,
       }
       return { node: id, present: false, ...nothing, passedEpochs, lostEpoch, asks: NO_ASKS }
     }
     const { writeEpoch, suspect, incomplete, intent: hot } = copy
     const settledThrough = this.settledThrough(member)
     const validThrough = this.validThrough(member)
-    const marks = { writeEpoch, validThrough, suspect, settledThrough, incomplete, hot, gap: false }
+    const marks = { writeEpoch, validThrough, suspect, settledThrough, incomplete, hot, gap: false, keptThrough: 0 }
     return { node: id, present: true, ...marks, passedEpochs, lostEpoch, asks: NO_ASKS }
   }
 

@@ -33,6 +33,7 @@ function copy(number: number, writeEpoch: number, validThrough: number, suspect 
     incomplete: false,
     hot: suspect,
     gap: false,
+    keptThrough: 0,
     passedEpochs: [],
     lostEpoch: 0,
     asks: NO_ASKS,
@@ -50,6 +51,7 @@ function absent(number: number): CopyReport {
     incomplete: false,
     hot: false,
     gap: false,
+    keptThrough: 0,
     passedEpochs: [],
     lostEpoch: 0,
     asks: NO_ASKS,
@@ -429,4 +431,19 @@ test('a suspect waits for who was a replica since, unless that one never asked a
   t.deepEqual(decided({ since: 1, newest: { [nodeId(2)]: 1 } }), keep, 'only before')
   t.deepEqual(decided({ since: 1, newest: { [nodeId(2)]: 2 } }), { kind: 'wait', epoch: 2, nodes: [nodeId(2)] })
   t.deepEqual(decided({ since: 3, newest: {} }), { kind: 'wait', epoch: 2, nodes: [nodeId(2)] }, 'a later process')
+})
+
+test('a copy on a disk that was away, older than the history that is kept: whoever lost a disk after that had left may have lost a newer one', (t) => {
+  const topology = new Topology(nodeId(0))
+  const history = epochsOf([0, 1], [0, 1], [0, 1], [0, 1], [0, 1], [0, 1]).slice(4)
+  topology.update(history[history.length - 1], history)
+  const back = { ...copy(0, 1, 1), keptThrough: 3, lostEpoch: 3 }
+  t.deepEqual(decide(topology, oid, 2, back, [{ ...absent(1), lostEpoch: 3 }]), keep)
+  const lost = (node: number): Verdict => ({ kind: 'lost', nodes: [nodeId(node)], stale: true })
+  t.deepEqual(decide(topology, oid, 2, back, [{ ...absent(1), lostEpoch: 4 }]), lost(1))
+  t.deepEqual(decide(topology, oid, 2, { ...back, lostEpoch: 4 }, [absent(1)]), lost(0), 'it had it elsewhere')
+  // That one is back, too; and a copy that was here all the time needs no such proof.
+  const later = { ...copy(1, 1, 1), keptThrough: 4, lostEpoch: 4 }
+  t.deepEqual(decide(topology, oid, 2, back, [later]), keep)
+  t.deepEqual(decide(topology, oid, 2, { ...back, keptThrough: 0 }, [{ ...absent(1), lostEpoch: 4 }]), keep)
 })

@@ -145,6 +145,48 @@ test('of two copies the older loses, and what is on a disk that was away inherit
   await t.throwsAsync(alone.unplug('/d0'), { message: /the only disk/ })
 })
 
+test('a disk that comes back says what its node had when it left, and no more', async (t) => {
+  const rig = new Rig([new MemoryDisk(), new MemoryDisk()])
+  const set = await rig.open(0, 1)
+  for (const oid of oids) set.create(oid, 3)
+  await rig.call((done) => set.syncVdi(1, done))
+  const [away] = set.objectsOn('/d1').map(({ oid }) => oid)
+  t.is(set.get(away)?.keptEpoch, 0, 'it was here all the time')
+  await drain(rig.disks, set.unplug('/d1'))
+  set.epochBegins(6)
+  await drain(rig.disks, set.close())
+
+  // As a node starts with it, and again.
+  const both = await rig.open(0, 1)
+  t.is(both.get(away)?.keptEpoch, 5)
+  both.started(8)
+  both.epochBegins(9)
+  t.is(both.get(away)?.joinedEpoch, 9)
+  t.is(both.get(away)?.keptEpoch, 5)
+  await drain(rig.disks, both.close())
+  const again = await rig.open(0, 1)
+  t.is(again.get(away)?.keptEpoch, 5)
+  again.started(9)
+  again.epochBegins(10)
+
+  // It leaves before anybody has compared its objects: then it says no more than before; afterwards it does.
+  for (const [epoch, recovered, kept] of [
+    [10, 8, 5],
+    [12, 12, 12],
+  ]) {
+    rig.epoch = epoch
+    again.save({ recoveredEpoch: recovered })
+    await drain(rig.disks, again.unplug('/d1'))
+    again.epochBegins(epoch + 1)
+    const attached = rig.at(1)
+    const id = findDisk(attached, readConfig(rig.disks[0])!.id, again.state, { clock, random })
+    await drain(rig.disks, again.plug(id, attached))
+    t.is(again.get(away)?.keptEpoch, kept)
+    again.epochBegins(epoch + 2)
+  }
+  await drain(rig.disks, again.close())
+})
+
 test('a node knows whether it may have served without the disks that it starts with', async (t) => {
   const rig = new Rig([new MemoryDisk(), new MemoryDisk()])
   const set = await rig.open(0, 1)
