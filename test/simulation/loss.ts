@@ -112,7 +112,8 @@ export class Loss {
 
   /** Who or what holds some object of the data, and can go: the others still have quorum, and all VDIs' indexes. Null: there is none. */
   #someHolders(): Part[] | null {
-    const { hosts, shape } = this.world
+    const { world } = this
+    const { hosts, shape } = world
     const living = hosts.filter((host) => !host.buried && host.serving)
     const holders = this.#holders(living)
     const oids = [...holders.keys()].sort((a, b) => a - b)
@@ -121,12 +122,16 @@ export class Loss {
     const enough = (without: readonly Part[]) => {
       if (shape.disasters === 'disks') return without.every(isSpare)
       const left = hosts.filter((host) => !host.buried && !without.some((part) => part.host === host))
-      return left.length * 2 > hosts.length && left.filter(({ name }) => members.has(name)).length * 2 > members.size
+      // Who does not serve may be about to be left out.
+      const sure = left.filter((host) => host.serving && members.has(host.name))
+      return left.length * 2 > hosts.length && sure.length * 2 > members.size
     }
+    // A copy of an index where there is trouble may be an older one.
+    const troubled = [...world.planner.doubted()].map((host) => ({ host, disk: null }))
     const candidates = oids
       .filter((oid) => kindOf(oid) === KIND_DATA)
       .map((oid) => holders.get(oid) as Part[])
-      .filter((gone) => gone.length === shape.copies && enough(gone) && indexesAreLeft(holders, gone))
+      .filter((gone) => gone.length === shape.copies && enough(gone) && indexesAreLeft(holders, [...gone, ...troubled]))
     return candidates.length === 0 ? null : this.random.pick(candidates)
   }
 
@@ -176,7 +181,7 @@ export class Loss {
     const { random, world } = this
     await world.sleep(random.exponential(random.pick([2000, 20_000])))
     // It counts if it is back before anything is given up.
-    if (random.chance(0.2)) this.#bringBack([random.pick(this.#gone)])
+    if (random.chance(0.2) && this.#isNoticed()) this.#bringBack([random.pick(this.#gone)])
     for (;;) {
       await world.sleep(random.exponential(1000))
       if (!world.planner.standing()) continue
@@ -184,7 +189,7 @@ export class Loss {
       const lost = await this.#ask('cluster lost', (sheep) => sheep.lost())
       if (lost === null || !world.planner.standing()) continue
       if (lost.length > 0) await this.#giveUp(lost, known)
-      else if (world.planner.calm()) break
+      else if (world.planner.calm() && this.#isNoticed()) break
       // As in World
       else if (world.workload.closing) await world.planner.throttle.release()
     }
@@ -192,6 +197,12 @@ export class Loss {
     this.#open = false
     this.#disasters.length = 0
     if (random.chance(0.6)) this.#bringBack(this.#gone.filter(() => random.chance(0.7)))
+  }
+
+  /** By the daemons. */
+  #isNoticed(): boolean {
+    const uses = ({ host, disk }: Part) => disk !== null && host.sheep?.workingDisks().includes(diskPath(disk))
+    return !this.#gone.some(uses)
   }
 
   #lineages(among: (actor: Actor) => boolean = () => true): Lineage[] {
