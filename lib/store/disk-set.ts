@@ -243,7 +243,7 @@ export class DiskSet extends DiskPlaces implements ObjectStore {
     if (store === null) done.complete(-EIO)
     else if (other === null) store.addIntent(file, done)
     else {
-      // A former one on another disk, should the power bring it back when this one is lost, would be taken for it.
+      // A former one on another disk, should the power bring it or its intent back when this one is lost, would be taken for it.
       other.syncRemoval(file.oid, {
         complete: (result) => {
           if (result < 0 || file.removed) done.complete(Math.min(result, 0))

@@ -73,11 +73,11 @@ export class IntentLog {
   /** Of `live`: those that are being added again; this former entry counts until the new one is durable */
   private readonly renewed = new Map<Oid, Intent>()
   private batch: Batch = { records: [], adds: [] }
+  /** Dropped, and a power loss may bring the entry back: since the last batch was begun, and before */
+  private leaving = new Set<Oid>()
+  private covering = new Set<Oid>()
   /** Those who wait until what is dropped is gone for good */
   private settling: Completion[] = []
-  /** Entries dropped, ever; and how many of them no power loss can bring back */
-  private dropped = 0
-  private settled = 0
   private running: Promise<void> | null = null
   private broken = false
   private closed = false
@@ -97,6 +97,11 @@ export class IntentLog {
   /** An entry exists or is being written */
   knows(oid: Oid): boolean {
     return this.live.has(oid)
+  }
+
+  /** It was dropped, and a power loss may bring it back. */
+  mayReturn(oid: Oid): boolean {
+    return this.leaving.has(oid) || this.covering.has(oid)
   }
 
   /** A durable entry exists */
@@ -191,14 +196,14 @@ export class IntentLog {
     this.epochs.delete(oid)
     this.incomplete.delete(oid)
     this.batch.records.push(DROP, oid, 0, 0)
-    this.dropped++
+    this.leaving.add(oid)
     this.pump()
     if (this.live.size < (this.limit * 3) / 4) this.pressed = false
   }
 
   /** Completes once no power loss can bring back what was dropped before this call. */
   settle(done: Completion): void {
-    if (this.settled === this.dropped) {
+    if (this.leaving.size + this.covering.size === 0) {
       done.complete(0)
       return
     }
@@ -229,9 +234,11 @@ export class IntentLog {
   private async run(): Promise<void> {
     while (this.batch.records.length > 0 || this.settling.length > 0) {
       const { records, adds } = this.batch
-      const { settling, dropped } = this
+      const { settling } = this
       this.batch = { records: [], adds: [] }
       this.settling = []
+      for (const oid of this.leaving) this.covering.add(oid)
+      this.leaving.clear()
       const durable = adds.length + settling.length > 0
       const full = this.used + records.length / FIELDS > this.slots
       const result = this.closed
@@ -239,7 +246,7 @@ export class IntentLog {
         : this.broken || full
           ? await this.rewrite(records)
           : await this.append(records, durable)
-      if (result >= 0 && durable) this.settled = dropped
+      if (result >= 0 && durable) this.covering.clear()
       if (result < 0) {
         // What was written may be there or not: start a fresh file before anything else is promised.
         this.broken = true

@@ -536,19 +536,20 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
     }
   }
 
-  /** A former object of this id was removed, and a power loss may bring it back */
+  /** A former object of this id was removed, and a power loss may bring it back, or its entry in the intent log */
   mayReturn(oid: Oid): boolean {
-    return this.syncs.mayReturn(oid)
+    return this.syncs.mayReturn(oid) || this.intents.mayReturn(oid)
   }
 
-  /** Not any more, when that ends well. */
+  /** One step towards that it may not; the other one, if there is one, is for the next call. */
   syncRemoval(oid: Oid, done: Completion): void {
-    this.syncs.syncPlace(oid, done)
+    if (this.syncs.mayReturn(oid)) this.syncs.syncPlace(oid, done)
+    else this.intents.settle(done)
   }
 
-  /** Whether the log names the object, or a power loss may bring it back */
+  /** Whether the log names the object, or a power loss may bring it or that back */
   knowsIntent(oid: Oid): boolean {
-    return this.intents.knows(oid) || this.syncs.mayReturn(oid)
+    return this.intents.knows(oid) || this.mayReturn(oid)
   }
 
   /** The object is not here, or is known equal: its entry goes. */

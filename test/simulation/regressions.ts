@@ -335,4 +335,24 @@ export const REGRESSIONS: readonly { seed: number; worlds?: Worlds; cause: strin
     worlds: 'spoilt',
     cause: 'a disk that had been away brought an old copy back in place of one that all nodes had lost since',
   },
+  {
+    seed: 690101,
+    worlds: 'lossy',
+    cause: 'the planner: hosts were lost for good when another one was about to be left out, and too few were left',
+  },
+  {
+    seed: 690386,
+    worlds: 'lossy',
+    cause: 'the planner: only older copies of an index were left, and it was given up',
+  },
+  {
+    seed: 700309,
+    worlds: 'spoilt',
+    cause: 'the planner: a disk was dead, no daemon had noticed, and nothing was listed as lost',
+  },
+  {
+    seed: 700368,
+    worlds: 'spoilt',
+    cause: 'an object was made anew from the intent log of another disk, in place of one that had gone with its own',
+  },
 ]

@@ -379,3 +379,30 @@ test('what was removed from one disk does not come back in place of what was mad
     t.is(again.get(oids[0]), undefined, lost)
   }
 })
+
+test('nor does its entry in the intent log of that disk, which would say that there is something', async (t) => {
+  const rig = new Rig([new MemoryDisk(), new MemoryDisk()])
+  rig.reserve = 1
+  const set = await rig.open(0, 1)
+  const former = set.create(oids[0], 4)
+  const first = rig.objectsOn(0) === 1 ? 0 : 1
+  const second = 1 - first
+  t.is(await rig.call((done) => set.addIntent(former, done)), 0)
+  t.is(await rig.call((done) => set.write(former, Buffer.alloc(512, 7), 0, 512, 0, done)), 512)
+  t.is(await rig.call((done) => set.syncVdi(1, done)), 0)
+  set.remove(former)
+  // The file is gone for good, and its entry dropped, but that is not on disk.
+  t.is(await rig.call((done) => set.syncVdi(1, done)), 0)
+  const beside = set.create(oids[0], 4)
+  t.is(rig.objectsOn(first), 1, 'where that entry was')
+  set.remove(beside)
+  rig.disks[first].total = 4096
+  const object = set.create(oids[0], 4)
+  t.is(rig.objectsOn(second), 1, 'the first one is full')
+  t.is(await rig.call((done) => set.addIntent(object, done)), 0)
+  rig.disks[first] = rig.disks[first].crash(true, () => false)
+  rig.disks[first].total = 1 << 30
+  const again = await rig.open(first)
+  t.false(again.intentsAtOpen.has(oids[0]))
+  t.is(again.get(oids[0]), undefined)
+})
