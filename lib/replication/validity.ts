@@ -111,7 +111,8 @@ export function decide(
     const nodes = [own, ...others]
       .filter(({ lostEpoch }) => lostEpoch >= Math.max(1, createdIn))
       .map(({ node }) => node)
-    return nodes.length > 0 ? { kind: 'lost', nodes, stale: false } : { kind: 'absent' }
+    if (nodes.length === 0) return { kind: 'absent' }
+    return anyAway(topology, oid, copies, own, others, createdIn) ?? { kind: 'lost', nodes, stale: false }
   }
 
   // A valid copy that nobody doubts settles it: it has every acknowledged write.
@@ -214,7 +215,11 @@ function firstUnheardEpoch(
   for (let epoch = topology.epoch - 1; epoch > last; epoch--) {
     const set = topology.replicasIn(epoch, oid, copies)
     // Older than the history that is kept: every known node has recovered past it, so nothing older can be newer.
-    if (set === null) return lost ?? goneSince(best, [own, ...others])
+    if (set === null) {
+      if (lost !== null) return lost
+      const gone = goneSince(best, [own, ...others])
+      return gone === null ? null : (anyAway(topology, oid, copies, own, others, createdIn) ?? gone)
+    }
     if (set.length === 0) continue
     const heard = set.map((node) => reportOf(node.id, own, others))
     // As in decide()
@@ -236,6 +241,27 @@ function firstUnheardEpoch(
     if (nodes.length > 0) lost ??= { kind: 'lost', nodes, stale: reach > 0 }
   }
   return lost
+}
+
+/**
+ * Nobody that is here has it: whoever was a replica of it in some epoch and is away is the last hope. That another one lacked it then
+ * may only mean that this one had lost it, and nobody was there who could tell.
+ */
+function anyAway(
+  topology: Topology,
+  oid: Oid,
+  copies: number,
+  own: CopyReport,
+  others: readonly CopyReport[],
+  createdIn: number,
+): Verdict | null {
+  for (let epoch = topology.epoch - 1; epoch >= createdIn; epoch--) {
+    const set = topology.replicasIn(epoch, oid, copies)
+    if (set === null) return null
+    const nodes = set.map(({ id }) => id).filter((id) => reportOf(id, own, others) === undefined)
+    if (nodes.length > 0) return { kind: 'wait', epoch, nodes }
+  }
+  return null
 }
 
 /**

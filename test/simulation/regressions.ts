@@ -355,4 +355,9 @@ export const REGRESSIONS: readonly { seed: number; worlds?: Worlds; cause: strin
     worlds: 'spoilt',
     cause: 'an object was made anew from the intent log of another disk, in place of one that had gone with its own',
   },
+  {
+    seed: 710154,
+    worlds: 'plugged',
+    cause: 'what all disks that were here had lost was said to be lost, and the host that has a copy was only away',
+  },
 ]

@@ -447,3 +447,19 @@ test('a copy on a disk that was away, older than the history that is kept: whoev
   t.deepEqual(decide(topology, oid, 2, back, [later]), keep)
   t.deepEqual(decide(topology, oid, 2, { ...back, keptThrough: 0 }, [{ ...absent(1), lostEpoch: 4 }]), keep)
 })
+
+test('nobody here has what may have gone with a disk: who was a replica lately and is away is waited for before it is lost', (t) => {
+  // Node 1 lost a disk in epoch 1, which is forgotten: it lacks the object in epoch 2 for that, not because there is none.
+  const topology = new Topology(nodeId(1))
+  const history = epochsOf([1, 2], [1, 2], [1]).slice(1)
+  topology.update(history[history.length - 1], history)
+  const gone = { ...absent(1), lostEpoch: 1 }
+  t.deepEqual(decide(topology, oid, 2, gone, []), { kind: 'wait', epoch: 2, nodes: [nodeId(2)] })
+  t.deepEqual(decide(topology, oid, 2, gone, [absent(2)]), { kind: 'lost', nodes: [nodeId(1)], stale: false })
+  t.deepEqual(decide(topology, oid, 2, absent(1), []), { kind: 'absent' })
+  t.deepEqual(decide(topology, oid, 2, gone, [], true, 2), { kind: 'absent' }, 'made since')
+  const back = { ...copy(1, 1, 1), keptThrough: 1, lostEpoch: 2 }
+  const { epoch } = topology
+  t.is(epoch, 3)
+  t.is(decide(topology, oid, 2, back, []).kind, 'wait')
+})
