@@ -112,8 +112,7 @@ export class Loss {
 
   /** Who or what holds some object of the data, and can go: the others still have quorum, and all VDIs' indexes. Null: there is none. */
   #someHolders(): Part[] | null {
-    const { world } = this
-    const { hosts, shape } = world
+    const { hosts, shape } = this.world
     const living = hosts.filter((host) => !host.buried && host.serving)
     const holders = this.#holders(living)
     const oids = [...holders.keys()].sort((a, b) => a - b)
@@ -126,12 +125,10 @@ export class Loss {
       const sure = left.filter((host) => host.serving && members.has(host.name))
       return left.length * 2 > hosts.length && sure.length * 2 > members.size
     }
-    // A copy of an index where there is trouble may be an older one.
-    const troubled = [...world.planner.doubted()].map((host) => ({ host, disk: null }))
     const candidates = oids
       .filter((oid) => kindOf(oid) === KIND_DATA)
       .map((oid) => holders.get(oid) as Part[])
-      .filter((gone) => gone.length === shape.copies && enough(gone) && indexesAreLeft(holders, [...gone, ...troubled]))
+      .filter((gone) => gone.length === shape.copies && enough(gone) && indexesAreLeft(holders, gone))
     return candidates.length === 0 ? null : this.random.pick(candidates)
   }
 
@@ -188,7 +185,9 @@ export class Loss {
       const known = new Set(this.#lineages(({ taking }) => taking === null))
       const lost = await this.#ask('cluster lost', (sheep) => sheep.lost())
       if (lost === null || !world.planner.standing()) continue
-      if (lost.length > 0) await this.#giveUp(lost, known)
+      if (lost.some(({ index, deleting, reason }) => index < 0 && !deleting && reason !== 'unreadable'))
+        this.#spare(lost)
+      else if (lost.length > 0) await this.#giveUp(lost, known)
       else if (world.planner.calm() && this.#isNoticed()) break
       // As in World
       else if (world.workload.closing) await world.planner.throttle.release()
@@ -197,6 +196,12 @@ export class Loss {
     this.#open = false
     this.#disasters.length = 0
     if (random.chance(0.6)) this.#bringBack(this.#gone.filter(() => random.chance(0.7)))
+  }
+
+  /** Without its index a volume is no more, and what it referred to is unknown. Who went amid other trouble may have been all that knew it. */
+  #spare(lost: readonly LostObject[]): void {
+    if (this.#gone.length > 0) this.#bringBack([...this.#gone])
+    else this.world.verdict.report('lost', `${JSON.stringify(lost)} are listed as lost, and everything is back`)
   }
 
   /** By the daemons. */
