@@ -18,10 +18,14 @@ import type { Topology } from '../replication/topology.js'
 import type { ObjectStore, StoredObject } from '../store/types.js'
 import { entriesFor } from '../vdi/inode.js'
 import { readIndex } from '../vdi/inode-io.js'
-import { dataOid, inodeOid, type Oid, oidToHex, vidOf } from '../vdi/oid.js'
+import { dataOid, indexOf, inodeOid, KIND_INODE, kindOf, type Oid, oidToHex, vidOf } from '../vdi/oid.js'
+import type { Registry } from '../vdi/registry.js'
 import type { VdiEntry } from '../vdi/types.js'
 
 const OBJECTS_AT_ONCE = 4
+/** So long an object's replicas may be out of reach, ms, and so often they are asked: a silent node is a replica no more before that ends */
+const REACH_MS = 30_000
+const RETRY_MS = 200
 
 export interface CheckParts {
   store: ObjectStore
@@ -30,6 +34,7 @@ export interface CheckParts {
   recovery: Recovery
   peers: Peers
   gateway: Gateway
+  registry: () => Registry
   clock: Clock
   /** Makes the known rot of an object good; whether all of it is */
   mend: (object: StoredObject) => Promise<boolean>
@@ -78,7 +83,7 @@ export class Checker {
     const worker = async () => {
       while (next < oids.length && !progress.cancelled) {
         const { oid, size } = oids[next++]
-        report.problems.push(...(await this.checkObject(oid, repair, report)))
+        report.problems.push(...(await this.checkObject(oid, entries, repair, report)))
         done += size
         progress.report(done, total, '')
       }
@@ -101,7 +106,12 @@ export class Checker {
     return [...found].map(([oid, size]) => ({ oid, size }))
   }
 
-  private async checkObject(oid: Oid, repair: boolean, report: CheckReport): Promise<CheckProblem[]> {
+  private async checkObject(
+    oid: Oid,
+    entries: readonly VdiEntry[],
+    repair: boolean,
+    report: CheckReport,
+  ): Promise<CheckProblem[]> {
     let copies = await this.compare(oid)
     for (const copy of copies) report.bytes += copy.bytes
     const problems: CheckProblem[] = []
@@ -115,7 +125,7 @@ export class Checker {
     const release = await this.parts.gateway.hold(vidOf(oid))
     try {
       copies = await this.compare(oid)
-      if (alike(copies)) return problems
+      if (alike(copies) || !(await this.isNamed(oid, entries))) return problems
       const whole = copies.filter((copy) => copy.state === 'present' && copy.rot !== 'rotten')
       const rotten = copies.filter((copy) => copy.rot === 'rotten')
       if (whole.length === 0) {
@@ -129,7 +139,7 @@ export class Checker {
       let repaired = repair
       if (repair) for (const copy of bad) repaired = (await this.repair(oid, copy.node, good.node)) && repaired
       for (const kind of ['bit-rot', 'unreadable', 'missing', 'stale', 'differs'] as const) {
-        const those = bad.filter((copy) => kindOf(copy) === kind)
+        const those = bad.filter((copy) => wrongness(copy) === kind)
         found(kind, those, repaired)
       }
       return problems
@@ -138,9 +148,47 @@ export class Checker {
     }
   }
 
-  private compare(oid: Oid): Promise<Copy[]> {
+  /** One of these still has it: what is being deleted goes from one replica after the other. */
+  private async isNamed(oid: Oid, entries: readonly VdiEntry[]): Promise<boolean> {
+    for (const { vid, createTime } of entries) {
+      const isLive = () => {
+        const now = this.parts.registry().get(vid)
+        return now?.state === 'live' && now.createTime === createTime
+      }
+      if (!isLive()) continue
+      if (kindOf(oid) === KIND_INODE) {
+        if (inodeOid(vid) === oid) return true
+        continue
+      }
+      try {
+        const [owner] = await readIndex(this.parts.gateway.io, vid, indexOf(oid), indexOf(oid) + 1)
+        if (owner === vidOf(oid)) return true
+      } catch (error) {
+        if (asSheepError(error).code !== 'no-object' || isLive()) throw error
+      }
+    }
+    return false
+  }
+
+  /** A link that breaks, or a node that leaves, is no end of the check: who is a replica then is asked. SheepError unreachable */
+  private async compare(oid: Oid): Promise<Copy[]> {
+    const { clock } = this.parts
+    const began = clock.now()
+    for (;;) {
+      try {
+        return await this.compareNow(oid)
+      } catch (error) {
+        if (asSheepError(error).code !== 'unreachable' || clock.now() - began > REACH_MS) throw error
+      }
+      await sleep(clock, RETRY_MS)
+    }
+  }
+
+  private compareNow(oid: Oid): Promise<Copy[]> {
     const { topology, gateway, peers } = this.parts
-    const nodes = topology.replicas(oid, gateway.copiesOf(vidOf(oid)))
+    const wanted = gateway.copiesOf(vidOf(oid))
+    // Deleted since: nobody has to have it.
+    const nodes = wanted === 0 ? [] : topology.replicas(oid, wanted)
     return Promise.all(
       nodes.map(async (node): Promise<Copy> => {
         try {
@@ -190,7 +238,7 @@ function alike(copies: readonly Copy[]): boolean {
   return copies.every((copy) => copy.state === 'present' && copy.rot !== 'rotten' && copy.digest === copies[0].digest)
 }
 
-function kindOf({ state, rot, valid }: Copy): CheckProblem['kind'] {
+function wrongness({ state, rot, valid }: Copy): CheckProblem['kind'] {
   if (rot === 'rotten') return 'bit-rot'
   if (state !== 'present') return state
   return valid ? 'differs' : 'stale'

@@ -259,7 +259,10 @@ export class SheepNode implements ClusterListener {
       settings: () => this.settings.scrub,
     })
     const mend = (object: StoredObject) => this.scrub.mender.mend(object)
-    this.checker = new Checker({ store, topology, replica, recovery, peers, gateway, clock, mend })
+    this.checker = new Checker({
+      ...{ store, topology, replica, recovery, peers, gateway, clock, mend },
+      registry: () => this.cluster.registry,
+    })
     this.lost = new Lost({ cluster: this.cluster, topology, gateway, inquiry: recovery.inquiry })
     this.replica.mend = mend
     store.onRot = mend

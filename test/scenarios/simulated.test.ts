@@ -1,8 +1,10 @@
 /** What hurt the users of such systems, on simulated hosts. README.md says which test is whose. */
 import test from 'ava'
-import { play } from './play.js'
+import { ask, play } from './play.js'
 
 const limit = 3 * 60_000
+/** So long after a check has begun it compares objects, simulated ms */
+const UNDER_WAY_MS = 20
 
 test('while one daemon stands still for half a minute, volumes open and requests go on', async (t) => {
   t.timeout(limit)
@@ -83,5 +85,41 @@ test('when quorum is lost, requests wait for a minute and then go on; none fails
     await on.within(40_000, 'all serve again', () => on.hosts.every((host) => host.serving))
     await on.within(30_000, 'requests go on', () => on.requests > before + 20)
   })
+  t.pass()
+})
+
+test('a check of all volumes outlasts a broken link, a host that is left out meanwhile, and deletions', async (t) => {
+  t.timeout(limit)
+  await play(
+    async (on) => {
+      const { network, planner } = on.world
+      await on.sleep(8_000)
+      const [asked, parted] = on.hosts
+      const ways = [
+        [asked.name, parted.name],
+        [parted.name, asked.name],
+      ]
+      // Under way: past the indexes, which are read as a client's requests are.
+      const checking = ask(asked, 'check', (sheep) => sheep.check())
+      await on.sleep(UNDER_WAY_MS)
+      for (const [from, to] of ways) network.cut(from, to)
+      // Long enough for the link to be given up as silent.
+      await on.sleep(6_000)
+      for (const [from, to] of ways) network.heal(from, to)
+      const sound = await checking
+      await on.within(60_000, 'all have recovered', () => planner.healthy())
+      const without = ask(asked, 'check', (sheep) => sheep.check())
+      await on.sleep(UNDER_WAY_MS)
+      parted.pause()
+      const { objects, problems } = await without
+      parted.resume()
+      const found = [...sound.problems, ...problems]
+      if (objects === 0 || sound.objects === 0) throw new Error('nothing was checked')
+      if (found.length > 0) throw new Error(JSON.stringify(found))
+      await on.within(60_000, 'everybody is back and has recovered', () => planner.healthy())
+    },
+    {},
+    [1, 2, 3],
+  )
   t.pass()
 })

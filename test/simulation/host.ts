@@ -5,7 +5,7 @@
 
 import type { Engine } from '../../lib/cluster/engine.js'
 import type { ClusterView } from '../../lib/cluster/types.js'
-import type { LostObject, VdiService } from '../../lib/control/services.js'
+import type { CheckReport, LostObject, VdiService } from '../../lib/control/services.js'
 import { SheepError } from '../../lib/errors.js'
 import type { VolumeOpener } from '../../lib/gateway/types.js'
 import type { Clock, Log, Network, Random } from '../../lib/host/interfaces.js'
@@ -64,6 +64,8 @@ export interface Sheep {
   stop(): Promise<void>
   /** The object is quiet: its checksums are in force */
   resting(oid: Oid): boolean
+  /** Of all volumes, as they are now */
+  check(): Promise<CheckReport>
   lost(): Promise<LostObject[]>
   acceptLost(objects: readonly string[], zeros: boolean): Promise<string[]>
   startScrub(): void

@@ -215,6 +215,7 @@ export function perfectSheep(flaw: Flaw, rarely: () => boolean): MakeSheep {
         for (const volume of stored.values()) if (volume.holder === parts) volume.holder = null
       },
       resting: () => false,
+      check: async () => ({ objects: 0, bytes: 0, problems: [] }),
       lost: async () => [],
       acceptLost: async () => [],
       startScrub: () => {},
