@@ -9,6 +9,8 @@ import type { ObjectStore } from '../store/types.js'
 import { vidOf } from '../vdi/oid.js'
 
 const STEP = 1_000
+/** So long one step may take, ms: removing a file waits for a disk that is busy */
+const STEP_MS = 20
 
 export interface PurgeParts {
   store: ObjectStore
@@ -27,7 +29,8 @@ export function purge(parts: PurgeParts): void {
   let dropped = 0
   const step = () => {
     if (!mayGoOn()) return
-    for (let seen = 0; seen < STEP; seen++) {
+    const began = clock.now()
+    for (let seen = 0; seen < STEP && clock.now() - began < STEP_MS; seen++) {
       const next = objects.next()
       if (next.done === true) {
         if (dropped > 0) log('info', `dropped ${dropped} copies that other nodes hold now`)
