@@ -111,7 +111,7 @@ export function decide(
     const nodes = [own, ...others]
       .filter(({ lostEpoch }) => lostEpoch >= Math.max(1, createdIn))
       .map(({ node }) => node)
-    if (nodes.length === 0) return { kind: 'absent' }
+    if (nodes.length === 0 || mutations.trustLostDisk) return { kind: 'absent' }
     return anyAway(topology, oid, copies, own, others, createdIn) ?? { kind: 'lost', nodes, stale: false }
   }
 

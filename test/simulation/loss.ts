@@ -223,6 +223,11 @@ export class Loss {
         world.verdict.report('lost', `${JSON.stringify(one)} is listed as lost, and cannot be`)
         return
       }
+      // Whoever asks for it would wait for ever, and nobody could say for what.
+      if (!one.deleting && one.reason === 'nobody') {
+        world.verdict.report('lost', `${JSON.stringify(one)} went with something, and nobody knows`)
+        return
+      }
     }
     const chosen = random.chance(0.3) ? lost.filter(() => random.chance(0.5)) : lost
     if (chosen.length === 0) return

@@ -144,9 +144,9 @@ export async function torture({ kind, rounds: count, seed, log }: Plan): Promise
     const logs = cluster.nodes.map(
       ({ index }) => `daemon ${index} (${join(cluster.directory, `n${index}`)}):\n${cluster.logOf(index)}`,
     )
-    throw new Error(`${kind}, round ${round} of seed ${seed}: ${(error as Error).message}\n${logs.join('\n')}`, {
-      cause: error,
-    })
+    // Last, where it is seen: the logs are long.
+    const what = `${kind}, round ${round} of seed ${seed}: ${(error as Error).message}`
+    throw new Error(`${logs.join('\n')}\n${what}`, { cause: error })
   } finally {
     client?.kill()
     await cluster.stop()
