@@ -43,6 +43,8 @@ export interface HistoryJson {
   lines: string[]
   known: [string, KnownNode][]
   recovered: [string, number][]
+  /** Of epochs that are kept, those that a node had recovered before its last one, ascending; absent when an older daemon made it */
+  recoveredBefore?: [string, number[]][]
 }
 
 /**
@@ -67,11 +69,12 @@ export class History {
     private lines: readonly string[],
     private readonly nodes: Map<string, KnownNode>,
     private readonly reported: Map<string, number>,
+    private readonly before: Map<string, readonly number[]>,
   ) {}
 
   /** A new cluster. It has no data yet, so every node has recovered. */
   static format(config: ClusterConfig, seq: number, record: EpochRecord): History {
-    const history = new History(config, seq, '', [record], [], new Map(), new Map())
+    const history = new History(config, seq, '', [record], [], new Map(), new Map(), new Map())
     history.state = digestAfter(JSON.stringify(config), { seq, type: 'epoch', record, left: [] })
     history.lines = [history.state]
     history.meet(record)
@@ -82,8 +85,11 @@ export class History {
   /** SheepError invalid when `json`, a peer's or a disk's, is no history. */
   static fromJSON(json: unknown): History {
     if (!isHistory(json)) throw new SheepError('invalid', 'a cluster state holds no history of it')
-    const { config, seq, digest, epochs, lines } = json
-    return new History(config, seq, digest, epochs, lines, new Map(json.known), new Map(json.recovered))
+    const { config, seq, digest, epochs, lines, known, recovered, recoveredBefore = [] } = json
+    return new History(
+      ...([config, seq, digest, epochs, lines] as const),
+      ...([new Map(known), new Map(recovered), new Map(recoveredBefore)] as const),
+    )
   }
 
   toJSON(): HistoryJson {
@@ -95,6 +101,7 @@ export class History {
       lines: [...this.lines],
       known: [...this.nodes],
       recovered: [...this.reported],
+      recoveredBefore: Array.from(this.before, ([id, epochs]) => [id, [...epochs]]),
     }
   }
 
@@ -156,7 +163,9 @@ export class History {
     if (!Number.isInteger(epoch) || epoch < 1 || epoch > this.epoch.number || !this.nodes.has(node)) {
       throw new SheepError('invalid', `node ${node} says it recovered in epoch ${epoch} of ${this.epoch.number}`)
     }
-    if (epoch <= (this.reported.get(node) ?? 0)) return
+    const last = this.reported.get(node) ?? 0
+    if (epoch <= last) return
+    if (last > 0) this.before.set(node, [...(this.before.get(node) ?? []), last])
     this.reported.set(node, epoch)
     this.forget()
   }
@@ -169,22 +178,36 @@ export class History {
     }
   }
 
-  /** Drops epochs that no node's copies can be older than, and nodes that were away too long. */
+  /** Drops what is older than the last epoch that all have recovered, and nodes that were away too long. */
   private forget(): void {
     const current = this.epoch
-    let lowest = current.number
     for (const [id, { since }] of [...this.nodes]) {
-      const needs = this.reported.get(id) ?? since
-      if (needs < current.number - ABSENCE_EPOCHS_MAX && !current.nodes.some((node) => node.id === id)) {
-        this.nodes.delete(id)
-        this.reported.delete(id)
-      } else if (needs < lowest) {
-        lowest = needs
-      }
+      const last = this.reported.get(id) ?? since
+      if (last >= current.number - ABSENCE_EPOCHS_MAX || current.nodes.some((node) => node.id === id)) continue
+      this.nodes.delete(id)
+      this.reported.delete(id)
+      this.before.delete(id)
     }
-    const from = this.records.findIndex((record) => record.number >= lowest)
+    const from = this.records.findLastIndex(({ number }) => this.allRecovered(number))
     if (from <= 0) return
     this.records = this.records.slice(from)
     this.lines = this.lines.slice(from)
+    const oldest = this.records[0].number
+    for (const [id, epochs] of this.before) {
+      const kept = epochs.filter((epoch) => epoch >= oldest)
+      if (kept.length > 0) this.before.set(id, kept)
+      else this.before.delete(id)
+    }
+  }
+
+  /**
+   * Everybody who may have had something then. That each has recovered some epoch since is not enough: whoever recovers takes what those
+   * have who are members then, and does not hear of what only others had.
+   */
+  private allRecovered(number: number): boolean {
+    for (const [id, { since }] of this.nodes) {
+      if (since <= number && this.reported.get(id) !== number && !this.before.get(id)?.includes(number)) return false
+    }
+    return true
   }
 }

@@ -141,6 +141,7 @@ const historyJson: Shape = object({
   lines: list(text, 1),
   known: list(pair(id, object({ vnodes: between(0, 65_535), since: epochNumber }))),
   recovered: list(pair(id, epochNumber)),
+  recoveredBefore: optional(list(pair(id, list(epochNumber)))),
 })
 
 /** Epochs follow each other, each with its line. */

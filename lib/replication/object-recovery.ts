@@ -408,7 +408,7 @@ export class ObjectRecovery {
       this.options.taken(oid)
       // Came too late, and perhaps after all copies outside their nodes' shares were dropped.
       if (!this.isOurs(oid)) {
-        store.remove(object)
+        replica.discard(object)
       } else if (heir) {
         replica.doubt(object)
         return await this.keep(task, epoch, object, written ? filling.writer : after.writer, filling)

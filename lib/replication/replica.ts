@@ -268,7 +268,9 @@ export class Replica {
     const { topology, recovered } = this.options
     const joined = mutations.trustReturningDisk ? 0 : object.joinedEpoch
     const epochs = recovered()
+    const last = object.incomplete ? object.lostIn : Number.POSITIVE_INFINITY
     for (let i = epochs.length - 1; i >= 0 && epochs[i] > marked && epochs[i] >= joined; i--) {
+      if (epochs[i] > last) continue
       const share = topology.replicasIn(epochs[i], object.oid, copies)
       if (share?.some((node) => node.id === topology.self) === true) return epochs[i]
     }

@@ -198,6 +198,9 @@ export class FileStore implements ObjectStore, DataPath, StageOwner {
       // A killed process may have left writes in the page cache that nobody has synced.
       this.wrote(file)
     }
+    // What is made in place of one that is not here has what that was created with, nothing: of later epochs it says nothing, however long
+    // its node went on with it. Another one's copy of those has all that was ever flushed.
+    for (const [oid, intent] of logged) if (!this.table.has(oid)) intent.lostIn = Math.min(intent.lostIn, intent.epoch)
     if (unsynced.length > 0) await this.writeAgain([...unsynced, ...logged.keys()])
     // Those that are not here are kept too: what is made in their place is as doubtful.
     await this.intents.start(logged)

@@ -65,7 +65,7 @@ class Cell {
   later: Write[] = []
   flying: Write[] = []
   /** Was read until a power loss that may have taken it, and since when: a flush that succeeds says that it is there. null: nothing was */
-  owed: { stamp: number; since: number } | null = null
+  owed: { stamp: number; since: number; sequence: number } | null = null
 
   constructor(stamp: number) {
     this.visible = [stamp]
@@ -241,7 +241,7 @@ export class Lineage {
       const { owed } = cell
       if (owed !== null && owed.since > flush.since && cell.visibleSince <= flush.issued) {
         // What has failed since may have happened.
-        const failed = cell.later.filter(({ state }) => state === 'failed')
+        const failed = this.#failed.filter((write) => write.sequence > owed.sequence && covers(write, index))
         this.#see(cell, unite([owed.stamp], failed.map(stampOfWrite)), cell.visibleSequence)
         cell.durable = cell.visible
         cell.later = [...cell.flying]
@@ -269,7 +269,8 @@ export class Lineage {
       const certain = cell.visible.length === 1 && cell.flying.length === 0 && possible.length > 1
       // What is in flight is done all the same, by a gateway that goes on.
       const former = cell.flying.length === 0 ? cell.owed : null
-      const owed = certain ? { stamp: cell.visible[0], since: cell.visibleSince } : former
+      const last = { stamp: cell.visible[0], since: cell.visibleSince, sequence: cell.visibleSequence }
+      const owed = certain ? last : former
       this.#see(cell, possible, this.#time)
       cell.owed = owed
       cell.durable = possible

@@ -492,7 +492,7 @@ function usesFailingDisk(host: Host): boolean {
   return host.disks.some((disk, i) => (disk.dead || disk.errors > 0) && working.includes(diskPath(i)))
 }
 
-/** It has noticed what is wrong with its disks, and an epoch has begun since. */
+/** It has noticed what is wrong with its disks, and an epoch has begun since. Being asked may show that the last one fails: then it dies. */
 function disksSettled(host: Host, epoch: number): boolean {
-  return !usesFailingDisk(host) && host.sheep!.lostEpoch() < epoch
+  return !usesFailingDisk(host) && host.sheep !== null && host.sheep.lostEpoch() < epoch
 }

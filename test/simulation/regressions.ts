@@ -361,4 +361,19 @@ export const REGRESSIONS: readonly { seed: number; worlds?: Worlds; cause: strin
     cause: 'what all disks that were here had lost was said to be lost, and the host that has a copy was only away',
   },
   { seed: 710290, worlds: 'lossy', cause: 'the planner: the same, where there is one copy of everything' },
+  {
+    seed: 760739,
+    cause:
+      'epochs were forgotten when each node had recovered some later one, though not all the same: those that held an object had been away in one, and nobody missed it',
+  },
+  {
+    seed: 761025,
+    cause: 'what an intent log made anew, empty, after the power had been lost, passed for newer than a whole copy',
+  },
+  { seed: 764730, cause: 'the checker: a write that had failed between two power losses was forgotten' },
+  {
+    seed: 770115,
+    worlds: 'hard',
+    cause: 'the planner: asked whether it was well, a daemon noticed that it was not, and died',
+  },
 ]
