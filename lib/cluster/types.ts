@@ -121,7 +121,7 @@ export interface ClusterView {
   readonly config: ClusterConfig | null
   /** Newest epoch; null before format */
   readonly epoch: EpochRecord | null
-  /** Every epoch still needed, oldest first: at least back to the lowest recoveredEpoch of any known node */
+  /** Every epoch still needed, oldest first: at least back to the last one that every known node has recovered */
   readonly history: readonly EpochRecord[]
   /** node id -> newest epoch it has reported `recovered` for */
   readonly recovered: ReadonlyMap<string, number>

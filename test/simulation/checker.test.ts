@@ -129,6 +129,21 @@ test('power loss: the last flushed, or any written since', (t) => {
   t.false(r.reads(5, 4, 1), 'a first read decides')
 })
 
+test('after two power losses a flush says that what was read is there, or what failed between them', (t) => {
+  for (const seen of [1, 2, 3]) {
+    const { lineage, write, reads } = rig()
+    write(3, 0, 1)
+    lineage.endFlush(lineage.beginFlush(0))
+    write(1, 0, 1)
+    const { time } = lineage
+    lineage.powerLoss()
+    lineage.failWrite(lineage.beginWrite(2, 0, 1))
+    lineage.powerLoss()
+    lineage.endFlush(lineage.beginFlush(time - 2))
+    t.is(reads(seen), seen !== 3)
+  }
+})
+
 test('a flush makes durable what was read before it, though its writer died', (t) => {
   const { lineage, write, reads } = rig()
   write(1, 0, 1)

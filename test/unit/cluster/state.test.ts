@@ -1,9 +1,9 @@
 import test from 'ava'
-import type { LoggedCommand } from '../../../lib/cluster/history.js'
+import { type Entry, History, type HistoryJson, type LoggedCommand } from '../../../lib/cluster/history.js'
 import { ClusterState } from '../../../lib/cluster/state.js'
-import type { Acceptance } from '../../../lib/cluster/types.js'
+import type { Acceptance, EpochRecord } from '../../../lib/cluster/types.js'
 import { dataOid, inodeOid, oidToHex } from '../../../lib/vdi/oid.js'
-import { epochsOf } from '../replication/nodes.js'
+import { epochsOf, nodeId } from '../replication/nodes.js'
 
 const config = { clusterId: 'a'.repeat(16), formatTime: 0, copies: 3, blockSizeShift: 22 }
 
@@ -71,4 +71,41 @@ test('of which VDIs the inode was given up is known when the epoch in which it w
   begin(undefined)
   t.is(create('lost'), lost)
   t.is(state.registry.get(lost)?.givenUp, undefined, 'another VDI, which has the same vid')
+})
+
+test('epochs are kept back to the last one that everybody has recovered, each in it', (t) => {
+  const [first, , ...rest] = epochsOf([0, 1, 2], [0, 1, 2], [0, 1, 2], [2], [0, 1, 2])
+  let state = ClusterState.format(config, 1, first)
+  const apply = (entry: object) => state.apply({ seq: state.history.seq + 1, ...entry } as Entry)
+  const begin = (record: EpochRecord) => {
+    const number = state.history.epoch.number + 1
+    apply({ type: 'epoch', record: { ...record, number }, left: [] })
+    // As it is read back after a restart, or sent to a newcomer.
+    state = ClusterState.fromJSON(JSON.parse(JSON.stringify(state)))
+  }
+  const recovered = (...nodes: number[]) => {
+    const { number: epoch } = state.history.epoch
+    for (const node of nodes)
+      apply({ type: 'command', sender: nodeId(node), time: 1, command: { type: 'recovered', epoch } })
+  }
+  const kept = () => state.history.epochs.map(({ number }) => number)
+  begin(first)
+  recovered(0, 1, 2)
+  t.deepEqual(kept(), [2])
+  begin(rest[0])
+  recovered(0, 1)
+  begin(rest[1])
+  recovered(2)
+  t.deepEqual(kept(), [2, 3, 4], 'node 2 has recovered alone: of what only the others had it did not hear')
+  begin(rest[2])
+  recovered(0, 2)
+  t.deepEqual(kept(), [2, 3, 4, 5])
+  recovered(1)
+  t.deepEqual(kept(), [5])
+  begin(first)
+  apply({ type: 'command', sender: nodeId(0), time: 1, command: { type: 'recovered', epoch: 5 } })
+  t.deepEqual(kept(), [5, 6])
+  const { recoveredBefore, ...older } = JSON.parse(JSON.stringify(state.history)) as HistoryJson
+  t.deepEqual(recoveredBefore, [])
+  t.deepEqual(History.fromJSON(older).epochs.length, 2, 'made by an older daemon')
 })
