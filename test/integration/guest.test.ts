@@ -101,5 +101,5 @@ test('a guest writes and reads back while each of the other daemons is killed an
   }
   t.deepEqual(wrong.slice(0, 10), [], `pass ${pass}`)
   await cluster.dog(['vdi', 'check', 'machine'])
-  t.deepEqual(surveyReplicas(cluster.stores, 3).problems, [])
+  t.deepEqual((await surveyReplicas(cluster.stores, 3)).problems, [])
 })

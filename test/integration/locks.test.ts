@@ -54,7 +54,7 @@ async function identical(t: ExecutionContext, cluster: TestCluster, volume: stri
   await cluster.healthy()
   t.regex((await cluster.dog(['vdi', 'check', volume])).stdout, /./)
   await cluster.healthy()
-  t.deepEqual(surveyReplicas(cluster.stores, Math.min(3, cluster.nodes.length)).problems, [])
+  t.deepEqual((await surveyReplicas(cluster.stores, Math.min(3, cluster.nodes.length))).problems, [])
 }
 
 test.serial(

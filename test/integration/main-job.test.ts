@@ -257,16 +257,16 @@ test.serial('the killed daemon comes back, catches up, and all copies are the sa
   await cluster.healthy()
   for (const name of ['image', 'thin', 'patterns', 'copied', 'fio', 'pipe', 'tree', 'branch', 'orphan'])
     await cluster.dog(['vdi', 'check', name])
-  const survey = surveyReplicas(cluster.stores, 3)
+  const survey = await surveyReplicas(cluster.stores, 3)
   t.deepEqual(survey.problems, [])
   t.true(survey.objects > 20)
 })
 
 test.serial('deleting gives the space back at once', async (t) => {
-  const before = surveyReplicas(cluster.stores, 3).objects
+  const before = (await surveyReplicas(cluster.stores, 3)).objects
   await create('doomed', '40M')
   t.is((await qemuIo(cluster.nbd('doomed'), 'write -P 1 0 40M')).code, 0)
-  t.is(surveyReplicas(cluster.stores, 3).objects, before + 11)
+  t.is((await surveyReplicas(cluster.stores, 3)).objects, before + 11)
   await cluster.dog(['vdi', 'delete', 'doomed'])
-  t.is(surveyReplicas(cluster.stores, 3).objects, before)
+  t.is((await surveyReplicas(cluster.stores, 3)).objects, before)
 })

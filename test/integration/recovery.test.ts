@@ -56,7 +56,9 @@ test('recovery is held over a restart while clients work, goes on at a limit, an
   await cluster.dog(['node', 'recovery', '--limit', '4M', '--release'])
   const under = await until('progress', limit, async () => {
     const all = [...(await reports(cluster)).values()]
-    return all.find(({ state, objectsDone, left }) => state === 'recovering' && objectsDone > 2 && left > 0)
+    // The restarted node finds most of its copies to be good: it is done with some before it takes one.
+    const taking = ({ bytesTaken, objectsDone }: RecoveryReport) => bytesTaken > 0 && objectsDone > 2
+    return all.find((report) => report.state === 'recovering' && taking(report) && report.left > 0)
   })
   t.true(under.bytesTotal > under.bytesTaken && under.objectsTotal > under.objectsDone)
   t.is(under.limit, 4 * MIB)
@@ -66,7 +68,7 @@ test('recovery is held over a restart while clients work, goes on at a limit, an
   await cluster.healthy()
   await cluster.startNode(3)
   await cluster.healthy()
-  t.deepEqual(surveyReplicas(cluster.stores, 3).problems, [])
+  t.deepEqual((await surveyReplicas(cluster.stores, 3)).problems, [])
 })
 
 test('a node that was away for some seconds takes what was written meanwhile, and no more', async (t) => {
@@ -79,7 +81,7 @@ test('a node that was away for some seconds takes what was written meanwhile, an
   await cluster.healthy()
   const report = (await reports(cluster)).get(cluster.nodes[3].port) as RecoveryReport
   t.true(report.bytesTaken <= 12 * MIB, `${report.bytesTaken} bytes were copied`)
-  t.deepEqual(surveyReplicas(cluster.stores, 3).problems, [])
+  t.deepEqual((await surveyReplicas(cluster.stores, 3)).problems, [])
 })
 
 test('a disk without room stops its recovery, not the clients, and room lets it go on', async (t) => {
@@ -105,5 +107,5 @@ test('a disk without room stops its recovery, not the clients, and room lets it 
 
   execFileSync('mount', ['-o', 'remount,size=400M', store])
   await cluster.healthy()
-  t.deepEqual(surveyReplicas(cluster.stores, 3).problems, [])
+  t.deepEqual((await surveyReplicas(cluster.stores, 3)).problems, [])
 })

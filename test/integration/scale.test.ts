@@ -14,7 +14,7 @@ test.serial('32 daemons form a cluster, keep 31 copies, and lose five of them wi
   await must('qemu-io', ['-f', 'raw', '-c', 'write -P 0x31 0 5M', await cluster.elsewhere('wide', 31)])
   const { nodes } = await cluster.json<{ nodes: unknown[] }>(['node', 'list'], 17)
   t.is(nodes.length, 32)
-  const survey = surveyReplicas(cluster.stores, 31)
+  const survey = await surveyReplicas(cluster.stores, 31)
   t.deepEqual(survey.problems, [])
   t.is(survey.objects, 3, 'the inode and two data objects')
 

@@ -43,7 +43,7 @@ test.serial(
 
     await cluster.dog(['node', 'recovery', '--release'])
     await cluster.healthy()
-    t.deepEqual(surveyReplicas(cluster.stores, 3).problems, [])
+    t.deepEqual((await surveyReplicas(cluster.stores, 3)).problems, [])
   },
 )
 
@@ -63,7 +63,7 @@ test.serial('a daemon that was away takes the difference, not everything', async
   const bytes = await taken(cluster, 2)
   t.log(`${(bytes / MIB).toFixed(1)} MiB of ${volumeMib} were taken`)
   t.true(bytes < volumeMib * MIB * 0.3, `${bytes} bytes were taken`)
-  t.deepEqual(surveyReplicas(cluster.stores, 3).problems, [])
+  t.deepEqual((await surveyReplicas(cluster.stores, 3)).problems, [])
 })
 
 test.serial('the last copy of an object is not given up: its volume waits for the host that has it', async (t) => {

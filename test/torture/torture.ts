@@ -135,7 +135,7 @@ export async function torture({ kind, rounds: count, seed, log }: Plan): Promise
     }
     await client.stop()
     await cluster.healthy(gateway)
-    const survey = surveyReplicas(cluster.stores, 3)
+    const survey = await surveyReplicas(cluster.stores, 3)
     if (survey.problems.length > 0) throw new Error(`copies differ on disk: ${survey.problems.join('; ')}`)
     if (survey.objects < volumeMib / 4) throw new Error(`only ${survey.objects} objects`)
     const { verified, longest } = work
