@@ -5,6 +5,8 @@
  *   reads: the target may be writing already.
  * - `MigrationTarget`: at the target, until it has the lock. Reads are the source's to answer, which orders them with its own writes; so
  *   nothing is cached here that the source can change. The first change asks for the lock, and waits for it with all that follows.
+ *   What is still being read there when the lock has come begins anew here, before those changes: a source that was cut off would
+ *   be waited for in vain, and its word is no longer the last.
  */
 import type { Clock, Completion, Log } from '../host/interfaces.js'
 import { sleep } from '../replication/sleep.js'
@@ -52,7 +54,8 @@ export interface TargetOptions {
 
 export class MigrationTarget extends Gate {
   private asked = false
-  private over = false
+  /** Reads that the source has not answered, in the order of their issue: how each begins anew */
+  private readonly reading = new Set<() => void>()
 
   constructor(private readonly options: TargetOptions) {
     super()
@@ -68,7 +71,10 @@ export class MigrationTarget extends Gate {
   ): void {
     // After a change that waits the source's word is no longer the last.
     if (this.asked) this.change(again)
-    else void this.fetch(buffer, bufferOffset, length, offset, done, again)
+    else {
+      this.reading.add(again)
+      void this.fetch(buffer, bufferOffset, length, offset, done, again)
+    }
   }
 
   override change(again: () => void): void {
@@ -85,7 +91,9 @@ export class MigrationTarget extends Gate {
   }
 
   override open(): void {
-    this.over = true
+    const reading = [...this.reading]
+    this.reading.clear()
+    for (const again of reading) again()
     super.open()
   }
 
@@ -101,14 +109,16 @@ export class MigrationTarget extends Gate {
     for (let at = 0; at < length; ) {
       try {
         const bytes = await readAtSource(offset + at, Math.min(READ_PIECE, length - at))
+        if (!this.reading.has(again)) return
         buffer.set(bytes, bufferOffset + at)
         at += bytes.length
       } catch (error) {
         log('debug', `a migration's target cannot read at its source yet: ${String(error)}`)
-        if (!this.over) await sleep(clock, READ_RETRY_MS)
-        if (this.over) return again()
+        await sleep(clock, READ_RETRY_MS)
+        if (!this.reading.has(again)) return
       }
     }
+    this.reading.delete(again)
     done.complete(length)
   }
 }

@@ -28,6 +28,8 @@ export interface SweepParts {
 
 export class Sweeper {
   private readonly waiting = new Set<number>()
+  /** Of these something changed while it was judged: judged again in a while */
+  private readonly changed = new Set<number>()
   private all = true
   private running = false
   private stopped = false
@@ -85,6 +87,10 @@ export class Sweeper {
       }
       await sleep(this.parts.clock, PAUSE_MS)
     }
+    if (this.changed.size === 0) return
+    for (const vid of this.changed) this.waiting.add(vid)
+    this.changed.clear()
+    this.parts.clock.after(RETRY_MS, () => this.begin())
   }
 
   private async sweep(vid: number): Promise<void> {
@@ -100,8 +106,12 @@ export class Sweeper {
     await replica.reached(epoch)
     if (replica.activeEpoch !== epoch) throw new SheepError('busy', `epoch ${epoch} is past`)
     for (const [object, lastWrite] of seen) {
-      if (reached.has(object.oid) || object.removed || object.lastWrite !== lastWrite) continue
-      if (store.get(object.oid) !== object) continue
+      if (reached.has(object.oid) || object.removed) continue
+      if (object.lastWrite !== lastWrite || store.get(object.oid) !== object) {
+        // Written while it was asked about: by a gateway that will name it, or only by what the recovery of others does to it.
+        this.changed.add(vid)
+        continue
+      }
       log('info', `freeing object ${oidToHex(object.oid)}: nothing refers to it`)
       replica.discard(object)
     }

@@ -376,4 +376,13 @@ export const REGRESSIONS: readonly { seed: number; worlds?: Worlds; cause: strin
     worlds: 'hard',
     cause: 'the planner: asked whether it was well, a daemon noticed that it was not, and died',
   },
+  {
+    seed: 806634,
+    cause:
+      "what a migration's target was reading at a source that had gone was answered long after it had the lock, and after writes that came later",
+  },
+  {
+    seed: 809877,
+    cause: 'a leftover that changed while it was being judged was judged no more: it was taken from another just then',
+  },
 ]

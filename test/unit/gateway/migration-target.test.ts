@@ -99,3 +99,28 @@ test('the first change asks for the lock, once; what follows waits behind it', a
   gate.open()
   t.deepEqual(order, ['first', 'second', 'read', 'flush'])
 })
+
+test("what the source has not answered begins anew before the changes that wait, and its late answer is nobody's", async (t) => {
+  const answers: ((bytes: Buffer) => void)[] = []
+  const gate = new MigrationTarget({
+    clock,
+    log: () => {},
+    readAtSource: () => new Promise((resolve) => answers.push(resolve)),
+    takeOver: () => {},
+  })
+  const order: string[] = []
+  const buffer = Buffer.alloc(512, 1)
+  const done = { complete: () => order.push('answered by the source') }
+  gate.read(buffer, 0, 512, 0, done, () => order.push('first read'))
+  gate.read(buffer, 0, 512, 0, done, () => order.push('second read'))
+  gate.change(() => order.push('write'))
+  gate.open()
+  t.deepEqual(order, ['first read', 'second read', 'write'])
+  for (const answer of answers) answer(Buffer.alloc(512, 7))
+  await new Promise((resolve) => setImmediate(resolve))
+  t.is(order.length, 3)
+  t.true(
+    buffer.every((byte) => byte === 1),
+    "the buffer is another request's by now",
+  )
+})

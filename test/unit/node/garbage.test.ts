@@ -134,3 +134,28 @@ test('nothing is judged before this node has what it should have', async (t) => 
   await disks.settle()
   t.false(disks.objects.has(oid))
 })
+
+test('a leftover that changed while it was judged is judged again', async (t) => {
+  const disks = new Disks()
+  const vid = disks.create('vm')
+  disks.garbage.sweep()
+  await disks.settle()
+  const oid = disks.put(vid, 0)
+  let asked = 0
+  disks.reachable = async () => {
+    // Another node took it from here meanwhile, or a gateway wrote: which of the two, only the next answer tells.
+    if (asked++ === 0) disks.objects.get(oid)!.lastWrite = 1
+    return new Set()
+  }
+  disks.garbage.suspect([vid])
+  await disks.settle()
+  t.is(asked, 1)
+  t.true(disks.objects.has(oid))
+  disks.clock.advance(2_000)
+  await disks.settle()
+  t.false(disks.objects.has(oid))
+  t.is(asked, 2)
+  disks.clock.advance(10_000)
+  await disks.settle()
+  t.is(asked, 2, 'and no more')
+})
